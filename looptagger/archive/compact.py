@@ -1,0 +1,71 @@
+"""Many small parts into few large ones, in place and in the manifest's order."""
+
+from collections.abc import Callable, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from looptagger.archive import dataset, tags
+from looptagger.archive.storage import Folder
+
+ROWS = 1_000_000
+BYTES = 256 << 20
+"""A compacted part stays under both, roughly: a size that query engines like and memory bears."""
+
+
+def compact(folder: Folder, progress: Callable[[int, int], None] = lambda done, total: None) -> tuple[int, int]:
+    """Join neighbouring parts; the number of parts before and after. The caller holds the output's lock.
+
+    A joined part's name covers those it replaces, so that a run cut off between its writing and their deletion
+    leaves nothing in doubt: the next run deletes them. For that moment a reader of OUT sees their rows twice.
+    """
+    dataset.tidy(folder)
+    live, _ = dataset.parts(folder)
+    groups = _groups(folder, live)
+    for number, group in enumerate(groups):
+        joined = tags.Part(group[0].first, group[-1].last)
+        if len(group) > 1:
+            for sub in (f"{dataset.CHUNKS}/", ""):
+                _join(folder, [sub + part.name for part in group], sub + joined.name)
+        progress(number + 1, len(groups))
+    return len(live), len(groups)
+
+
+def _groups(folder: Folder, live: Sequence[tags.Part]) -> list[list[tags.Part]]:
+    """Runs of neighbouring parts that together stay under the bounds."""
+    groups: list[list[tags.Part]] = []
+    rows = size = 0
+    for part in live:
+        more_rows, more_size = _measure(folder, part.name)
+        follows = bool(groups) and part.first == groups[-1][-1].last + 1
+        if follows and rows + more_rows <= ROWS and size + more_size <= BYTES:
+            groups[-1].append(part)
+            rows, size = rows + more_rows, size + more_size
+        else:
+            groups.append([part])
+            rows, size = more_rows, more_size
+    return groups
+
+
+def _measure(folder: Folder, name: str) -> tuple[int, int]:
+    """A part's rows and bytes."""
+    with folder.fs.open(folder.at(name), "rb") as file:
+        return pq.read_metadata(file).num_rows, folder.fs.size(folder.at(name))
+
+
+def _join(folder: Folder, names: Sequence[str], joined: str) -> None:
+    if not folder.fs.exists(folder.at(names[0])):
+        return  # no chunk tables were asked for
+    schema = tags.read_part(folder, names[0]).schema
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        waiting: list[pa.Table] = []
+        for name in names:
+            waiting.append(tags.read_part(folder, name).cast(schema))
+            if sum(table.num_rows for table in waiting) >= tags.GROUP_ROWS:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting = []
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting))
+    folder.write(joined, sink.getvalue())
+    folder.delete(names)

@@ -1,0 +1,130 @@
+"""One writer an output: the kernel's file lock on a local folder, a leased object on an object store."""
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from looptagger.archive.storage import Folder
+from looptagger.errors import UserError, one_line
+
+NAME = "_run/lock.json"
+RENEW_S = 10.0
+STALE_S = 60.0
+"""A lease not renewed for this long belongs to a job that is gone."""
+
+
+def _owner() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid(), "renewed": time.time()}
+
+
+@contextmanager
+def held(folder: Folder) -> Iterator[None]:
+    """Hold an output for writing. Raises UserError while another job holds it."""
+    with _held_file(folder) if folder.is_local else _held_object(folder):
+        yield
+
+
+@contextmanager
+def _held_file(folder: Folder) -> Iterator[None]:
+    """flock: freed by the kernel however its process ends, so a killed job never blocks the next."""
+    path = folder.at(NAME)
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        file = open(path, "a+")
+    except OSError as error:
+        why = one_line(error.strerror or error)
+        raise UserError(f"{folder.uri}: cannot be written: {why}; make it writable or choose another output.") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(_busy(folder, file.read().encode())) from None
+        file.seek(0)
+        file.truncate()
+        file.write(json.dumps(_owner()))
+        file.flush()
+        yield
+
+
+@contextmanager
+def _held_object(folder: Folder) -> Iterator[None]:
+    _claim(folder)
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(RENEW_S):
+            folder.write(NAME, json.dumps(_owner()).encode())
+
+    thread = threading.Thread(target=renew, daemon=True, name="lease")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        folder.delete([NAME])
+
+
+def _claim(folder: Folder) -> None:
+    """Create the lease object if nobody has, or take over one whose owner is gone."""
+    lease = json.dumps(_owner()).encode()
+    existing = folder.read(NAME)
+    if existing is None:
+        try:
+            folder.fs.pipe_file(folder.at(NAME), lease, mode="create")
+            return
+        except FileExistsError:
+            existing = folder.read(NAME) or b"{}"
+    if not _gone(existing):
+        raise UserError(_busy(folder, existing))
+    folder.write(NAME, lease)
+
+
+def _gone(lease: bytes) -> bool:
+    """Whether a lease's owner is dead: not renewed for long, or a process of this machine that no longer runs."""
+    owner = _parsed(lease)
+    if time.time() - owner.get("renewed", 0) > STALE_S:
+        return True
+    if owner.get("host") != socket.gethostname():
+        return False
+    pid = int(owner.get("pid", 0))
+    return pid == os.getpid() or not os.path.exists(f"/proc/{pid}") if os.path.isdir("/proc") else False
+
+
+def _parsed(lease: bytes) -> dict[str, Any]:
+    try:
+        owner = json.loads(lease)
+        return owner if isinstance(owner, dict) else {}
+    except ValueError:
+        return {}
+
+
+def _busy(folder: Folder, lease: bytes) -> str:
+    owner = _parsed(lease)
+    who = f"process {owner.get('pid', '?')} on {owner.get('host', 'another machine')}"
+    return f"{folder.uri}: another looptagger job ({who}) is writing there; wait for it, or stop it first."
+
+
+def holder(folder: Folder) -> str | None:
+    """Who is writing to an output now, or None."""
+    lease = folder.read(NAME)
+    if lease is None:
+        return None
+    if folder.is_local:
+        with open(folder.at(NAME), "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None
+            except BlockingIOError:
+                pass
+    elif _gone(lease):
+        return None
+    owner = _parsed(lease)
+    return f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"

@@ -1,0 +1,211 @@
+"""The frozen manifest: what a job is to tag, written once into its output, cut into shards of known rows.
+
+A shard is the unit of work and of output: shard 7 becomes `part-0000007.parquet`, whoever computes it and however
+often. So a finished part says by its name which rows need no more work.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from looptagger.archive.sources import Listing, joint_schema
+from looptagger.archive.storage import Folder
+from looptagger.config import Settings
+from looptagger.errors import UserError
+
+FILE_ROWS = 65_536
+GROUP_ROWS = 8_192
+SHARD_ROWS = (8, 1024)
+SHARDS = 64
+"""Shards that a small archive is cut into: enough to keep cores busy and to lose little in a crash."""
+
+Digests = NDArray[np.bytes_]
+"""16-byte digests of ids: 10 million of them are 160 MB, where the strings would be gigabytes."""
+
+
+class ManifestFile(Settings):
+    """One file of the frozen manifest; `shard_rows` divides its rows into shards, the last of which may be short."""
+
+    name: str
+    rows: int
+    shard_rows: int
+
+    @property
+    def shards(self) -> int:
+        """How many shards it holds."""
+        return -(-self.rows // self.shard_rows)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows `start` to `stop` of one manifest file."""
+
+    file: str
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows it holds."""
+        return self.stop - self.start
+
+
+def shards(files: Sequence[ManifestFile]) -> list[Shard]:
+    """All shards in order; a shard's number is its place in this list."""
+    return [
+        Shard(file.name, start, min(start + file.shard_rows, file.rows))
+        for file in files
+        for start in range(0, file.rows, file.shard_rows)
+    ]
+
+
+def read(folder: Folder, shard: Shard) -> pa.Table:
+    """A shard's rows: id, uri and the caller's columns. Only the row groups it touches are read."""
+    with folder.fs.open(folder.at(shard.file), "rb") as file, pq.ParquetFile(file) as parquet:
+        first, last = shard.start // GROUP_ROWS, (shard.stop - 1) // GROUP_ROWS
+        table = parquet.read_row_groups(list(range(first, last + 1)))
+    return table.slice(shard.start - first * GROUP_ROWS, shard.rows)
+
+
+def default_shard_rows(rows: int) -> int:
+    """Rows a shard: a power of two, so that an archive has at least 64 shards until they reach 1,024 rows."""
+    low, high = SHARD_ROWS
+    wanted = max(low, min(high, rows // SHARDS))
+    return 1 << (wanted.bit_length() - 1)
+
+
+def digests(ids: pa.ChunkedArray | pa.Array) -> Digests:
+    """A digest of each id."""
+    joined = b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in ids.to_pylist())
+    return np.frombuffer(joined, "S16")
+
+
+def known_digests(folder: Folder, files: Sequence[ManifestFile]) -> Digests:
+    """Digests of all ids of a frozen manifest, sorted."""
+    found = [digests(table.column("id")) for table in _id_tables(folder, files)]
+    return np.sort(np.concatenate(found)) if found else np.empty(0, "S16")
+
+
+def _id_tables(folder: Folder, files: Sequence[ManifestFile]) -> Iterator[pa.Table]:
+    for file in files:
+        with folder.fs.open(folder.at(file.name), "rb") as opened:
+            yield pq.read_table(opened, columns=["id"])
+
+
+def schema(folder: Folder, files: Sequence[ManifestFile]) -> pa.Schema:
+    """The schema of a frozen manifest."""
+    with folder.fs.open(folder.at(files[0].name), "rb") as opened:
+        return pq.read_schema(opened).remove_metadata()
+
+
+class _Writer:
+    """Gathers batches into manifest files of FILE_ROWS rows."""
+
+    def __init__(self, folder: Folder, first: int, schema: pa.Schema, written: Callable[[int], None]) -> None:
+        self.folder, self.first, self.schema, self.written = folder, first, schema, written
+        self.pending: list[pa.RecordBatch] = []
+        self.rows: list[int] = []
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        self.pending.append(batch)
+        while sum(waiting.num_rows for waiting in self.pending) >= FILE_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        table = pa.Table.from_batches(self.pending, self.schema)
+        head, tail = table.slice(0, FILE_ROWS), table.slice(FILE_ROWS)
+        self.pending = tail.to_batches()
+        if head.num_rows:
+            sink = pa.BufferOutputStream()
+            pq.write_table(head, sink, row_group_size=GROUP_ROWS, compression="zstd")
+            self.folder.write(self.name(len(self.rows)), sink.getvalue())
+            self.rows.append(head.num_rows)
+            self.written(sum(self.rows))
+
+    def name(self, index: int) -> str:
+        return f"_run/manifest/{self.first + index:06d}.parquet"
+
+
+def freeze(
+    folder: Folder,
+    listings: Sequence[Listing],
+    *,
+    limit: int | None = None,
+    shard_rows: int | None = None,
+    before: Sequence[ManifestFile] = (),
+    written: Callable[[int], None] = lambda rows: None,
+) -> list[ManifestFile]:
+    """List the sources into manifest files that follow those `before`, leaving out ids that those hold already.
+
+    Memory is bounded but for 16 bytes an id. An id that comes twice is refused: ids are the output's key. `limit`
+    bounds the rows of all files together; `written` is told of rows as they are stored. Raises UserError.
+    """
+    joint = _joint_schema(folder, listings, before)
+    left = None if limit is None else max(0, limit - sum(file.rows for file in before))
+    old = known_digests(folder, before)
+    writer = _Writer(folder, len(before), joint, written)
+    seen = []
+    for batch in _limited(_new_rows(listings, old), left):
+        seen.append(digests(batch.column("id")))
+        writer.add(_conformed(batch, joint))
+    writer.flush()
+    rows = shard_rows or default_shard_rows(sum(writer.rows))
+    files = [ManifestFile(name=writer.name(i), rows=n, shard_rows=rows) for i, n in enumerate(writer.rows)]
+    every = np.sort(np.concatenate(seen)) if seen else np.empty(0, "S16")
+    repeated = every[:-1][every[1:] == every[:-1]]
+    if len(repeated):
+        raise UserError(_repetition(folder, files, repeated[0]))
+    return files
+
+
+def _joint_schema(folder: Folder, listings: Sequence[Listing], before: Sequence[ManifestFile]) -> pa.Schema:
+    joint = joint_schema(listings).remove_metadata()
+    if before and (old := schema(folder, before)) != joint:
+        columns = ", ".join(old.names[2:]) or "none"
+        raise UserError(f"{folder.uri}: holds the manifest columns {columns}; give the same ones or another output.")
+    return joint
+
+
+def _new_rows(listings: Sequence[Listing], old: Digests) -> Iterator[pa.RecordBatch]:
+    for listing in listings:
+        for batch in listing.batches():
+            if len(old):
+                ids = digests(batch.column("id"))
+                found = np.minimum(np.searchsorted(old, ids), len(old) - 1)
+                batch = batch.filter(pa.array(old[found] != ids))
+            yield batch
+
+
+def _limited(batches: Iterator[pa.RecordBatch], left: int | None) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        if left is not None and batch.num_rows >= left:
+            yield batch.slice(0, left)
+            return
+        left = None if left is None else left - batch.num_rows
+        yield batch
+
+
+def _conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """A batch with all of the schema's columns; those that its source lacks are null."""
+    have = set(batch.schema.names)
+    columns = [
+        batch.column(field.name).cast(field.type) if field.name in have else pa.nulls(batch.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.record_batch(columns, schema=schema)
+
+
+def _repetition(folder: Folder, files: Sequence[ManifestFile], digest: bytes) -> str:
+    """The sentence that names the id with this digest, and where it stands."""
+    places, text, first = [], "", 1
+    for table in _id_tables(folder, files):
+        for index in np.flatnonzero(digests(table.column("id")) == digest):
+            text = table.column("id")[int(index)].as_py()
+            places.append(f"{first + int(index):,}")
+        first += table.num_rows
+    return f"the id {text!r} comes twice (rows {' and '.join(places[:2])}); ids must be unique, or leave the column out."

@@ -1,0 +1,104 @@
+"""How far an output is, and whether it is whole. Reads, never writes."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from looptagger.archive import dataset, lock, manifest, tags
+from looptagger.archive.storage import Folder
+from looptagger.errors import UserError
+
+
+@dataclass(frozen=True)
+class Status:
+    """Counts of an output."""
+
+    total: int
+    by_status: Counter[str]
+    parts: int
+    holder: str | None
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    """The finished and interrupted runs' records, oldest first."""
+
+    @property
+    def done(self) -> int:
+        """Clips that have a row."""
+        return sum(self.by_status.values())
+
+    @property
+    def failed(self) -> int:
+        """Clips whose row is a reason."""
+        return self.done - self.by_status["ok"]
+
+    @property
+    def left(self) -> int:
+        """Clips that have no row yet."""
+        return self.total - self.done
+
+    @property
+    def clips_per_s(self) -> float | None:
+        """Speed over all runs' tagging time."""
+        seconds = sum(run["seconds"] for run in self.runs)
+        return sum(run["clips"] for run in self.runs) / seconds if seconds else None
+
+
+def status(folder: Folder) -> Status:
+    """Counts by status. Raises UserError where there is no output."""
+    record = dataset.require(folder)
+    live, _ = dataset.parts(folder)
+    counts = Counter[str]()
+    for part in live:
+        column = tags.read_part(folder, part.name, ["status"]).column("status").cast(pa.string())
+        for pair in pc.value_counts(column).to_pylist():
+            counts[pair["values"]] += pair["counts"]
+    return Status(record.rows, counts, len(live), lock.holder(folder), runs(folder))
+
+
+def runs(folder: Folder) -> list[dict[str, Any]]:
+    """The records of past runs, oldest first."""
+    names = [name for name in folder.names("_run") if name.startswith("run-")]
+    return [json.loads(folder.read(f"_run/{name}") or b"{}") for name in names]
+
+
+def verify(folder: Folder) -> list[str]:
+    """What is wrong with an output, a sentence each: torn parts, other schemas, ids lost, doubled or strange.
+
+    A part must hold just its shards' ids in the manifest's order. Ids are unique there, so they are here.
+    """
+    record = dataset.require(folder)
+    shards = manifest.shards(record.files)
+    schema = dataset.output_schema(folder, record)
+    live, stale = dataset.parts(folder)
+    problems = [f"{part.name}: left over from a compaction; `looptagger compact` removes it" for part in stale]
+    number = 0
+    for part in live:
+        if part.first > number:
+            problems.append(_absent(number, part.first))
+        number = part.last + 1
+        ids = [manifest.read(folder, shard).column("id") for shard in shards[part.first : number]]
+        problems += _part_problems(folder, part, schema, pa.chunked_array([c for i in ids for c in i.chunks]))
+    if number < len(shards):
+        problems.append(_absent(number, len(shards)))
+    return problems
+
+
+def _absent(first: int, stop: int) -> str:
+    return f"shards {first:,} to {stop - 1:,} are not tagged yet; run the same `looptagger tag` command to go on"
+
+
+def _part_problems(folder: Folder, part: tags.Part, schema: pa.Schema, ids: pa.ChunkedArray) -> list[str]:
+    try:
+        table = tags.read_part(folder, part.name)
+    except UserError as error:
+        return [str(error)]
+    except OSError as error:
+        return [f"{part.name}: cannot be read: {error}"]
+    if not table.schema.equals(schema):
+        return [f"{part.name}: has another schema; delete it and run the same command again"]
+    if table.column("id").combine_chunks() != ids.combine_chunks():
+        return [f"{part.name}: does not hold just its rows of the manifest; delete it and run the same command again"]
+    return []

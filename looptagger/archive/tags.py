@@ -1,0 +1,101 @@
+"""The output's tables: one schema, one row a clip, and the names of the parts that hold them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from looptagger.archive.storage import Folder
+from looptagger.errors import UserError
+from looptagger.roles import ROLES
+
+STATUSES = ("ok", "missing", "unreadable", "undecodable", "empty", "silent", "too_large")
+GROUP_ROWS = 131_072
+
+_WORD = pa.dictionary(pa.int32(), pa.string())
+_SCORES = [pa.field(role, pa.float32()) for role in ROLES]
+
+OWN = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("status", _WORD, nullable=False),
+        pa.field("error", pa.string()),
+        *_SCORES,
+        pa.field("roles", pa.list_(pa.string())),
+        pa.field("duration_s", pa.float64()),
+        pa.field("sample_rate", pa.int32()),
+        pa.field("channels", pa.int16()),
+        pa.field("codec", pa.string()),
+        pa.field("n_chunks", pa.int32(), nullable=False),
+        pa.field("model", _WORD, nullable=False),
+    ]
+)
+"""looptagger's own columns of a part, in order."""
+
+CHUNKS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("chunk", pa.int32(), nullable=False),
+        pa.field("start_s", pa.float64(), nullable=False),
+        *_SCORES,
+    ]
+)
+"""The columns of a part of OUT/chunks."""
+
+
+def schema(carried: pa.Schema, embedding: int = 0) -> pa.Schema:
+    """The schema of every part: our columns, the embedding where asked for, then the caller's manifest columns.
+
+    Raises UserError when a manifest column has the name of one of ours.
+    """
+    own = list(OWN)
+    if embedding:
+        own.append(pa.field("embedding", pa.list_(pa.float16(), embedding)))
+    others = [field for field in carried if field.name not in ("id", "uri")]
+    taken = {field.name for field in own} | {"embedding"}
+    for field in others:
+        if field.name in taken or field.name.startswith("_"):
+            raise UserError(f"the manifest column {field.name!r} has a name that looptagger uses itself; rename it.")
+    return pa.schema(own + others)
+
+
+@dataclass(frozen=True, order=True)
+class Part:
+    """A file of the output that holds the shards `first` to `last`, both included; the name says so."""
+
+    first: int
+    last: int
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return f"part-{self.first:07d}.parquet" if self.first == self.last else self._range
+
+    @property
+    def _range(self) -> str:
+        return f"part-{self.first:07d}-{self.last:07d}.parquet"
+
+
+def parse(name: str) -> Part | None:
+    """The part that a file name means, or None for a file that is not ours."""
+    match = re.fullmatch(r"part-(\d{7,})(?:-(\d{7,}))?\.parquet", name)
+    return Part(int(match[1]), int(match[2] or match[1])) if match else None
+
+
+def write_part(folder: Folder, name: str, table: pa.Table) -> None:
+    """Write a table as one Parquet file, whole or not at all."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", row_group_size=GROUP_ROWS)
+    folder.write(name, sink.getvalue())
+
+
+def read_part(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A part's rows, or some of its columns. Raises UserError for a file that is not whole Parquet."""
+    try:
+        with folder.fs.open(folder.at(name), "rb") as file:
+            return pq.read_table(file, columns=list(columns) if columns else None)
+    except pa.ArrowInvalid:
+        raise UserError(f"{folder.uri}/{name}: not a whole Parquet file; delete it and run the same command again.") from None

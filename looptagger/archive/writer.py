@@ -1,0 +1,89 @@
+"""Gathers tagged rows, which come in any order, into parts, and writes each part once all of its rows are there."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from looptagger.archive import tags
+from looptagger.archive.dataset import CHUNKS, Work
+from looptagger.archive.storage import Folder
+from looptagger.roles import ROLES
+
+PART, ROW, CHUNK_SCORES, CHUNK_STARTS = "_part", "_row", "_chunk_scores", "_chunk_starts"
+"""Columns that travel with the rows and are not written: their part, their place in it, and their chunks'."""
+
+
+class PartWriter:
+    """The job's only writer. Rows of a part that is never completed are simply tagged again by the next run."""
+
+    def __init__(self, folder: Folder, works: Sequence[Work], schema: pa.Schema, chunks: bool) -> None:
+        self.folder, self.schema, self.chunks = folder, schema, chunks
+        self.expected = Counter[str]()
+        for work in works:
+            self.expected[work.part] += work.rows
+        self.replacing = {work.part for work in works if work.only is not None}
+        self.pending: dict[str, list[pa.Table]] = {}
+        self.parts_written = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Take in tagged rows, of one part or several; write what they complete."""
+        for name in pc.unique(table.column(PART)).to_pylist():
+            rows = table.filter(pc.equal(table.column(PART), name))
+            gathered = self.pending.setdefault(name, [])
+            gathered.append(rows)
+            if sum(part.num_rows for part in gathered) >= self.expected[name]:
+                self._complete(name, _once(pa.concat_tables(gathered)))
+
+    def _complete(self, name: str, table: pa.Table) -> None:
+        """Write a part whose rows are all there. Chunks first: the part itself is what says that they are done."""
+        if table.num_rows < self.expected[name]:
+            return
+        del self.pending[name]
+        rows = table.select(self.schema.names).cast(self.schema)
+        chunks = exploded(table) if self.chunks else None
+        if name in self.replacing:
+            rows = _replaced(tags.read_part(self.folder, name), rows, table.column(ROW).to_numpy())
+            if chunks is not None:
+                old = tags.read_part(self.folder, f"{CHUNKS}/{name}")
+                chunks = pa.concat_tables([_without(old, table.column("id")), chunks])
+        if chunks is not None:
+            tags.write_part(self.folder, f"{CHUNKS}/{name}", chunks)
+        tags.write_part(self.folder, name, rows)
+        self.parts_written += 1
+
+
+def _once(table: pa.Table) -> pa.Table:
+    """Rows in the manifest's order, each once, should a retried task have delivered some twice."""
+    _, first = np.unique(table.column(ROW).to_numpy(), return_index=True)
+    return table.take(pa.array(first))
+
+
+def _replaced(old: pa.Table, new: pa.Table, places: NDArray[np.int64]) -> pa.Table:
+    """A part's rows with new ones at some places; the order stays the manifest's."""
+    order = np.arange(old.num_rows)
+    order[places] = old.num_rows + np.arange(new.num_rows)
+    return pa.concat_tables([old.cast(new.schema), new]).take(pa.array(order))
+
+
+def _without(table: pa.Table, ids: pa.ChunkedArray) -> pa.Table:
+    return table.filter(pc.invert(pc.is_in(table.column("id"), ids.combine_chunks())))
+
+
+def exploded(table: pa.Table) -> pa.Table:
+    """The chunk rows of tagged clips: id, chunk, start_s and six scores."""
+    counts = table.column("n_chunks").to_numpy()
+    scored = pc.list_value_length(table.column(CHUNK_STARTS)).to_numpy(zero_copy_only=False)
+    counts = np.where(np.isnan(scored.astype(float)), 0, counts).astype(np.int64)
+    scores = pc.list_flatten(table.column(CHUNK_SCORES)).to_numpy().reshape(-1, len(ROLES))
+    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    columns = {
+        "id": table.column("id").take(pa.array(np.repeat(np.arange(len(counts)), counts))),
+        "chunk": pa.array(number, pa.int32()),
+        "start_s": pc.list_flatten(table.column(CHUNK_STARTS)),
+        **{role: pa.array(scores[:, i], pa.float32()) for i, role in enumerate(ROLES)},
+    }
+    return pa.table(columns, schema=tags.CHUNKS)

@@ -1,0 +1,30 @@
+"""Waveforms into chunks: which spans of a clip are heard. Pure functions over sample counts and arrays."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def starts(n_samples: int, chunk: int, hop: int, max_chunks: int) -> NDArray[np.int64]:
+    """First sample of each chunk of a clip of `n_samples`; ascending, all chunks inside the clip.
+
+    A clip no longer than a chunk has one. Otherwise chunks stand `hop` apart and the last is aligned to the clip's
+    end, so that the tail counts. More than `max_chunks` are replaced by that many, spread evenly from start to end.
+    """
+    if n_samples <= chunk:
+        return np.zeros(1, np.int64)
+    last = n_samples - chunk
+    n_chunks = 1 + -(-last // hop)
+    if n_chunks > max_chunks:
+        middle = max_chunks == 1
+        return np.array([last // 2]) if middle else np.linspace(0, last, max_chunks).round().astype(np.int64)
+    return np.minimum(np.arange(n_chunks, dtype=np.int64) * hop, last)
+
+
+def fit(waveform: NDArray[np.generic], chunk: int) -> NDArray[np.generic]:
+    """A waveform of any length > 0 as exactly `chunk` samples: cut when longer, tiled when shorter (loops repeat)."""
+    return np.resize(waveform, chunk)
+
+
+def cut(waveform: NDArray[np.generic], first: NDArray[np.int64], chunk: int) -> NDArray[np.generic]:
+    """The chunks of a waveform that begin at `first`, shape (len(first), chunk)."""
+    return np.stack([fit(waveform[i : i + chunk], chunk) for i in first])

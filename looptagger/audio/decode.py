@@ -1,0 +1,157 @@
+"""Audio bytes of any common format into int16 chunks at the model's rate, or the reason why not.
+
+libsndfile first, FFmpeg (PyAV) for what it cannot read; soxr resamples; channels are averaged. Files are read block
+by block, so a header that lies about its length allocates nothing. Long clips are heard in chunks spread over their
+length; where the format can seek, only those are decoded.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from looptagger.audio import chunk
+from looptagger.audio.sources import AudioSource, Clock, Samples, open_ffmpeg, open_libsndfile
+from looptagger.config import Audio, Chunking, Limits
+from looptagger.errors import one_line
+
+EDGE_S = 0.05
+"""Seconds decoded around a chunk, so that the resampler's edges fall outside it."""
+
+
+class Undecoded(Exception):
+    """A clip that gave no chunks: `status` is one of the output's statuses, the text its reason in one line."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What the model hears of a clip, and what its file said of itself."""
+
+    pcm: NDArray[np.int16]
+    """(n_chunks, chunk_samples)"""
+    start_s: NDArray[np.float64]
+    """Where each chunk begins, in seconds."""
+    duration_s: float
+    sample_rate: int
+    channels: int
+    codec: str
+
+
+def decode(file: BinaryIO, audio: Audio, chunking: Chunking, limits: Limits) -> Clip:
+    """The chunks of an audio file; `file` is any seekable binary file.
+
+    Raises Undecoded: `undecodable`, `empty`, `silent` or `too_large`.
+    """
+    clock = Clock(limits.max_decode_s)
+    refusals = []
+    for opener, name in ((open_libsndfile, "libsndfile"), (open_ffmpeg, "FFmpeg")):
+        try:
+            file.seek(0)
+            with opener(file, clock) as source:
+                return _heard(source, audio, chunking, limits)
+        except Undecoded as undecoded:
+            if undecoded.status != "empty" or name == "FFmpeg":
+                raise
+        except TimeoutError:
+            raise Undecoded("undecodable", f"decoding took longer than {limits.max_decode_s:g} s") from None
+        except Exception as error:  # codecs raise anything on broken input, and each is only this clip's reason
+            refusals.append(f"{name}: {_reason(error)}")
+    raise Undecoded("undecodable", "no decoder could read it (" + "; ".join(refusals) + ")")
+
+
+def _reason(error: Exception) -> str:
+    """What a decoder says of a file it refuses, without the file's name."""
+    text = one_line(getattr(error, "error_string", None) or getattr(error, "strerror", None) or error)
+    # libsndfile says this of MP3 data it cannot start on, though the file is there
+    return "no MPEG frame found" if text.startswith("File does not exist") else text
+
+
+def _heard(source: AudioSource, audio: Audio, chunking: Chunking, limits: Limits) -> Clip:
+    """A source's chunks: sparse when it can seek and is long, else out of the whole waveform."""
+    size = audio.chunk_samples
+    hop = max(1, round((chunking.hop_s or audio.chunk_s) * audio.sample_rate))
+    if source.frames and source.frames / source.rate > 2 * chunking.max_chunks * audio.chunk_s:
+        n_samples = source.frames * audio.sample_rate // source.rate
+        first = chunk.starts(n_samples, size, hop, chunking.max_chunks)
+        pcm = np.stack([_span(source, int(start), audio) for start in first])
+        duration_s = source.frames / source.rate
+    else:
+        waveform, duration_s = _whole(source, audio, limits)
+        first = chunk.starts(len(waveform), size, hop, chunking.max_chunks)
+        pcm = chunk.cut(waveform, first, size)
+    peak = int(np.abs(pcm.astype(np.int32)).max())
+    if peak < 32768 * 10 ** (chunking.silence_db / 20):
+        raise Undecoded("silent", f"silent: no sample over {chunking.silence_db:g} dBFS")
+    start_s = first / audio.sample_rate
+    return Clip(pcm, start_s, duration_s, source.rate, source.channels, source.codec)
+
+
+def _whole(source: AudioSource, audio: Audio, limits: Limits) -> tuple[NDArray[np.int16], float]:
+    """All of a source as one int16 waveform at the model's rate, and its length in seconds."""
+    frames = 0
+
+    def counted() -> Iterator[Samples]:
+        nonlocal frames
+        for block in source.blocks():
+            frames += len(block)
+            if frames > limits.max_seconds * source.rate:
+                raise Undecoded("too_large", f"longer than {limits.max_seconds:g} s of audio (limits.max_seconds)")
+            yield block
+
+    parts = list(_resampled(counted(), source.rate, audio.sample_rate))
+    if not frames:
+        raise Undecoded("empty", "holds no audio")
+    return np.concatenate(parts), frames / source.rate
+
+
+def _span(source: AudioSource, start: int, audio: Audio) -> NDArray[np.int16]:
+    """One chunk out of a seekable source; `start` counts samples at the model's rate."""
+    edge = round(EDGE_S * source.rate)
+    first = start * source.rate // audio.sample_rate
+    before = min(edge, first)
+    wanted = -(-audio.chunk_samples * source.rate // audio.sample_rate) + edge
+    samples = source.read_at(first - before, before + wanted)
+    waveform = np.concatenate(list(_resampled(iter([samples]), source.rate, audio.sample_rate)))
+    skip = round(before * audio.sample_rate / source.rate)
+    if len(waveform) <= skip:
+        raise ValueError("the file ends before its header says")
+    return chunk.fit(waveform[skip:], audio.chunk_samples)  # type: ignore[return-value]
+
+
+def _resampled(blocks: Iterator[Samples], rate: int, to_rate: int) -> Iterator[NDArray[np.int16]]:
+    """Blocks of frames -> int16 blocks of their mean at `to_rate`. One short block takes the quick way."""
+    block = next(blocks, None)
+    following = next(blocks, None)
+    if block is None:
+        return
+    if following is None:
+        mono = _mono(block)
+        yield _int16(mono if rate == to_rate else soxr.resample(mono, rate, to_rate))
+        return
+    stream = soxr.ResampleStream(rate, to_rate, 1)
+    while block is not None:
+        yield _int16(stream.resample_chunk(_mono(block), last=following is None))
+        block, following = following, next(blocks, None)
+
+
+def _mono(block: Samples) -> NDArray[np.float32]:
+    """Frames (n, channels) -> their mean (n,), within [-1, 1]; what is not a number becomes 0."""
+    channels = block.shape[1]
+    mono = block[:, 0] if channels == 1 else block @ np.full(channels, 1 / channels, np.float32)
+    clipped: NDArray[np.float32] = np.clip(mono, -1.0, 1.0)
+    if np.isnan(clipped).any():
+        clipped = np.nan_to_num(clipped)
+    return clipped
+
+
+def _int16(waveform: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Float samples in [-1, 1] -> int16, clipped: half the bytes between decoder and model."""
+    scaled = waveform * np.float32(32768)
+    return np.clip(np.rint(scaled, out=scaled), -32768, 32767, out=scaled).astype(np.int16)

@@ -1,0 +1,132 @@
+"""The two decoders behind one face: an open audio file that yields blocks of float32 frames."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, Protocol
+
+import av
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float32]
+"""(frames, channels)"""
+
+BLOCK_SAMPLES = 1 << 21
+"""Samples over all channels in one read: 8 MiB of float32."""
+
+CODEC_NAMES = {"mpeg_layer_iii": "mp3", "mp3float": "mp3", "mp3": "mp3"}
+
+
+class Clock:
+    """A budget of seconds. `check` raises TimeoutError once it is spent."""
+
+    def __init__(self, seconds: float) -> None:
+        self.deadline = time.monotonic() + seconds
+
+    def check(self) -> None:
+        """Raise TimeoutError when the time is up."""
+        if time.monotonic() > self.deadline:
+            raise TimeoutError
+
+
+class AudioSource(Protocol):
+    """An open audio file. `frames` is 0 where the length is unknown or the format cannot seek."""
+
+    rate: int
+    channels: int
+    codec: str
+    frames: int
+
+    def blocks(self) -> Iterator[Samples]:
+        """The frames from start to end, in blocks of bounded size."""
+
+    def read_at(self, first: int, frames: int) -> Samples:
+        """Up to `frames` frames from frame `first` on; only where `frames` is not 0."""
+
+
+class LibsndfileSource:
+    """A file open in libsndfile."""
+
+    def __init__(self, sound: soundfile.SoundFile, clock: Clock) -> None:
+        self.sound, self.clock = sound, clock
+        self.rate, self.channels = sound.samplerate, sound.channels
+        name = (sound.format if sound.format == "FLAC" else sound.subtype).lower()
+        self.codec = CODEC_NAMES.get(name, name)
+        self.frames = sound.frames if sound.seekable() else 0
+
+    def blocks(self) -> Iterator[Samples]:
+        """The frames from start to end, in blocks of bounded size."""
+        size = max(1, BLOCK_SAMPLES // self.channels)
+        while len(block := self.sound.read(size, dtype="float32", always_2d=True)):
+            self.clock.check()
+            yield block
+
+    def read_at(self, first: int, frames: int) -> Samples:
+        """Up to `frames` frames from frame `first` on."""
+        self.clock.check()
+        self.sound.seek(first)
+        samples: Samples = self.sound.read(frames, dtype="float32", always_2d=True)
+        return samples
+
+
+class FfmpegSource:
+    """A file open in FFmpeg. Packets that do not decode are skipped, as players do."""
+
+    frames = 0
+
+    def __init__(self, container: av.container.InputContainer, clock: Clock) -> None:
+        if not container.streams.audio:
+            raise ValueError("no audio stream")
+        self.container, self.clock = container, clock
+        self.stream = container.streams.audio[0]
+        context = self.stream.codec_context
+        self.rate, self.channels = context.sample_rate, context.channels
+        self.codec = CODEC_NAMES.get(context.name, context.name)
+        if self.rate <= 0 or self.channels <= 0:
+            raise ValueError("the header gives no sample rate or no channels")
+
+    def blocks(self) -> Iterator[Samples]:
+        """The frames from start to end, gathered into blocks of bounded size."""
+        pending: list[Samples] = []
+        size = 0
+        for samples in self._decoded():
+            pending.append(samples)
+            size += samples.size
+            if size >= BLOCK_SAMPLES:
+                yield np.concatenate(pending)
+                pending, size = [], 0
+        if pending:
+            yield np.concatenate(pending)
+
+    def _decoded(self) -> Iterator[Samples]:
+        to_planar = av.AudioResampler(format="fltp")
+        for packet in self.container.demux(self.stream):
+            self.clock.check()
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                continue
+            for frame in frames:
+                if frame.sample_rate == self.rate and frame.layout.nb_channels == self.channels:
+                    for planar in to_planar.resample(frame):
+                        yield planar.to_ndarray().T
+
+    def read_at(self, first: int, frames: int) -> Samples:
+        """Not offered: seeking by time in compressed streams is not exact."""
+        raise NotImplementedError
+
+
+@contextmanager
+def open_libsndfile(file: BinaryIO, clock: Clock) -> Iterator[AudioSource]:
+    """The file as libsndfile reads it. Raises what libsndfile raises."""
+    with soundfile.SoundFile(file) as sound:
+        yield LibsndfileSource(sound, clock)
+
+
+@contextmanager
+def open_ffmpeg(file: BinaryIO, clock: Clock) -> Iterator[AudioSource]:
+    """The file as FFmpeg reads it; it may open nothing else (playlists name other files). Raises what PyAV raises."""
+    with av.open(file, metadata_errors="ignore", options={"protocol_whitelist": "none"}) as container:
+        yield FfmpegSource(container, clock)
