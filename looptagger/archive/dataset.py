@@ -107,7 +107,7 @@ def prepare(folder: Folder, request: Request, storage: Storage, listed: Callable
         record = None
     if record is None:
         _refuse_strangers(folder)
-        return _extended(folder, request, storage, (), listed)
+        return _extended(folder, request, storage, listed)
     _refuse_difference(folder, record, request)
     if record.sources != request.sources and not request.update:
         raise UserError(
@@ -237,3 +237,14 @@ def output_schema(folder: Folder, record: Record) -> pa.Schema:
     """The schema of the output's parts."""
     carried = manifest.schema(folder, record.files)
     return tags.schema(carried, record.identity["embedding_size"])
+
+
+def head(folder: Folder, rows: int) -> pa.Table:
+    """An output's first rows in the manifest's order."""
+    tables: list[pa.Table] = []
+    for part in parts(folder)[0]:
+        if sum(table.num_rows for table in tables) >= rows:
+            break
+        tables.append(tags.read_part(folder, part.name))
+    joined = pa.concat_tables(tables, promote_options="default") if tables else tags.OWN.empty_table()
+    return joined.slice(0, rows)

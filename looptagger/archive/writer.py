@@ -21,13 +21,17 @@ class PartWriter:
     """The job's only writer. Rows of a part that is never completed are simply tagged again by the next run."""
 
     def __init__(self, folder: Folder, works: Sequence[Work], schema: pa.Schema, chunks: bool) -> None:
-        self.folder, self.schema, self.chunks = folder, schema, chunks
+        self.folder, self.works, self.schema, self.chunks = folder, works, schema, chunks
         self.expected = Counter[str]()
         for work in works:
             self.expected[work.part] += work.rows
         self.replacing = {work.part for work in works if work.only is not None}
         self.pending: dict[str, list[pa.Table]] = {}
-        self.parts_written = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows to be tagged."""
+        return self.expected.total()
 
     def add(self, table: pa.Table) -> None:
         """Take in tagged rows, of one part or several; write what they complete."""
@@ -53,7 +57,6 @@ class PartWriter:
         if chunks is not None:
             tags.write_part(self.folder, f"{CHUNKS}/{name}", chunks)
         tags.write_part(self.folder, name, rows)
-        self.parts_written += 1
 
 
 def _once(table: pa.Table) -> pa.Table:

@@ -31,9 +31,13 @@ def bandwidths(centre_hz: Tensor, q: Tensor) -> Tensor:
 
 def triangles(bin_hz: Tensor, centre_hz: Tensor, bandwidth_hz: Tensor) -> Tensor:
     """Triangular filters, shape (n_bin, *centre_hz.shape): 1 at the centre, 0 from half a bandwidth away."""
+    # Multiplied out: near a filter's foot the rounding decides, and this is how published weights were trained.
+    bins = bin_hz.reshape(-1, *[1] * centre_hz.dim())
     slope = 2.0 / bandwidth_hz
-    distance = bin_hz.reshape(-1, *[1] * centre_hz.dim()) - centre_hz
-    return torch.minimum(1.0 + distance * slope, 1.0 - distance * slope).clamp(min=0.0)
+    offset = 2.0 * centre_hz / bandwidth_hz
+    rising = bins * slope + 1.0 - offset
+    falling = bins * -slope + 1.0 + offset
+    return torch.minimum(rising, falling).clamp(min=0.0)
 
 
 def decibels(power: Tensor) -> Tensor:

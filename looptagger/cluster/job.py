@@ -1,0 +1,160 @@
+"""The tagging job from request to summary: what `looptagger tag` and jobs/tag.py both call."""
+
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+
+from looptagger.archive import dataset, lock, manifest
+from looptagger.archive.dataset import Record, Request, Work
+from looptagger.archive.storage import Folder
+from looptagger.archive.tags import STATUSES
+from looptagger.archive.writer import PartWriter
+from looptagger.cluster.plan import Plan
+from looptagger.config import Audio, Tag
+from looptagger.errors import UserError
+from looptagger.model import checkpoint
+
+
+@dataclass(frozen=True)
+class TagJob:
+    """What the user asked for."""
+
+    sources: tuple[str, ...]
+    out: str
+    model: str = checkpoint.UNTRAINED
+    tag: Tag = Tag()
+    limit: int | None = None
+    update: bool = False
+    overwrite: bool = False
+    retry_errors: bool = False
+    chunks: bool = False
+    embeddings: bool = False
+    address: str | None = None
+
+
+@dataclass
+class Events:
+    """How the job tells of itself; the terminal listens. All are optional."""
+
+    note: Callable[[str], None] = lambda text: None
+    listed: Callable[[int], None] = lambda rows: None
+    progress: Callable[[Any], None] = lambda progress: None
+
+
+@dataclass
+class Summary:
+    """What a run did: clips by status, the clips that the output held before, seconds of tagging."""
+
+    total: int
+    before: int
+    by_status: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    audio_s: float = 0.0
+    plan: Plan | None = None
+
+    @property
+    def clips(self) -> int:
+        """Clips that this run gave a row."""
+        return sum(self.by_status.values())
+
+    @property
+    def failed(self) -> int:
+        """Those of them whose row is a reason."""
+        return self.clips - self.by_status.get("ok", 0)
+
+
+def tag(job: TagJob, events: Events | None = None) -> Summary:
+    """Tag what is not tagged yet. Raises UserError for what the user can mend, before anything is written."""
+    events = events or Events()
+    dataset.check_place(job.out)
+    model = checkpoint.resolve(job.model)
+    card = checkpoint.card(model, job.model)
+    if not card.trained:
+        events.note(f"The model {card.name} has random weights: it shows the pipeline, its scores mean nothing.")
+    folder = Folder(job.out, job.tag.storage)
+    with lock.held(folder):
+        record = dataset.prepare(folder, _request(job, model, card), job.tag.storage, events.listed)
+        dataset.tidy(folder)
+        writer = PartWriter(folder, _works(folder, record, job), dataset.output_schema(folder, record), job.chunks)
+        summary = Summary(record.rows, record.rows - writer.rows)
+        if writer.works:
+            with _recorded(folder, job, record, summary):
+                _tag_rows(job, writer, manifest.schema(folder, record.files), model, card.audio, summary, events)
+    return summary
+
+
+def _request(job: TagJob, model: bytes, card: checkpoint.Card) -> Request:
+    identity = {
+        "model": checkpoint.model_id(model, card),
+        "audio": card.audio.model_dump(),
+        "chunking": job.tag.chunking.model_dump(),
+        "chunks": job.chunks,
+        "embedding_size": 2 * card.model.channels if job.embeddings else 0,
+    }
+    sources = tuple(source if "://" in source else os.path.abspath(source) for source in job.sources)
+    return Request(identity, sources, job.limit, job.update, job.overwrite, job.tag.compute.shard_rows)
+
+
+def _works(folder: Folder, record: Record, job: TagJob) -> list[Work]:
+    works = dataset.missing(folder, record)
+    if job.retry_errors:
+        works += dataset.failed(folder, record, STATUSES[1:])
+    return works
+
+
+def _tag_rows(
+    job: TagJob, writer: PartWriter, rows: pa.Schema, model: bytes, audio: Audio, summary: Summary, events: Events
+) -> None:
+    """Start or join Ray and tag the writer's rows, counting into the summary even when cut off."""
+    import ray
+
+    from looptagger.cluster import tagging
+    from looptagger.cluster.plan import plan
+    from looptagger.cluster.session import session
+
+    events.note("Starting Ray ..." if not ray.is_initialized() else "Using the Ray session that is open.")
+    with session(job.address):
+        have = ray.cluster_resources()
+        summary.plan = plan(have.get("CPU", 0), have.get("GPU", 0), job.tag.compute)
+        events.note(f"{writer.rows:,} clips to tag with {summary.plan}.")
+        details = tagging.Job(job.tag, audio, ray.put(model), job.chunks, job.embeddings)
+        progress = tagging.Progress(writer.rows)
+        try:
+            tagging.run(writer, rows, details, summary.plan, progress, events.progress)
+        finally:
+            summary.by_status, summary.audio_s = dict(progress.by_status), progress.audio_s
+            summary.seconds = progress.seconds
+
+
+@contextmanager
+def _recorded(folder: Folder, job: TagJob, record: Record, summary: Summary) -> Iterator[None]:
+    """Leave `_run/run-TIME.json` when the block ends, however it ends."""
+    started = datetime.now(UTC)
+    ended = "interrupted"
+    try:
+        yield
+        ended = "finished"
+    finally:
+        report = {
+            "started": started.isoformat(timespec="seconds"),
+            "ended": ended,
+            "clips": summary.clips,
+            "by_status": summary.by_status,
+            "seconds": round(summary.seconds, 3),
+            "audio_s": round(summary.audio_s, 3),
+            "workers": str(summary.plan),
+            "identity": record.identity,
+            "settings": job.tag.model_dump(),
+            "versions": {name: version(name) for name in ("ray", "torch", "torchaudio", "pyarrow")},
+            "python": platform.python_version(),
+        }
+        with suppress(UserError):  # the reason that the run ended matters more than its record
+            folder.write(f"_run/run-{started:%Y%m%dT%H%M%S%f}.json", json.dumps(report, indent=1).encode())

@@ -1,0 +1,48 @@
+"""Ray itself: a cluster joined where one is named, a local one started quietly otherwise."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Before ray is imported: it reads these then.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+
+import ray
+import ray.data
+
+from looptagger.errors import UserError, one_line
+
+
+@contextmanager
+def session(address: str | None) -> Iterator[None]:
+    """A Ray session: the one already open, the cluster at `address` (or RAY_ADDRESS), or a local one for this job.
+
+    Raises UserError when the named cluster does not answer.
+    """
+    hush()
+    if ray.is_initialized():
+        yield
+        return
+    named = address or os.environ.get("RAY_ADDRESS")
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        ray.init(address=named, **quiet) if named else ray.init(address="local", include_dashboard=False, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"the Ray cluster at {named}" if named else "Ray on this machine"
+        raise UserError(f"{where} cannot be used: {one_line(error)}.") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def hush() -> None:
+    """Leave the terminal to our own progress line: Ray Data's bars and notes go to its log files only."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,137 @@
+"""Checkpoints: one safetensors file that says in its header what it is. No pickle, strict, readable without torch."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from looptagger.config import Audio, Model, Settings
+from looptagger.errors import UserError, one_line
+from looptagger.roles import ROLES
+
+if TYPE_CHECKING:
+    from looptagger.model.hcnn import HCNN
+
+KEY = "looptagger"
+MAX_HEADER = 1 << 20
+UNTRAINED = "untrained"
+"""The name of a model with random weights from a fixed seed: it shows the pipeline, its scores mean nothing."""
+
+
+class Card(Settings):
+    """What a checkpoint says of itself, as JSON in the safetensors header under `looptagger`."""
+
+    format: Literal[1] = 1
+    name: str = Field(pattern=r"^[\w.-]{1,64}$")
+    model: Model = Model()
+    audio: Audio = Audio()
+    roles: tuple[str, ...] = ROLES
+    thresholds: dict[str, float] = Field(default_factory=lambda: dict.fromkeys(ROLES, 0.5))
+    licence: str = "unknown"
+    trained: bool = True
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A checkpoint file's bytes. Raises UserError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as a checkpoint: {error.strerror}.") from None
+
+
+def card(data: bytes, name: str) -> Card:
+    """What a checkpoint says of itself. Raises UserError that names what is not understood."""
+    size = int.from_bytes(data[:8], "little")
+    if not 2 <= size <= min(MAX_HEADER, len(data) - 8):
+        raise UserError(f"{name}: not a safetensors checkpoint; `looptagger model import` reads published .pth files.")
+    try:
+        text = json.loads(data[8 : 8 + size])["__metadata__"][KEY]
+        found = json.loads(text)
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{name}: a safetensors file without looptagger's metadata; it is no model of ours.") from None
+    return _validated(found, name)
+
+
+def _validated(found: Any, name: str) -> Card:
+    version = found.get("format") if isinstance(found, dict) else None
+    if version != 1:
+        raise UserError(f"{name}: checkpoint format {version!r} is not known to this looptagger; update it.")
+    try:
+        result = Card.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{name}: the checkpoint's {key} is not understood: {first['msg']}.") from None
+    if result.roles != ROLES or set(result.thresholds) != set(ROLES):
+        raise UserError(f"{name}: the checkpoint's roles are {', '.join(result.roles)}, not {', '.join(ROLES)}.")
+    return result
+
+
+def model_id(data: bytes, card: Card) -> str:
+    """name@ and the first 12 hex digits of the checkpoint's sha256: the output's `model` column."""
+    return f"{card.name}@{hashlib.sha256(data).hexdigest()[:12]}"
+
+
+def load(data: bytes, name: str) -> tuple["HCNN", Card]:
+    """The network of a checkpoint, in evaluation mode on the CPU, and its card.
+
+    Raises UserError for missing, unexpected or misshapen weights, naming the first.
+    """
+    import safetensors.torch
+
+    from looptagger.model.hcnn import HCNN
+
+    found = card(data, name)
+    try:
+        network = HCNN(found.model, found.audio)
+        weights = safetensors.torch.load(data)
+        network.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in weights.items()})
+    except Exception as error:  # torch and safetensors raise several kinds
+        raise UserError(f"{name}: its weights do not fit its {found.model.kind}: {_first_problem(error)}.") from None
+    return network.eval(), found
+
+
+def _first_problem(error: Exception) -> str:
+    """torch lists every key that does not fit; the first says enough."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return one_line(re.sub(r"(,\s*\"[^\"]*\")+", " and more", lines[1] if len(lines) > 1 else lines[0]))
+
+
+def dump(network: "HCNN", card: Card) -> bytes:
+    """A network and its card as the bytes of a checkpoint. The same network and card give the same bytes."""
+    import safetensors.torch
+
+    weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    return safetensors.torch.save(weights, metadata={KEY: json.dumps(card.model_dump(mode="json"), sort_keys=True)})
+
+
+def untrained(model: Model | None = None, seed: int = 0) -> bytes:
+    """A checkpoint of random weights that a seed fixes: for demos and tests of everything but the scores."""
+    import torch
+
+    from looptagger.model.hcnn import HCNN
+
+    described = Card(
+        name=UNTRAINED,
+        model=model or Model(),
+        licence="CC0-1.0",
+        trained=False,
+        provenance={"made": "random weights", "seed": seed},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return dump(HCNN(described.model, described.audio), described)
+
+
+def resolve(name: str) -> bytes:
+    """The checkpoint that a name or a path means. Raises UserError where there is none."""
+    if name == UNTRAINED:
+        return untrained()
+    path = Path(name)
+    if not path.exists():
+        raise UserError(f"{name}: no such model; give a checkpoint's path, or the name {UNTRAINED}.")
+    return read_bytes(path)

@@ -1,0 +1,60 @@
+"""HCNN for inference: batch norms folded into the convolutions, filters computed once, channels last.
+
+Measured on one CPU thread, this and one chunk at a time (whose maps stay in the cache) make the forward about twice
+as fast as the plain module, with the same scores to 1e-5. `jobs/bench.py` prints the ratio.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from looptagger.model.harmonic import decibels
+from looptagger.model.hcnn import HCNN, ConvBlock, ResidualBlock
+
+
+class FixedFilters(nn.Module):
+    """A front end whose filters no longer change: waveforms (n, samples) -> decibels (n, n_map, n_band, frames)."""
+
+    def __init__(self, network: HCNN) -> None:
+        super().__init__()
+        self.spectrogram = network.front.spectrogram
+        self.register_buffer("filters", network.front.filterbank().detach().T.contiguous())
+        self.maps = network.norm.num_features
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        return decibels(self.filters @ self.spectrogram(waveform)).unflatten(1, (self.maps, -1))
+
+
+def _without_norms(block: nn.Module) -> nn.Module:
+    if isinstance(block, ConvBlock):
+        block.conv, block.norm = fuse_conv_bn_eval(block.conv, block.norm), nn.Identity()
+    if isinstance(block, ResidualBlock):
+        block.conv1, block.norm1 = fuse_conv_bn_eval(block.conv1, block.norm1), nn.Identity()
+        block.conv2, block.norm2 = fuse_conv_bn_eval(block.conv2, block.norm2), nn.Identity()
+    return block
+
+
+class FoldedHCNN(nn.Module):
+    """Chunks (n, samples) -> logits (n, 6) and embeddings (n, 2 x channels) of a trained network.
+
+    The front end runs in float32 whatever the trunk's precision: powers span 100 dB, more than half floats do.
+    """
+
+    def __init__(self, network: HCNN, precision: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        network = copy.deepcopy(network).eval()
+        self.precision = precision
+        self.front = FixedFilters(network)
+        self.norm = network.norm
+        trunk = nn.Sequential(*(_without_norms(block) for block in network.trunk))
+        self.trunk = trunk.to(precision).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.dense = fuse_linear_bn_eval(network.dense, network.dense_norm)
+        self.out = network.out
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        maps = self.norm(self.front(waveform)).to(self.precision, memory_format=torch.channels_last)
+        pooled = self.trunk(maps).amax(dim=(2, 3)).float()
+        embedding = torch.relu(self.dense(pooled))
+        return self.out(embedding), embedding

@@ -1,0 +1,77 @@
+"""Import of checkpoints in the format of the paper's published code: a pickled state dict with that code's names."""
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from looptagger.config import Audio, Model
+from looptagger.errors import UserError, one_line
+from looptagger.model.checkpoint import Card, read_bytes
+from looptagger.model.hcnn import HCNN
+
+RENAMES = (
+    (r"^hstft\.bw_Q$", "front.q"),
+    (r"^hstft\.spec\.window$", "front.spectrogram.window"),
+    (r"^hstft_bn\.", "norm."),
+    (r"^conv_2d\.res([15])\.conv\.", r"trunk.\1.conv."),
+    (r"^conv_2d\.res([15])\.bn\.", r"trunk.\1.norm."),
+    (r"^conv_2d\.res(\d)\.conv_(\d)\.", r"trunk.\1.conv\2."),
+    (r"^conv_2d\.res(\d)\.bn_(\d)\.", r"trunk.\1.norm\2."),
+    (r"^conv_2d\.fc_1\.", "dense."),
+    (r"^conv_2d\.bn\.", "dense_norm."),
+    (r"^conv_2d\.fc_2\.", "out."),
+)
+
+
+def renamed(key: str) -> str | None:
+    """Our name for a published key, or None for one we do not know."""
+    for pattern, name in RENAMES:
+        if re.match(pattern, key):
+            ours = re.sub(pattern, name, key)
+            return re.sub(r"^trunk\.(\d)", lambda match: f"trunk.{int(match[1]) - 1}", ours)
+    return None
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The state dict in a .pth file; only tensors are unpickled. Raises UserError."""
+    data = read_bytes(path)
+    try:
+        state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling raises anything on a file that is something else
+        raise UserError(f"{path}: not a file of plain PyTorch weights: {one_line(error)}.") from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: holds no state dict of tensors; export the model's state_dict() and import that.")
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def convert(path: Path, name: str, licence: str) -> tuple[HCNN, Card]:
+    """A published HCNN checkpoint as our network and its card; the width is read off the weights.
+
+    Raises UserError that names the first weight that is missing, unknown or of another shape.
+    """
+    published = read(path)
+    ours = {}
+    for key, value in published.items():
+        new = renamed(key)
+        if new is None:
+            raise UserError(f"{path}: the weight {key!r} is none of the published HCNN's; this is another architecture.")
+        ours[new] = value
+    if "trunk.0.conv.weight" not in ours:
+        raise UserError(f"{path}: lacks the weight 'conv_2d.res1.conv.weight' of the published HCNN.")
+    channels, n_harmonic = ours["trunk.0.conv.weight"].shape[:2]
+    model = Model(channels=channels, n_harmonic=n_harmonic)
+    network = HCNN(model, Audio()).eval()
+    state = network.state_dict()
+    constants = {"front.bin_hz", "front.centre_hz"}
+    for key in state.keys() - constants:
+        if key not in ours or ours[key].shape != state[key].shape:
+            found = "missing" if key not in ours else f"of shape {tuple(ours[key].shape)}"
+            raise UserError(f"{path}: the weight for {key} is {found}, expected {tuple(state[key].shape)}.")
+    network.load_state_dict({**state, **ours})
+    card = Card(name=name, model=model, licence=licence, provenance={"imported_from": path.name})
+    return network, card

@@ -1,0 +1,142 @@
+"""What people see: notes, a progress line that stays truthful, a summary, a table of tags. Rich does the drawing."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from looptagger.roles import ROLES
+
+if TYPE_CHECKING:
+    from looptagger.archive.status import Status
+    from looptagger.cluster.job import Summary
+    from looptagger.cluster.tagging import Progress
+
+err = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+
+EVERY_S = 5.0
+"""Seconds between progress lines where the output is a file or a pipe."""
+
+
+def note(text: str) -> None:
+    """A line for the user, beside the output."""
+    err.print(escape(text), soft_wrap=True)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:02:03 or 4:05."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def progress_line(progress: "Progress") -> str:
+    """Done, failed, speed and time left. The speed counts from the first rows, so start-up does not distort it."""
+    share = progress.done / progress.total if progress.total else 1.0
+    line = f"{progress.done:,}/{progress.total:,} clips ({share:.0%}), {progress.failed:,} failed"
+    if progress.rate is None:
+        return f"{line}, {clock(progress.seconds)} since the start"
+    left = (progress.total - progress.done) / progress.rate
+    return f"{line}, {progress.rate:,.1f} clips/s, {clock(left)} left"
+
+
+class ProgressView:
+    """The progress line: redrawn in place on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, live: Live | None) -> None:
+        self.live, self.last = live, 0.0
+
+    def listed(self, rows: int) -> None:
+        """Rows of the manifest stored so far."""
+        self._show(f"{rows:,} clips listed", rows == 0)
+
+    def progress(self, progress: "Progress") -> None:
+        """The state of tagging."""
+        self._show(progress_line(progress), progress.done == progress.total)
+
+    def _show(self, line: str, always: bool) -> None:
+        if self.live:
+            self.live.update(Text(line))
+        elif always or time.monotonic() - self.last >= EVERY_S:
+            self.last = time.monotonic()
+            note(line)
+
+
+@contextmanager
+def progress_view() -> Iterator[ProgressView]:
+    """A progress line for as long as the block runs."""
+    if not err.is_terminal:
+        yield ProgressView(None)
+        return
+    with Live(Text(""), console=err, refresh_per_second=4) as live:
+        yield ProgressView(live)
+
+
+def summary(done: "Summary", where: str) -> None:
+    """What a run did, and how to look at it."""
+    if not done.clips:
+        note(f"Nothing to do: all {done.total:,} clips have a row in {where}.")
+    else:
+        rate = done.clips / done.seconds if done.seconds else 0.0
+        hours = done.audio_s / 3600
+        note(
+            f"{done.clips:,} clips in {clock(done.seconds)} ({rate:,.1f} clips/s with start-up, {hours:,.2f} h of audio), "
+            f"{done.failed:,} failed{_reasons(done.by_status)}. {done.before + done.clips:,} of {done.total:,} are in {where}."
+        )
+    note(f"Look: looptagger show {where}    Ask: {query(where)}")
+
+
+def _reasons(by_status: Mapping[str, int]) -> str:
+    failures = [f"{count:,} {status}" for status, count in sorted(by_status.items()) if status != "ok" and count]
+    return f" ({', '.join(failures)})" if failures else ""
+
+
+def query(where: str) -> str:
+    """A first query for DuckDB's shell."""
+    return f"""duckdb -c "select id, roles, bass from '{where}/*.parquet' where bass > 0.5 order by bass desc limit 10" """.strip()
+
+
+def tags_table(rows: pa.Table, strip: str) -> Table:
+    """File, roles, six confidences, length, and the reason of those that failed."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("clip", overflow="fold", max_width=44)
+    for name in (*(role[:5] for role in ROLES), "length"):
+        table.add_column(name, justify="right")
+    table.add_column("roles, or why not", overflow="fold")
+    for row in rows.to_pylist():
+        table.add_row(*_cells(row, strip))
+    return table
+
+
+def _cells(row: Mapping[str, Any], strip: str) -> list[str]:
+    scores = ["" if row[role] is None else f"{row[role]:.2f}" for role in ROLES]
+    length = "" if row["duration_s"] is None else f"{row['duration_s']:.2f} s"
+    last = ", ".join(row["roles"]) or "none over its threshold" if row["roles"] is not None else f"{row['status']}: {row['error']}"
+    return [escape(row["id"].removeprefix(strip)), *scores, length, escape(last)]
+
+
+def show(rows: pa.Table, where: str) -> None:
+    """An output's rows as a table, and how to ask for more."""
+    ids = rows.column("id").to_pylist()
+    folders = {text.rpartition("/")[0] for text in ids}
+    strip = f"{folders.pop()}/" if len(folders) == 1 else ""
+    out.print(tags_table(rows, strip))
+    out.print(f"\nAsk more: {escape(query(where))}", soft_wrap=True)
+
+
+def status(found: "Status", where: str) -> None:
+    """Counts of an output."""
+    writing = f", {found.holder} is writing" if found.holder else ""
+    speed = f", {found.clips_per_s:,.1f} clips/s so far" if found.clips_per_s else ""
+    note(
+        f"{where}: {found.done:,} of {found.total:,} clips have a row in {found.parts:,} parts, {found.left:,} left, "
+        f"{found.failed:,} failed{_reasons(found.by_status)}{speed}{writing}."
+    )
