@@ -130,7 +130,7 @@ def compact(out: str, **storage: Any) -> None:
     dataset.require(folder)
     with lock.held(folder):
         before, after = run(folder)
-    terminal.note(f"{before:,} parts are now {after:,}.")
+    terminal.note(f"{terminal.plural(before, 'part')} before, {after:,} now.")
 
 
 @cli.group(context_settings=EXAMPLE)

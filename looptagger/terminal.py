@@ -1,5 +1,7 @@
 """What people see: notes, a progress line that stays truthful, a summary, a table of tags. Rich does the drawing."""
 
+import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from looptagger.cluster.tagging import Progress
 
 err = Console(stderr=True, highlight=False)
-out = Console(highlight=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 EVERY_S = 5.0
 """Seconds between progress lines where the output is a file or a pipe."""
@@ -29,6 +31,11 @@ EVERY_S = 5.0
 def note(text: str) -> None:
     """A line for the user, beside the output."""
     err.print(escape(text), soft_wrap=True)
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 part`, `2,000 parts`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def clock(seconds: float) -> str:
@@ -107,10 +114,10 @@ def query(where: str) -> str:
 def tags_table(rows: pa.Table, strip: str) -> Table:
     """File, roles, six confidences, length, and the reason of those that failed."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("clip", overflow="fold", max_width=44)
-    for name in (*(role[:5] for role in ROLES), "length"):
-        table.add_column(name, justify="right")
-    table.add_column("roles, or why not", overflow="fold")
+    table.add_column("clip", no_wrap=True, overflow="ellipsis", max_width=36)
+    for name in (*("perc", "bass", "chord", "mel", "fx", "voice"), "length"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("roles, or why not", min_width=24)
     for row in rows.to_pylist():
         table.add_row(*_cells(row, strip))
     return table
@@ -126,8 +133,7 @@ def _cells(row: Mapping[str, Any], strip: str) -> list[str]:
 def show(rows: pa.Table, where: str) -> None:
     """An output's rows as a table, and how to ask for more."""
     ids = rows.column("id").to_pylist()
-    folders = {text.rpartition("/")[0] for text in ids}
-    strip = f"{folders.pop()}/" if len(folders) == 1 else ""
+    strip = os.path.commonprefix([text for text in ids if not text.startswith("file://")]).rpartition("/")[0] + "/"
     out.print(tags_table(rows, strip))
     out.print(f"\nAsk more: {escape(query(where))}", soft_wrap=True)
 
@@ -137,6 +143,6 @@ def status(found: "Status", where: str) -> None:
     writing = f", {found.holder} is writing" if found.holder else ""
     speed = f", {found.clips_per_s:,.1f} clips/s so far" if found.clips_per_s else ""
     note(
-        f"{where}: {found.done:,} of {found.total:,} clips have a row in {found.parts:,} parts, {found.left:,} left, "
+        f"{where}: {found.done:,} of {found.total:,} clips have a row in {plural(found.parts, 'part')}, {found.left:,} left, "
         f"{found.failed:,} failed{_reasons(found.by_status)}{speed}{writing}."
     )

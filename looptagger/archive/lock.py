@@ -78,10 +78,13 @@ def _claim(folder: Folder) -> None:
     existing = folder.read(NAME)
     if existing is None:
         try:
-            folder.fs.pipe_file(folder.at(NAME), lease, mode="create")
+            with folder.reached():
+                folder.fs.pipe_file(folder.at(NAME), lease, mode="create")
             return
-        except FileExistsError:
-            existing = folder.read(NAME) or b"{}"
+        except UserError:
+            existing = folder.read(NAME)  # another job was quicker, or the store cannot be written
+            if existing is None:
+                raise
     if not _gone(existing):
         raise UserError(_busy(folder, existing))
     folder.write(NAME, lease)

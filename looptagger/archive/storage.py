@@ -4,7 +4,8 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, BinaryIO
@@ -94,7 +95,7 @@ def _open_local(uri: str, limits: Limits) -> BinaryIO | Unread:
 
 def _open_remote(fs: Any, path: str, head: bytes | BaseException, limits: Limits) -> BinaryIO | Unread:
     if isinstance(head, BaseException):
-        empty = "InvalidRange" in str(head) or "416" in str(head)
+        empty = "not satisfiable" in str(head)  # what S3 says of any range of an object of 0 bytes
         return io.BytesIO() if empty else unread(head)
     if len(head) < WHOLE_BYTES:
         return io.BytesIO(head)
@@ -145,10 +146,22 @@ class Folder:
         """The path of a file in it."""
         return f"{self.path}/{name}"
 
+    @contextmanager
+    def reached(self) -> Iterator[None]:
+        """Turn what storage clients raise into a sentence that names the folder; FileNotFoundError passes."""
+        try:
+            yield
+        except (FileNotFoundError, UserError):
+            raise
+        except Exception as error:  # client libraries raise their own kinds
+            why = one_line(getattr(error, "strerror", None) or error)
+            raise UserError(f"{self.uri}: cannot be reached: {why}; check the permissions and the endpoint.") from error
+
     def names(self, sub: str = "") -> list[str]:
         """Names of the files directly in it or in a folder below, sorted; none where there is no such folder."""
         try:
-            entries = self.fs.ls(self.at(sub) if sub else self.path, detail=True)
+            with self.reached():
+                entries = self.fs.ls(self.at(sub) if sub else self.path, detail=True)
         except FileNotFoundError:
             return []
         return sorted(entry["name"].rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file")
@@ -156,8 +169,9 @@ class Folder:
     def read(self, name: str) -> bytes | None:
         """A file's bytes, or None where there is no such file."""
         try:
-            data: bytes = self.fs.cat_file(self.at(name))
-            return data
+            with self.reached():
+                data: bytes = self.fs.cat_file(self.at(name))
+                return data
         except FileNotFoundError:
             return None
 
@@ -171,11 +185,11 @@ class Folder:
                 self._write_local(self.at(name), data)
             else:
                 self.fs.pipe_file(self.at(name), bytes(data))
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        except Exception as error:  # client libraries raise their own kinds
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 why = "the disk is full; free some space and run the same command again"
             else:
-                why = f"{one_line(error.strerror or error)}; make it writable or choose another output"
+                why = f"{one_line(getattr(error, 'strerror', None) or error)}; make it writable or choose another output"
             raise UserError(f"{self.uri}: cannot write {name}: {why}.") from error
 
     def _write_local(self, path: str, data: bytes | memoryview) -> None:
@@ -192,10 +206,8 @@ class Folder:
                 os.unlink(temporary)
             raise
 
-    def delete(self, names: Iterator[str] | Sequence[str]) -> None:
+    def delete(self, names: Iterable[str]) -> None:
         """Delete files; those that are not there are passed over."""
         for name in names:
-            try:
+            with suppress(FileNotFoundError), self.reached():
                 self.fs.rm_file(self.at(name))
-            except FileNotFoundError:
-                continue

@@ -49,6 +49,8 @@ def decode(file: BinaryIO, audio: Audio, chunking: Chunking, limits: Limits) -> 
 
     Raises Undecoded: `undecodable`, `empty`, `silent` or `too_large`.
     """
+    if not file.read(1):
+        raise Undecoded("empty", "0 bytes")
     clock = Clock(limits.max_decode_s)
     refusals = []
     for opener, name in ((open_libsndfile, "libsndfile"), (open_ffmpeg, "FFmpeg")):
@@ -88,7 +90,7 @@ def _heard(source: AudioSource, audio: Audio, chunking: Chunking, limits: Limits
         pcm = chunk.cut(waveform, first, size)
     peak = int(np.abs(pcm.astype(np.int32)).max())
     if peak < 32768 * 10 ** (chunking.silence_db / 20):
-        raise Undecoded("silent", f"silent: no sample over {chunking.silence_db:g} dBFS")
+        raise Undecoded("silent", f"no sample over {chunking.silence_db:g} dBFS")
     start_s = first / audio.sample_rate
     return Clip(pcm, start_s, duration_s, source.rate, source.channels, source.codec)
 
@@ -107,7 +109,7 @@ def _whole(source: AudioSource, audio: Audio, limits: Limits) -> tuple[NDArray[n
 
     parts = list(_resampled(counted(), source.rate, audio.sample_rate))
     if not frames:
-        raise Undecoded("empty", "holds no audio")
+        raise Undecoded("empty", "a header without audio")
     return np.concatenate(parts), frames / source.rate
 
 

@@ -4,6 +4,8 @@ Source: Won, Chun, Nieto, Serra, "Data-driven harmonic filters for audio represe
 The functions are the equations; the modules hold their constants as buffers, so that `forward` only applies them.
 """
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
@@ -82,7 +84,9 @@ class MelFrontEnd(nn.Module):
     def __init__(self, sample_rate: int, n_fft: int, hop: int, n_band: int) -> None:
         super().__init__()
         self.spectrogram = Spectrogram(n_fft=n_fft, hop_length=hop, power=2.0)
-        mel = melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, n_band, sample_rate)
+        with warnings.catch_warnings():  # the lowest mel filters fall between two bins; the paper's twin has them too
+            warnings.simplefilter("ignore", UserWarning)
+            mel = melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, n_band, sample_rate)
         self.register_buffer("mel", mel)
 
     def filterbank(self) -> Tensor:

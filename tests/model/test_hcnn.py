@@ -1,0 +1,50 @@
+import pytest
+import torch
+
+from looptagger.config import Audio, Model
+from looptagger.model.folded import FoldedHCNN
+from looptagger.model.hcnn import HCNN
+
+
+def count(network: torch.nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def test_sizes() -> None:
+    assert count(HCNN(Model(), Audio())) == 3_620_243
+    harmonic_only = 1 + 2 * 5 + 128 * 5 * 9  # Q, five more map norms, five more input maps of the first convolution
+    assert count(HCNN(Model(kind="cnn"), Audio())) == 3_620_243 - harmonic_only
+
+
+@pytest.mark.parametrize("kind", ["hcnn", "cnn"])
+def test_shapes_and_longer_inputs(kind: str) -> None:
+    network = HCNN(Model(kind=kind, channels=4), Audio()).eval()
+    with torch.no_grad():
+        assert network.front(torch.randn(2, 48_000)).shape == (2, 6 if kind == "hcnn" else 1, 128, 188)
+        assert network(torch.randn(3, 48_000)).shape == (3, 6)
+        assert network(torch.randn(1, 160_000)).shape == (1, 6)
+        assert network.embed(torch.randn(1, 48_000)).shape == (1, 8)
+
+
+@pytest.mark.parametrize("kind", ["hcnn", "cnn"])
+def test_the_folded_network_gives_the_same_scores(kind: str) -> None:
+    torch.manual_seed(1)
+    network = HCNN(Model(kind=kind, channels=8), Audio()).train()
+    for _ in range(3):  # norms away from their defaults
+        network(torch.randn(8, 48_000) * 0.1)
+    network.eval()
+    wave = torch.randn(4, 48_000) * 0.1
+    with torch.no_grad():
+        logits, embedding = FoldedHCNN(network)(wave)
+        assert torch.allclose(torch.sigmoid(logits), torch.sigmoid(network(wave)), atol=1e-5)
+        assert torch.allclose(embedding, network.embed(wave), atol=1e-3)
+
+
+def test_half_precision_trunk_stays_close() -> None:
+    torch.manual_seed(1)
+    network = HCNN(Model(channels=8), Audio()).eval()
+    wave = torch.randn(4, 48_000) * 0.1
+    with torch.no_grad():
+        exact = torch.sigmoid(network(wave))
+        close = torch.sigmoid(FoldedHCNN(network, torch.bfloat16)(wave)[0])
+    assert (exact - close).abs().max() < 2e-2

@@ -1,0 +1,96 @@
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from looptagger.config import Audio, Model
+from looptagger.errors import UserError
+from looptagger.model import published
+from looptagger.model.hcnn import HCNN
+from looptagger.model.predictor import Predictor
+from tests.conftest import SHARED
+
+GOLDEN = SHARED / "golden"
+
+
+def published_key(key: str) -> str | None:
+    """The published code's name for one of ours: the inverse of the import, written out again by hand."""
+    if key in ("front.bin_hz", "front.centre_hz"):
+        return None
+    if key.startswith("trunk."):
+        _, block, layer, rest = key.split(".")
+        number = int(block) + 1
+        layer = layer.replace("norm", "bn") if number in (1, 5) else f"{layer[:-1].replace('norm', 'bn')}_{layer[-1]}"
+        return f"conv_2d.res{number}.{layer}.{rest}"
+    heads = {"front.q": "hstft.bw_Q", "front.spectrogram.window": "hstft.spec.window"}
+    names = {"norm": "hstft_bn", "dense": "conv_2d.fc_1", "dense_norm": "conv_2d.bn", "out": "conv_2d.fc_2"}
+    return heads.get(key) or f"{names[key.split('.')[0]]}.{key.split('.')[1]}"
+
+
+@pytest.fixture
+def narrow(tmp_path: Path) -> tuple[HCNN, Path]:
+    """A narrow network and a file of its weights under the published names."""
+    torch.manual_seed(3)
+    network = HCNN(Model(channels=3), Audio()).train()
+    network(torch.randn(4, 48_000))
+    path = tmp_path / "narrow.pth"
+    torch.save({name: value for key, value in network.state_dict().items() if (name := published_key(key))}, path)
+    return network.eval(), path
+
+
+def test_import_keeps_every_weight(narrow: tuple[HCNN, Path]) -> None:
+    network, path = narrow
+    imported, card = published.convert(path, "narrow", "CC0-1.0")
+    assert card.model.channels == 3
+    wave = torch.randn(2, 48_000)
+    with torch.no_grad():
+        assert torch.equal(imported(wave), network(wave))
+
+
+def test_wrong_files_are_refused_by_name(narrow: tuple[HCNN, Path], tmp_path: Path) -> None:
+    state = torch.load(narrow[1], weights_only=True)
+
+    def refused(content: object, says: str) -> None:
+        path = tmp_path / "bad.pth"
+        torch.save(content, path)
+        with pytest.raises(UserError, match=says) as error:
+            published.convert(path, "bad", "unknown")
+        assert "bad.pth" in str(error.value)
+
+    refused({**state, "conv_2d.res8.weight": torch.zeros(1)}, "another architecture")
+    refused({key: value for key, value in state.items() if "fc_2" not in key}, "missing")
+    refused({**state, "conv_2d.fc_1.weight": torch.zeros(3, 3)}, "of shape")
+    refused([1, 2], "no state dict")
+    with pytest.raises(UserError, match="cannot be read"):
+        published.convert(tmp_path / "none.pth", "x", "y")
+
+
+def test_code_in_a_pickle_does_not_run(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "ran",)  # type: ignore[return-value]
+
+    (tmp_path / "bomb.pth").write_bytes(pickle.dumps({"w": Bomb()}))
+    with pytest.raises(UserError, match="not a file of plain PyTorch weights"):
+        published.convert(tmp_path / "bomb.pth", "x", "y")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="the shared folder with the full-size reference is not here")
+def test_the_full_reference_is_met() -> None:
+    network, card = published.convert(GOLDEN / "hcnn_reference.pth", "reference", "unknown")
+    with np.load(GOLDEN / "hcnn_reference.npz") as stored:
+        golden = dict(stored)
+    wave = torch.from_numpy(golden["waveform_int16"]).float() / 32768
+    with torch.no_grad():
+        scores = torch.sigmoid(network(wave)).numpy()
+        maps = network.front(wave[:1])[0].numpy()
+    assert np.abs(scores - golden["scores"]).max() < 1e-5
+    reference = golden["harmonic_spectrogram_db_first"]
+    assert np.abs(maps - reference)[reference > -80].max() < 1e-3
+    from looptagger.model import checkpoint
+
+    folded, _ = Predictor(checkpoint.dump(network, card)).chunk_scores(golden["waveform_int16"])
+    assert np.abs(folded - golden["scores"]).max() < 1e-5
