@@ -109,6 +109,12 @@ Found = Callable[[list[str]], Iterator[str]]
 
 def _local(source: str) -> Found:
     path = os.path.abspath(local_path(source))
+    try:
+        os.stat(path)
+    except PermissionError:
+        raise UserError(f"{source}: no permission to read it; ask its owner for read permission.") from None
+    except OSError:
+        pass  # not there, a dangling link, or a pattern: decided below
     if os.path.isdir(path):
         return lambda skipped: _kept(_walk(os.fsencode(path)), skipped)
     if os.path.lexists(path):

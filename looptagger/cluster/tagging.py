@@ -28,6 +28,10 @@ from looptagger.cluster.plan import Plan
 from looptagger.config import Audio, Tag
 
 
+GPU_ROWS = 128
+"""Clips handed to a GPU predictor at once; at 40 chunks each, the most there can be by default, 490 MB."""
+
+
 @dataclass
 class Progress:
     """How far a run is: clips of this run, not of the output."""
@@ -173,6 +177,7 @@ def pipeline(folder: Folder, works: Sequence[Work], schema: pa.Schema, job: Job,
         return rows.map_batches(_decode_and_predict, fn_kwargs={"job": job}, **batches)
     heard = rows.map_batches(_decode, fn_kwargs={"job": job}, **batches)
     pool = ActorPoolStrategy(size=plan.predictors)
+    batches["batch_size"] = GPU_ROWS
     return heard.map_batches(
         Predict, fn_constructor_args=(job,), compute=pool, num_cpus=0, num_gpus=plan.gpus_per_predictor, **batches
     )

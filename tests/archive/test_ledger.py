@@ -1,0 +1,281 @@
+"""The output as its own ledger: manifest, parts, writer, status and compaction, with made-up rows and no Ray."""
+
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from looptagger.archive import dataset, lock, manifest, status, tags
+from looptagger.archive.compact import compact
+from looptagger.archive.dataset import Record, Request, Work
+from looptagger.archive.storage import Folder
+from looptagger.archive.writer import CHUNK_SCORES, CHUNK_STARTS, PART, ROW, PartWriter
+from looptagger.config import Storage
+from looptagger.errors import UserError
+from looptagger.roles import ROLES
+
+IDENTITY = {"model": "m@1", "chunks": True, "embedding_size": 0}
+
+
+def request(*sources: object, **how: Any) -> Request:
+    return Request(IDENTITY, tuple(str(source) for source in sources), **({"shard_rows": 4} | how))
+
+
+def prepare(folder: Folder, wanted: Request) -> Record:
+    with lock.held(folder):
+        return dataset.prepare(folder, wanted, Storage(), lambda rows: None)
+
+
+def write_manifest(path: Path, rows: range) -> Path:
+    path.write_text("id,uri,bpm\n" + "".join(f"clip{i},/x/{i}.wav,{i}\n" for i in rows))
+    return path
+
+
+def tagged(folder: Folder, work: Work, bad: int | None = 3, score: float = 0.5) -> pa.Table:
+    """What the pipeline would make of a work's rows; every id that ends in `bad` fails."""
+    rows = manifest.read(folder, work.shard)
+    places = list(work.only if work.only is not None else range(rows.num_rows))
+    rows = rows.take(pa.array(places))
+    ok = [bad is None or not clip.endswith(str(bad)) for clip in rows.column("id").to_pylist()]
+    columns: dict[str, Any] = {name: rows.column(name) for name in rows.column_names}
+    columns["status"] = ["ok" if good else "missing" for good in ok]
+    columns["error"] = pa.array([None if good else "no such file" for good in ok], pa.string())
+    for role in ROLES:
+        columns[role] = pa.array([score if good else None for good in ok], pa.float32())
+    columns["roles"] = pa.array([["bass"] if good else None for good in ok], pa.list_(pa.string()))
+    for name, kind in (("duration_s", pa.float64()), ("sample_rate", pa.int32()), ("channels", pa.int16())):
+        columns[name] = pa.nulls(len(ok), kind)
+    columns["codec"] = pa.nulls(len(ok), pa.string())
+    columns["n_chunks"] = pa.array([2 if good else 0 for good in ok], pa.int32())
+    columns["model"] = ["m@1"] * len(ok)
+    columns[CHUNK_STARTS] = pa.array([[0.0, 3.0] if good else None for good in ok], pa.list_(pa.float64()))
+    columns[CHUNK_SCORES] = pa.array([[score] * 12 if good else [] for good in ok], pa.list_(pa.float32()))
+    columns[PART] = [work.part] * len(ok)
+    columns[ROW] = pa.array([work.offset + place for place in places], pa.int64())
+    return pa.table(columns)
+
+
+def tag(folder: Folder, record: Record, works: list[Work], **how: Any) -> None:
+    writer = PartWriter(folder, works, dataset.output_schema(folder, record), chunks=True)
+    for work in works:
+        table = tagged(folder, work, **how)
+        writer.add(table.slice(1))  # blocks come split and in any order
+        writer.add(table.slice(0, 1))
+    assert not writer.pending
+
+
+def ids(folder: Folder) -> list[str]:
+    return [row[0] for row in duckdb.sql(f"select id from '{folder.path}/*.parquet'").fetchall()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(str(tmp_path / "out"))
+
+
+@pytest.fixture
+def done(tmp_path: Path, folder: Folder) -> Record:
+    """Ten clips, of which clip3 failed, in parts of four."""
+    record = prepare(folder, request(write_manifest(tmp_path / "m.csv", range(10))))
+    tag(folder, record, dataset.missing(folder, record))
+    return record
+
+
+def test_parts_hold_every_row_once_in_one_schema(folder: Folder, done: Record) -> None:
+    assert [part.name for part in dataset.parts(folder)[0]] == [tags.Part(i, i).name for i in range(3)]
+    assert sorted(ids(folder)) == sorted(f"clip{i}" for i in range(10))
+    schemas = {pq.read_schema(folder.at(part.name)).to_string() for part in dataset.parts(folder)[0]}
+    assert len(schemas) == 1
+    schema = pq.read_schema(folder.at("part-0000000.parquet"))
+    assert schema.names == [*tags.OWN.names, "bpm"]
+    assert not schema.field("id").nullable
+    assert schema.field("roles").type == pa.list_(pa.string())
+    assert status.verify(folder) == []
+
+
+def test_chunk_parts(folder: Folder, done: Record) -> None:
+    rows = duckdb.sql(f"select id, chunk, start_s, bass from '{folder.path}/chunks/*.parquet' order by 1, 2").fetchall()
+    assert len(rows) == 18
+    assert rows[:2] == [("clip0", 0, 0.0, 0.5), ("clip0", 1, 3.0, 0.5)]
+
+
+def test_resume_takes_what_no_part_holds(folder: Folder, done: Record) -> None:
+    folder.delete(["part-0000001.parquet"])
+    works = dataset.missing(folder, done)
+    assert [work.part for work in works] == ["part-0000001.parquet"]
+    assert status.verify(folder)[0].startswith("shards 1 to 1")
+    tag(folder, done, works)
+    assert status.verify(folder) == []
+
+
+def test_status_counts(folder: Folder, done: Record) -> None:
+    found = status.status(folder)
+    assert (found.total, found.done, found.failed, found.left, found.parts) == (10, 10, 1, 0, 3)
+    assert found.by_status == {"ok": 9, "missing": 1}
+    assert found.holder is None
+
+
+def test_retry_replaces_failed_rows_in_place(folder: Folder, done: Record) -> None:
+    works = dataset.failed(folder, done, tags.STATUSES[1:])
+    assert [(work.part, work.only) for work in works] == [("part-0000000.parquet", (3,))]
+    for _ in range(2):  # twice: an order that was lost would mix up rows
+        tag(folder, done, works, bad=None, score=0.75)
+    assert status.verify(folder) == []
+    rows = duckdb.sql(f"select id, status, bass from '{folder.path}/part-0000000.parquet'").fetchall()
+    assert rows[2:] == [("clip2", "ok", 0.5), ("clip3", "ok", 0.75)]
+    assert duckdb.sql(f"select count(*) from '{folder.path}/chunks/*.parquet'").fetchall() == [(20,)]
+
+
+def test_a_task_delivered_twice_gives_rows_once(folder: Folder, tmp_path: Path) -> None:
+    record = prepare(folder, request(write_manifest(tmp_path / "m.csv", range(4))))
+    works = dataset.missing(folder, record)
+    writer = PartWriter(folder, works, dataset.output_schema(folder, record), chunks=False)
+    table = tagged(folder, works[0])
+    for piece in (table.slice(0, 3), table.slice(0, 3), table.slice(3)):
+        writer.add(piece)
+    assert status.verify(folder) == []
+
+
+def test_compaction_keeps_rows_order_and_ledger(folder: Folder, done: Record) -> None:
+    before = ids(folder)
+    assert compact(folder) == (3, 1)
+    assert ids(folder) == before
+    assert status.verify(folder) == []
+    assert dataset.missing(folder, done) == []
+    assert compact(folder) == (1, 1)
+    works = dataset.failed(folder, done, ["missing"])
+    assert [(work.part, work.only, work.offset) for work in works] == [("part-0000000-0000002.parquet", (3,), 0)]
+    tag(folder, done, works, bad=None)
+    assert status.status(folder).failed == 0
+    assert status.verify(folder) == []
+
+
+def test_compaction_does_not_bridge_what_is_missing(folder: Folder, done: Record) -> None:
+    folder.delete(["part-0000001.parquet"])
+    assert compact(folder) == (2, 2)
+
+
+def test_a_compaction_cut_off_before_its_deletions_is_mended(folder: Folder, done: Record) -> None:
+    kept = {name: folder.read(name) for name in ("part-0000001.parquet", "chunks/part-0000001.parquet")}
+    compact(folder)
+    for name, data in kept.items():
+        folder.write(name, data or b"")
+    folder.write(".part-0000009.parquet.77.tmp", b"half")
+    assert "left over" in status.verify(folder)[0]
+    assert status.status(folder).done == 10
+    dataset.tidy(folder)
+    assert status.verify(folder) == []
+    assert sorted(os.listdir(folder.path)) == ["_run", "chunks", "part-0000000-0000002.parquet"]
+
+
+def test_verify_finds_torn_and_foreign_parts(folder: Folder, done: Record) -> None:
+    whole = folder.read("part-0000001.parquet") or b""
+    folder.write("part-0000001.parquet", whole[:-30])
+    assert "not a whole Parquet file" in status.verify(folder)[0]
+    folder.write("part-0000001.parquet", folder.read("part-0000000.parquet") or b"")
+    assert "does not hold just its rows" in status.verify(folder)[0]
+    pq.write_table(pq.read_table(folder.at("part-0000002.parquet")).drop_columns(["bpm"]), folder.at("part-0000001.parquet"))
+    assert "another schema" in status.verify(folder)[0]
+
+
+def test_update_adds_what_is_new(folder: Folder, done: Record, tmp_path: Path) -> None:
+    more = write_manifest(tmp_path / "m.csv", range(5, 14))
+    record = prepare(folder, request(more, update=True))
+    assert record.rows == 14
+    tag(folder, record, dataset.missing(folder, record))
+    assert sorted(ids(folder)) == sorted(f"clip{i}" for i in range(14))
+    assert status.verify(folder) == []
+    assert prepare(folder, request(more, update=True)).rows == 14
+
+
+def test_limit_then_the_rest(folder: Folder, tmp_path: Path) -> None:
+    source = write_manifest(tmp_path / "m.csv", range(10))
+    record = prepare(folder, request(source, limit=3))
+    assert record.rows == 3
+    tag(folder, record, dataset.missing(folder, record))
+    assert prepare(folder, request(source, limit=2)).rows == 3
+    assert prepare(folder, request(source, limit=6)).rows == 6
+    record = prepare(folder, request(source))
+    assert record.rows == 10
+    tag(folder, record, dataset.missing(folder, record))
+    assert sorted(ids(folder)) == sorted(f"clip{i}" for i in range(10))
+
+
+def test_overwrite_starts_anew_and_touches_nothing_else(folder: Folder, done: Record, tmp_path: Path) -> None:
+    folder.write("mine.txt", b"keep")
+    other = Request({**IDENTITY, "model": "m@2"}, (str(write_manifest(tmp_path / "n.csv", range(2))),), overwrite=True)
+    record = prepare(folder, other)
+    assert record.rows == 2
+    assert len(dataset.missing(folder, record)) == 1
+    assert sorted(os.listdir(folder.path)) == ["_run", "chunks", "mine.txt"]
+
+
+def refused(folder: Folder, wanted: Request, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        prepare(folder, wanted)
+
+
+def test_another_run_is_refused_with_what_differs(folder: Folder, done: Record, tmp_path: Path) -> None:
+    source = tmp_path / "m.csv"
+    refused(folder, Request({**IDENTITY, "model": "m@2"}, (str(source),)), "made with model m@1, now it is m@2")
+    refused(folder, request(write_manifest(tmp_path / "n.csv", range(2))), "holds the tags of .*m.csv; add --update")
+    assert status.verify(folder) == []
+
+
+def test_refusals_leave_nothing_behind(folder: Folder, tmp_path: Path) -> None:
+    (tmp_path / "twice.csv").write_text("id,uri\n1,/a\n2,/b\n1,/c\n")
+    refused(folder, request(tmp_path / "twice.csv"), r"the id '1' comes twice \(rows 1 and 3\)")
+    (tmp_path / "taken.csv").write_text("uri,bass\n/a,1\n")
+    refused(folder, request(tmp_path / "taken.csv"), "column 'bass' has a name that looptagger uses")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "x.txt").write_text("x")
+    refused(folder, request(tmp_path / "empty"), "no audio files found among the 1 files there")
+    assert not os.path.exists(folder.path)
+
+
+def test_folders_with_other_tables_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "sales.parquet")
+    refused(Folder(str(tmp_path)), request(write_manifest(tmp_path / "m.csv", range(1))), "sales.parquet")
+
+
+def test_a_strange_record_is_refused(folder: Folder) -> None:
+    folder.write(dataset.RECORD, b'{"format": 7}')
+    with pytest.raises(UserError, match="not a record of this looptagger"):
+        dataset.load(folder)
+
+
+def _hold(path: str, ready: Any, go: Any) -> None:
+    with lock.held(Folder(path)):
+        ready.set()
+        go.wait()
+
+
+def test_a_second_writer_is_refused_until_the_first_is_gone(folder: Folder) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, go = context.Event(), context.Event()
+    first = context.Process(target=_hold, args=(folder.path, ready, go))
+    first.start()
+    assert ready.wait(60)
+    with pytest.raises(UserError, match=f"process {first.pid} on .* is writing there"), lock.held(folder):
+        pass
+    assert str(first.pid) in (lock.holder(folder) or "")
+    first.kill()
+    first.join()
+    assert lock.holder(folder) is None
+    with lock.held(folder):
+        pass
+
+
+def test_shard_sizes_and_slices(folder: Folder, tmp_path: Path) -> None:
+    assert [manifest.default_shard_rows(n) for n in (1, 165, 1000, 10_000, 10_000_000)] == [8, 8, 8, 128, 1024]
+    record = prepare(folder, request(write_manifest(tmp_path / "m.csv", range(70_000)), shard_rows=1000))
+    assert [file.rows for file in record.files] == [65_536, 4_464]
+    shards = manifest.shards(record.files)
+    assert len(shards) == 66 + 5
+    got = [clip for shard in shards for clip in manifest.read(folder, shard).column("id").to_pylist()]
+    assert got == [f"clip{i}" for i in range(70_000)]

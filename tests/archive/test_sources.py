@@ -1,0 +1,151 @@
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from looptagger.archive.sources import is_audio, joint_schema, open_sources
+from looptagger.config import Storage
+from looptagger.errors import UserError
+
+
+def listed(*sources: object) -> list[dict[str, object]]:
+    listings = open_sources([str(source) for source in sources], Storage())
+    return [row for each in listings for batch in each.batches() for row in batch.to_pylist()]
+
+
+def uris(*sources: object) -> list[str]:
+    return [Path(str(row["uri"])).name for row in listed(*sources)]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b.wav", "a.FLAC", "sub/c.ogg", "notes.txt", ".hidden.wav", "._mac.wav", ".git/x.wav", "odd.xyz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    return tmp_path
+
+
+def test_a_folder_gives_its_audio_in_order_and_counts_the_rest(tree: Path) -> None:
+    (listing,) = open_sources([str(tree)], Storage())
+    rows = [row for batch in listing.batches() for row in batch.to_pylist()]
+    assert [Path(row["uri"]).name for row in rows] == ["a.FLAC", "b.wav", "c.ogg"]
+    assert all(row["id"] == row["uri"] and os.path.isabs(row["uri"]) for row in rows)
+    assert len(listing.skipped) == 4
+
+
+def test_files_are_taken_whatever_their_ending(tree: Path) -> None:
+    assert uris(tree / "odd.xyz") == ["odd.xyz"]
+
+
+def test_globs(tree: Path) -> None:
+    assert uris(tree / "*.wav") == ["b.wav"]
+    assert uris(tree / "**/*.ogg") == ["c.ogg"]
+    assert uris(tree / "s*") == ["c.ogg"]
+    (tree / "odd[1].wav").write_bytes(b"x")
+    assert uris(tree / "odd[1].wav") == ["odd[1].wav"]
+
+
+def test_overlapping_sources_are_taken_once(tree: Path) -> None:
+    assert uris(tree, tree, tree / "sub", tree / "b.wav") == ["a.FLAC", "b.wav", "c.ogg"]
+
+
+def test_linked_folders_are_followed_but_not_in_circles(tree: Path) -> None:
+    (tree / "sub" / "up").symlink_to(tree)
+    (tree / "zlink").symlink_to(tree / "sub")
+    assert uris(tree) == ["a.FLAC", "b.wav", "c.ogg", "c.ogg"]
+
+
+def test_names_that_are_not_utf8_get_a_row(tree: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tree) + b"/caf\xe9.wav")).write_bytes(b"x")
+    assert any(str(row["id"]).endswith("/caf%E9.wav") for row in listed(tree))
+
+
+@pytest.mark.parametrize("source", ["nowhere", "no*.wav", "nope.csv", "gone/*.parquet"])
+def test_sources_that_are_not_there_are_named(tmp_path: Path, source: str) -> None:
+    with pytest.raises(UserError, match="no such|no manifest") as error:
+        listed(tmp_path / source)
+    assert source in str(error.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without permission")
+def test_folders_without_permission_are_named() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        os.makedirs(f"{folder}/shut/below")
+        os.chmod(f"{folder}/shut", 0o700)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(UserError, match="shut: cannot be listed: Permission denied"):
+                listed(folder)
+            with pytest.raises(UserError, match="shut/below: no permission"):
+                listed(f"{folder}/shut/below")
+        finally:
+            os.seteuid(0)
+
+
+ROWS = [{"id": "007", "uri": "/x/a.wav", "bpm": 120}, {"id": None, "uri": "b.wav", "bpm": None}]
+
+
+def write_manifest(path: Path) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+    elif path.suffix == ".csv":
+        path.write_text("id,uri,bpm\n007,/x/a.wav,120\n,b.wav,\n")
+    else:
+        path.write_text("\n".join(map(json.dumps, ROWS)) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl", "ndjson"])
+def test_manifests_of_each_kind(tmp_path: Path, ending: str) -> None:
+    rows = listed(write_manifest(tmp_path / f"m.{ending}"))
+    assert rows[0] == {"id": "007", "uri": "/x/a.wav", "bpm": 120}
+    assert rows[1]["uri"] == f"{tmp_path}/b.wav"
+    assert rows[1]["id"] in (rows[1]["uri"], "")
+
+
+def test_globs_of_manifests(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_text("uri,bpm\nc.wav,3\n")
+    assert uris(tmp_path / "*.csv") == ["a.wav", "b.wav", "c.wav"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("m.csv", "id,path\n1,a.wav\n", "needs a column `uri`; this one has id, path"),
+        ("m.csv", "uri\na.wav\n,\n", "cannot be read"),
+        ("m.csv", "uri,n\na.wav,1\n,2\n", "row 2 has no uri"),
+        ("m.csv", "", "cannot be read"),
+        ("m.parquet", "junk", "cannot be read"),
+        ("m.jsonl", "not json\n", "cannot be read"),
+        ("m.jsonl", '{"uri": 5}\n', None),
+    ],
+)
+def test_manifests_that_are_wrong_are_named(tmp_path: Path, name: str, content: str, says: str | None) -> None:
+    (tmp_path / name).write_text(content)
+    if says is None:
+        assert uris(tmp_path / name) == ["5"]
+        return
+    with pytest.raises(UserError, match=says) as error:
+        listed(tmp_path / name)
+    assert name in str(error.value)
+
+
+def test_columns_of_several_sources_are_joined_or_refused(tmp_path: Path) -> None:
+    one, two, three = (tmp_path / f"{name}.jsonl" for name in "abc")
+    one.write_text('{"uri": "a", "bpm": 1}\n')
+    two.write_text('{"uri": "b", "key": "c#"}\n')
+    three.write_text('{"uri": "c", "bpm": "fast"}\n')
+    assert joint_schema(open_sources([str(one), str(two)], Storage())).names == ["id", "uri", "bpm", "key"]
+    with pytest.raises(UserError, match="columns do not agree"):
+        joint_schema(open_sources([str(one), str(three)], Storage()))
+
+
+def test_endings() -> None:
+    assert is_audio("x/Y.W64")
+    assert not is_audio("x.wav/readme")

@@ -1,0 +1,92 @@
+import errno
+import os
+import subprocess
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from looptagger.archive import storage
+from looptagger.archive.storage import Folder, Unread, open_files
+from looptagger.config import Limits, Storage
+from looptagger.errors import UserError
+
+
+def reason(uri: str, limits: Limits = Limits()) -> str:
+    (found,) = open_files([uri], Storage(), limits)
+    assert isinstance(found, Unread)
+    return found.status
+
+
+def test_local_files_open_and_failures_keep_their_place(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    found = open_files([str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path)], Storage(), Limits())
+    assert found[0].read() == b"1"  # type: ignore[union-attr]
+    assert [each.status for each in found[1:]] == ["missing", "unreadable"]  # type: ignore[union-attr]
+
+
+def test_reasons(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "big").write_bytes(b"x" * 100)
+    assert reason(str(tmp_path / "pipe")) == "unreadable"
+    assert reason(str(tmp_path / "big"), Limits(max_bytes=99)) == "too_large"
+    assert reason("/no\0pe") == "missing"
+    assert reason(str(tmp_path / "big" / "below")) == "unreadable"
+
+
+def test_large_files_are_opened_rather_than_read(tmp_path: Path) -> None:
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(1 << 30)
+    (found,) = open_files([str(tmp_path / "sparse")], Storage(), Limits())
+    with found:  # type: ignore[union-attr]
+        assert found.fileno() > 0  # type: ignore[union-attr]
+
+
+def test_names_that_are_not_utf8_and_names_with_escapes(tmp_path: Path) -> None:
+    raw = os.fsencode(tmp_path) + b"/caf\xe9.wav"
+    Path(os.fsdecode(raw)).write_bytes(b"1")
+    (tmp_path / "a%20b").write_bytes(b"2")
+    (tmp_path / "a b").write_bytes(b"3")
+    uris = ["file://" + quote(raw), f"file://{tmp_path}/a%20b"]
+    assert [file.read() for file in open_files(uris, Storage(), Limits())] == [b"1", b"2"]  # type: ignore[union-attr]
+
+
+def test_unknown_schemes_are_named() -> None:
+    with pytest.raises(UserError, match="warez://"):
+        storage.filesystem("warez://x", Storage())
+
+
+def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder(str(tmp_path))
+    folder.write("sub/a", b"old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="disk is full"):
+        folder.write("sub/a", b"new")
+    assert folder.read("sub/a") == b"old"
+    assert os.listdir(tmp_path / "sub") == ["a"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "small", tmp_path], capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        with pytest.raises(UserError, match="disk is full"):
+            Folder(str(tmp_path)).write("part", b"x" * 200_000)
+        assert os.listdir(tmp_path) == []
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_any_fsspec_scheme_serves_as_a_folder() -> None:
+    folder = Folder("memory://out")
+    folder.write("_run/x", b"1")
+    assert folder.read("_run/x") == b"1"
+    assert folder.read("nothing") is None
+    assert folder.names("_run") == ["x"]
+    folder.delete(["_run/x", "nothing"])
+    assert folder.names("_run") == []

@@ -1,0 +1,106 @@
+"""The job on a real Ray session: four logical CPUs, and a GPU that is only logical (the model then runs on a CPU)."""
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from looptagger.archive import status, tags
+from looptagger.archive.storage import Folder
+from looptagger.cluster.job import Events, Summary, TagJob, tag
+from looptagger.config import Compute, Tag
+from looptagger.errors import UserError
+from tests.conftest import LOOPS, audio_bytes, tone, write_tones
+
+pytestmark = pytest.mark.usefixtures("ray_here")
+
+ON_CPU = Tag(compute=Compute(device="cpu", shard_rows=8))
+ON_GPU = Tag(compute=Compute(device="auto", gpus_per_predictor=0.5, shard_rows=8))
+
+
+def run(source: Path | str, out: Path, model: str, events: Events | None = None, **how: Any) -> Summary:
+    return tag(TagJob((str(source),), str(out), model, **({"tag": ON_CPU} | how)), events)
+
+
+def rows(out: Path) -> list[tuple[Any, ...]]:
+    return duckdb.sql(f"from '{out}/*.parquet' order by id").fetchall()
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Thirty tones, a long clip, and one each of corrupt, empty, silent."""
+    folder = tmp_path / "audio"
+    write_tones(folder, 30)
+    (folder / "long.flac").write_bytes(audio_bytes(tone(10), format="FLAC"))
+    (folder / "corrupt.mp3").write_bytes(b"\x12" * 4000)
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "silent.wav").write_bytes(audio_bytes(tone(1) * 0))
+    return folder
+
+
+def test_one_row_a_clip_in_the_exact_schema(mixed: Path, tmp_path: Path, tiny_model: str) -> None:
+    seen: list[tuple[int, int]] = []
+    notes: list[str] = []
+    events = Events(notes.append, progress=lambda progress: seen.append((progress.done, progress.failed)))
+    summary = run(mixed, tmp_path / "out", tiny_model, events)
+    assert (summary.clips, summary.failed, summary.total) == (34, 3, 34)
+    assert seen[0] == (0, 0)
+    assert seen[-1] == (34, 3)
+    assert "random weights" in notes[0]
+    assert status.verify(Folder(str(tmp_path / "out"))) == []
+    for part in (tmp_path / "out").glob("*.parquet"):
+        assert pq.read_schema(part).equals(tags.OWN)
+    reasons = dict(duckdb.sql(f"select status, count(*) from '{tmp_path}/out/*.parquet' group by 1").fetchall())
+    assert reasons == {"ok": 31, "undecodable": 1, "empty": 1, "silent": 1}
+
+
+def test_gpu_and_cpu_pipelines_agree(mixed: Path, tmp_path: Path, tiny_model: str) -> None:
+    run(mixed, tmp_path / "cpu", tiny_model)
+    notes: list[str] = []
+    run(mixed, tmp_path / "gpu", tiny_model, Events(notes.append), tag=ON_GPU)
+    assert "feeding 2 GPU predictors" in notes[-1]
+    for one, other in zip(rows(tmp_path / "cpu"), rows(tmp_path / "gpu"), strict=True):
+        assert one[4:10] == pytest.approx(other[4:10], abs=1e-4)
+        assert one[:4] + one[10:] == other[:4] + other[10:]
+
+
+def test_resume_update_retry_and_refusal(mixed: Path, tmp_path: Path, tiny_model: str) -> None:
+    out = tmp_path / "out"
+    first = run(mixed, out, tiny_model, limit=20)
+    assert (first.clips, first.total) == (20, 20)
+    rest = run(mixed, out, tiny_model)
+    assert (rest.before, rest.clips, rest.total) == (20, 14, 34)
+    assert run(mixed, out, tiny_model).clips == 0
+    (mixed / "new.wav").write_bytes(audio_bytes(tone(1)))
+    (mixed / "empty.wav").write_bytes(audio_bytes(tone(1)))
+    assert run(mixed, out, tiny_model, update=True).clips == 1
+    assert run(mixed, out, tiny_model, retry_errors=True).by_status == {"ok": 1, "undecodable": 1, "silent": 1}
+    assert status.verify(Folder(str(out))) == []
+    with pytest.raises(UserError, match="made with chunks false, now it is true"):
+        run(mixed, out, tiny_model, chunks=True)
+    assert run(mixed, out, tiny_model, chunks=True, overwrite=True).clips == 35
+
+
+def test_chunks_embeddings_and_the_caller_s_columns(mixed: Path, tmp_path: Path, tiny_model: str) -> None:
+    manifest = tmp_path / "m.parquet"
+    names = ["long.flac", "corrupt.mp3", "tone0001.wav"]
+    table = {"id": list("abc"), "uri": [f"audio/{name}" for name in names], "bpm": [90.5, None, 120.0], "pack": [{"n": 1}] * 3}
+    pq.write_table(pa.table(table), manifest)
+    run(manifest, tmp_path / "out", tiny_model, chunks=True, embeddings=True)
+    found = duckdb.sql(f"select id, n_chunks, len(embedding), bpm, pack.n from '{tmp_path}/out/*.parquet' order by 1")
+    assert found.fetchall() == [("a", 4, 8, 90.5, 1), ("b", 0, None, None, 1), ("c", 1, 8, 120.0, 1)]
+    chunks = duckdb.sql(f"select id, chunk, start_s from '{tmp_path}/out/chunks/*.parquet' order by 1, 2").fetchall()
+    assert chunks == [("a", 0, 0.0), ("a", 1, 3.0), ("a", 2, 6.0), ("a", 3, 7.0), ("c", 0, 0.0)]
+
+
+def test_the_same_audio_gives_the_same_scores_each_run(tmp_path: Path, tiny_model: str) -> None:
+    run(LOOPS, tmp_path / "one", tiny_model)
+    run(LOOPS, tmp_path / "two", tiny_model, tag=Tag(compute=Compute(device="cpu", shard_rows=3)))
+    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert len(one) == 12
+    for first, second in zip(one, two, strict=True):
+        assert first[4:10] == pytest.approx(second[4:10], abs=1e-6)
+        assert first[:4] + first[10:] == second[:4] + second[10:]

@@ -1,0 +1,24 @@
+import pytest
+
+from looptagger.cluster.plan import plan
+from looptagger.config import Compute
+from looptagger.errors import UserError
+
+
+def test_without_gpus_every_core_decodes_and_predicts() -> None:
+    assert plan(8, 0, Compute()).predictors == 0
+    assert str(plan(8, 0, Compute())) == "8 CPU workers that decode and predict"
+    assert plan(8, 2, Compute(device="cpu")).predictors == 0
+
+
+def test_gpus_are_shared_out() -> None:
+    assert plan(8, 2, Compute()).predictors == 2
+    assert plan(8, 1, Compute(gpus_per_predictor=0.1)).predictors == 10
+    assert str(plan(8, 1, Compute())) == "8 CPU decoders feeding 1 GPU predictors"
+
+
+def test_what_could_only_wait_for_ever_is_refused() -> None:
+    with pytest.raises(UserError, match="no CPU"):
+        plan(0, 4, Compute())
+    with pytest.raises(UserError, match="offers 0 GPUs where a predictor needs 1"):
+        plan(8, 0, Compute(device="cuda"))
