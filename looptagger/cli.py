@@ -2,6 +2,8 @@
 
 import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from looptagger import config, terminal
-from looptagger.errors import UserError
+from looptagger.errors import UserError, one_line
 from looptagger.model.checkpoint import UNTRAINED
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -190,3 +192,8 @@ def main(args: list[str] | None = None) -> None:
     except UserError as error:
         terminal.note(f"Error: {error}")
         sys.exit(2)
+    except Exception as error:  # a fault of ours: keep the details for a report, spare the terminal
+        with tempfile.NamedTemporaryFile("w", prefix="looptagger-", suffix=".log", delete=False) as log:
+            traceback.print_exc(file=log)
+        terminal.note(f"Internal error: {one_line(error)}. Please report it with {log.name}; no tags are lost.")
+        sys.exit(1)

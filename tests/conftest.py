@@ -152,6 +152,9 @@ def _wait_for_buckets(fs: Any, server: subprocess.Popen[bytes]) -> None:
 @pytest.fixture
 def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
     """The S3 server, with credentials in the environment."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()  # which holds what other tests signed with
     for key, value in s3_server.env.items():
         monkeypatch.setenv(key, value)
     return s3_server

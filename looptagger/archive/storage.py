@@ -120,6 +120,13 @@ def unread(error: BaseException) -> Unread:
     return Unread("unreadable", one_line(getattr(error, "strerror", None) or error))
 
 
+def _remedy(error: OSError) -> str:
+    """What went wrong on a local disk and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; free some space and run the same command again"
+    return f"{one_line(error.strerror or error)}; make it writable or choose another output"
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder on any filesystem. Files in it appear whole or not at all."""
@@ -155,7 +162,9 @@ class Folder:
             raise
         except Exception as error:  # client libraries raise their own kinds
             why = one_line(getattr(error, "strerror", None) or error)
-            raise UserError(f"{self.uri}: cannot be reached: {why}; check the permissions and the endpoint.") from error
+            raise UserError(
+                f"{self.uri}: cannot be reached: {why}; check the credentials, the permissions and the endpoint."
+            ) from error
 
     def names(self, sub: str = "") -> list[str]:
         """Names of the files directly in it or in a folder below, sorted; none where there is no such folder."""
@@ -180,30 +189,27 @@ class Folder:
 
         Raises UserError when the disk is full or the folder may not be written.
         """
-        try:
-            if self.is_local:
-                self._write_local(self.at(name), data)
-            else:
-                self.fs.pipe_file(self.at(name), bytes(data))
-        except Exception as error:  # client libraries raise their own kinds
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                why = "the disk is full; free some space and run the same command again"
-            else:
-                why = f"{one_line(getattr(error, 'strerror', None) or error)}; make it writable or choose another output"
-            raise UserError(f"{self.uri}: cannot write {name}: {why}.") from error
+        if self.is_local:
+            self._write_local(self.at(name), data)
+            return
+        with self.reached():
+            self.fs.pipe_file(self.at(name), bytes(data))
 
     def _write_local(self, path: str, data: bytes | memoryview) -> None:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        temporary = f"{os.path.dirname(path)}/.{os.path.basename(path)}.{os.getpid()}.tmp"
+        directory, name = os.path.split(path)
+        temporary = f"{directory}/.{name}.{os.getpid()}.tmp"
         try:
+            os.makedirs(directory, exist_ok=True)
             with open(temporary, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except BaseException:
-            if os.path.exists(temporary):
+        except BaseException as error:
+            with suppress(OSError):
                 os.unlink(temporary)
+            if isinstance(error, OSError):
+                raise UserError(f"{self.uri}: cannot write {name}: {_remedy(error)}.") from error
             raise
 
     def delete(self, names: Iterable[str]) -> None:

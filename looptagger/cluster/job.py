@@ -118,14 +118,16 @@ def _tag_rows(
 
     from looptagger.cluster import tagging
     from looptagger.cluster.plan import plan
-    from looptagger.cluster.session import session
+    from looptagger.cluster.session import session, storage_environment
 
     events.note("Starting Ray ..." if not ray.is_initialized() else "Using the Ray session that is open.")
     with session(job.address):
         have = ray.cluster_resources()
         summary.plan = plan(have.get("CPU", 0), have.get("GPU", 0), job.tag.compute)
         events.note(f"{writer.rows:,} clips to tag with {summary.plan}.")
-        details = tagging.Job(job.tag, audio, ray.put(model), job.chunks, job.embeddings)
+        details = tagging.Job(
+            job.tag, audio, ray.put(model), job.chunks, job.embeddings, storage_environment()
+        )
         progress = tagging.Progress(writer.rows)
         try:
             tagging.run(writer, rows, details, summary.plan, progress, events.progress)

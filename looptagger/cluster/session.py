@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +14,7 @@ os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 
 import ray
 import ray.data
+import ray.exceptions
 
 from looptagger.errors import UserError, one_line
 
@@ -28,15 +31,33 @@ def session(address: str | None) -> Iterator[None]:
         return
     named = address or os.environ.get("RAY_ADDRESS")
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=named, **quiet) if named else ray.init(address="local", include_dashboard=False, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"the Ray cluster at {named}" if named else "Ray on this machine"
         raise UserError(f"{where} cannot be used: {one_line(error)}.") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray puts its own there, which would end without a word
     try:
         yield
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise UserError(str(error.cause)) from None
+        raise
     finally:
         ray.shutdown()
+
+
+def storage_environment() -> dict[str, str]:
+    """This process's AWS variables: a worker of a cluster that was started without them takes them over."""
+    return {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
+
+
+def adopt(environment: dict[str, str]) -> None:
+    """Take over variables in a worker. They travel with the task, so that no log or dashboard shows them."""
+    for key, value in environment.items():
+        os.environ.setdefault(key, value)
 
 
 def hush() -> None:

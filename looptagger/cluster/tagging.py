@@ -25,6 +25,7 @@ from looptagger.archive.dataset import Work
 from looptagger.archive.storage import Folder
 from looptagger.archive.writer import PART, ROW, PartWriter
 from looptagger.cluster.plan import Plan
+from looptagger.cluster.session import adopt
 from looptagger.config import Audio, Tag
 
 
@@ -83,14 +84,15 @@ class Job:
     model: Any
     chunks: bool
     embeddings: bool
+    environment: dict[str, str] = field(repr=False)
 
 
 class ShardSource(Datasource):  # type: ignore[misc]
     """Reads a manifest shard by shard: each read task gives one block, the rows that are to be tagged."""
 
-    def __init__(self, folder: Folder, works: Sequence[Work], schema: pa.Schema) -> None:
+    def __init__(self, folder: Folder, works: Sequence[Work], schema: pa.Schema, job: Job) -> None:
         super().__init__()
-        self._folder, self._works, self._schema = folder, works, schema
+        self._folder, self._works, self._schema, self._job = folder, works, schema, job
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown; manifests are small beside the audio they name."""
@@ -102,10 +104,11 @@ class ShardSource(Datasource):  # type: ignore[misc]
 
     def _task(self, work: Work) -> ReadTask:
         metadata = BlockMetadata(num_rows=work.rows, size_bytes=200 * work.rows, input_files=None, exec_stats=None)
-        return ReadTask(partial(_read, self._folder, work), metadata, schema=self._schema)
+        return ReadTask(partial(_read, self._folder, work, self._job.environment), metadata, schema=self._schema)
 
 
-def _read(folder: Folder, work: Work) -> Iterator[pa.Table]:
+def _read(folder: Folder, work: Work, environment: dict[str, str]) -> Iterator[pa.Table]:
+    adopt(environment)
     table = manifest.read(folder, work.shard)
     table = table.append_column(PART, pa.array([work.part] * table.num_rows))
     table = table.append_column(ROW, pa.array(range(work.offset, work.offset + table.num_rows), pa.int64()))
@@ -142,12 +145,14 @@ class _Key:
 def _decode(rows: pa.Table, job: Job) -> Iterator[pa.Table]:
     from looptagger.steps import decoded
 
+    adopt(job.environment)
     yield from decoded(rows, job.audio, job.tag)
 
 
 def _decode_and_predict(rows: pa.Table, job: Job) -> Iterator[pa.Table]:
     from looptagger.steps import decoded, tagged
 
+    adopt(job.environment)
     predictor = _predictor(_Key(job))
     for table in decoded(rows, job.audio, job.tag):
         yield tagged(table, predictor, job.chunks, job.embeddings)
@@ -170,7 +175,7 @@ class Predict:
 def pipeline(folder: Folder, works: Sequence[Work], schema: pa.Schema, job: Job, plan: Plan) -> Any:
     """The lazy Ray dataset of tagged rows."""
     rows = ray.data.read_datasource(
-        ShardSource(folder, works, schema), override_num_blocks=len(works), ray_remote_args=_reader_place(folder)
+        ShardSource(folder, works, schema, job), override_num_blocks=len(works), ray_remote_args=_reader_place(folder)
     )
     batches = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
     if not plan.predictors:

@@ -1,0 +1,263 @@
+"""The command line as people and schedulers meet it: exit codes, sentences, kills and restarts, Ray jobs."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from looptagger.archive import status
+from looptagger.archive.storage import Folder
+from looptagger.cli import main
+from looptagger.config import Model
+from looptagger.model import checkpoint
+from tests.conftest import LOOPS, write_tones
+
+ROOT = Path(__file__).parents[1]
+CLEAN = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "AWS_"))} | {
+    "RAY_USAGE_STATS_ENABLED": "0"
+}
+
+
+def call(*args: object) -> int:
+    try:
+        main([str(arg) for arg in args])
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    return 0
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["tag"], ["status"], ["show"], ["compact"], ["model"], ["model", "info"], ["model", "import"]])
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_everywhere_with_an_example(command: list[str], flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(*command, flag) == 0
+    text = capsys.readouterr().out
+    assert "Example: looptagger" in text or command == ["model"]
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    """A folder of things that are wrong."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "path.csv").write_text("id,path\n1,a.wav\n")
+    (tmp_path / "twice.csv").write_text("id,uri\n1,a.wav\n1,b.wav\n")
+    (tmp_path / "junk.parquet").write_text("junk")
+    data = checkpoint.untrained(Model(channels=2)).replace(rb"hcnn", rb"gru_", 1)
+    (tmp_path / "other.safetensors").write_bytes(data)
+    (tmp_path / "junk.pth").write_bytes(b"junk")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ("tag {d}/nowhere -o {d}/out", "{d}/nowhere: no such file or folder"),
+        ("tag {d}/empty -o {d}/out", "{d}/empty: no audio files found"),
+        ("tag {d}/junk.parquet -o {d}/out", "junk.parquet: cannot be read as a manifest"),
+        ("tag {d}/path.csv -o {d}/out", "path.csv: a manifest needs a column `uri`; this one has id, path"),
+        ("tag {d}/twice.csv -o {d}/out", "the id '1' comes twice (rows 1 and 2)"),
+        ("tag {d} -o {d}/out --model {d}/other.safetensors", "other.safetensors: the checkpoint's model.kind"),
+        ("tag {d} -o {d}/out --model {d}/junk.pth", "junk.pth: not a safetensors checkpoint"),
+        ("tag {d} -o {d}/out --model nope", "nope: no such model"),
+        ("tag {d} -o {d}/file", "{d}/file: is a file; give a folder"),
+        ("tag {d} -o {d}/out --set chunking.max_chunk=3", "no setting 'chunking.max_chunk'"),
+        ("tag {d} -o {d}/out --set x", "write it as key=value"),
+        ("tag {d} -o {d}/out --config {d}/none.yaml", "none.yaml: cannot be read"),
+        ("tag {d} -o {d}/out --limit 0", "0 is not in the range"),
+        ("tag {d} -o {d}/out --colour red", "No such option"),
+        ("tag {d}", "Missing option"),
+        ("tag -o {d}/out", "Missing argument"),
+        ("tag warez://x -o {d}/out", "warez:// cannot be reached"),
+        ("status {d}/empty", "no looptagger output there"),
+        ("show {d}/empty", "no looptagger output there"),
+        ("compact {d}/empty", "no looptagger output there"),
+        ("model info {d}/junk.pth", "not a safetensors checkpoint"),
+        ("model import {d}/junk.pth -o {d}/out", "not a file of plain PyTorch weights"),
+        ("frobnicate", "No such command"),
+    ],
+)
+def test_wrong_use_is_one_sentence_and_exit_code_2(args: str, says: str, bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(*args.format(d=bad).split()) == 2
+    text = " ".join(said(capsys).split())
+    assert says.format(d=bad) in text
+    assert "Traceback" not in text
+    assert not (bad / "out").exists()
+
+
+def test_no_permission_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("tag", LOOPS, "-o", "/proc/nope/out") == 2
+    assert "/proc/nope/out: cannot be written" in said(capsys)
+
+
+def test_a_fault_of_ours_is_kept_for_a_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr(checkpoint, "resolve", fail)
+    assert call("model", "info", "x") == 1
+    text = said(capsys)
+    assert "Internal error: surprise" in text
+    log = Path(text.split("report it with ")[1].split(";")[0].strip())
+    assert "Traceback" in log.read_text()
+    log.unlink()
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_tag_show_status_compact(tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "in").mkdir()
+    write_tones(tmp_path / "in", 9)
+    (tmp_path / "in" / "bad.wav").write_bytes(b"junk")
+    flags = ("-o", out, "--model", tiny_model, "--set", "compute.device=cpu")
+    assert call("tag", tmp_path / "in", *flags, "--fail-on-error") == 1
+    text = said(capsys)
+    assert "random weights" in text
+    assert "10/10 clips (100%), 1 failed" in text
+    assert "1 undecodable). 10 of 10 are in" in text
+    assert call("tag", tmp_path / "in", *flags) == 0
+    assert "Nothing to do: all 10 clips have a row" in said(capsys)
+    assert call("show", out) == 0
+    table = capsys.readouterr().out
+    assert "tone0003.wav" in table
+    assert "undecodable: no decoder could read it" in " ".join(table.split())
+    assert call("compact", out) == 0
+    assert "2 parts before, 1 now" in said(capsys)
+    assert call("status", out, "--verify") == 0
+    text = " ".join(said(capsys).split())
+    assert "10 of 10 clips have a row in 1 part, 0 left, 1 failed (1 undecodable)" in text
+    assert "Every part is whole" in text
+    next(out.glob("part-*")).unlink()
+    assert call("status", out, "--verify") == 1
+    assert "shards 0 to 1 are not tagged yet" in said(capsys)
+
+
+def test_model_import_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    from looptagger.config import Audio
+    from looptagger.model.hcnn import HCNN
+    from tests.model.test_published import published_key
+
+    state = HCNN(Model(channels=2), Audio()).state_dict()
+    torch.save({name: value for key, value in state.items() if (name := published_key(key))}, tmp_path / "p.pth")
+    assert call("model", "import", tmp_path / "p.pth", "-o", tmp_path / "mine.safetensors", "--licence", "CC0-1.0") == 0
+    assert call("model", "info", tmp_path / "mine.safetensors") == 0
+    assert '"imported_from": "p.pth"' in capsys.readouterr().out
+
+
+def start(source: Path, out: Path, model: str, *more: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "looptagger", "tag", str(source), "-o", str(out), "--model", model]
+    command += ["--set", "compute.shard_rows=4", *more]
+    return subprocess.Popen(command, cwd=ROOT, env=CLEAN, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def kill_tree(leader: int) -> None:
+    """SIGKILL for a process and all that descend from it, as when a machine is taken away."""
+    tree = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = dict(map(int, line.split()) for line in tree.splitlines())  # type: ignore[arg-type]
+    doomed = {leader}
+    while more := {pid for pid, parent in parents.items() if parent in doomed} - doomed:
+        doomed |= more
+    for pid in doomed:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def rows_readable_now(out: Path) -> int:
+    """DuckDB reads every part there is, at any moment."""
+    if not list(out.glob("*.parquet")):
+        return 0
+    return int(duckdb.sql(f"select count(*) from '{out}/*.parquet'").fetchall()[0][0])
+
+
+@pytest.fixture(scope="module")
+def slow_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Wide enough that two hundred clips take some seconds."""
+    path = tmp_path_factory.mktemp("model") / "slow.safetensors"
+    path.write_bytes(checkpoint.untrained(Model(channels=96)))
+    return str(path)
+
+
+@pytest.mark.parametrize("how", ["kill", "interrupt", "terminate"])
+def test_a_run_cut_off_half_way_goes_on_to_one_row_a_clip(how: str, tmp_path: Path, slow_model: str) -> None:
+    write_tones(tmp_path / "in", 240)
+    out = tmp_path / "out"
+    job = start(tmp_path / "in", out, slow_model)
+    deadline = time.monotonic() + 120
+    while rows_readable_now(out) < 20 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if how == "kill":
+        kill_tree(job.pid)
+        job.wait()
+    else:
+        job.send_signal(signal.SIGINT if how == "interrupt" else signal.SIGTERM)
+        text = job.communicate(timeout=60)[1].decode()
+        assert job.returncode == 130, text
+        assert "Stopped. The same command goes on from here." in text
+        assert "Traceback" not in text
+    assert 20 <= rows_readable_now(out) < 240
+    again = start(tmp_path / "in", out, slow_model)
+    while again.poll() is None:
+        rows_readable_now(out)
+        time.sleep(0.1)
+    assert again.returncode == 0
+    found = duckdb.sql(f"select count(*), count(distinct id) from '{out}/*.parquet'").fetchall()
+    assert found == [(240, 240)]
+    assert status.verify(Folder(str(out))) == []
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "looptagger", "--version"], capture_output=True, text=True, cwd=ROOT)
+    assert "0.1.0" in done.stdout
+
+
+def _free_port() -> int:
+    with socket.socket() as each:
+        each.bind(("127.0.0.1", 0))
+        return int(each.getsockname()[1])
+
+
+@pytest.fixture
+def ray_head() -> Iterator[tuple[dict[str, str], str]]:
+    """A Ray head node with its job server, as `ray start --head` makes it; its environment and the server's address."""
+    bin_ = Path(sys.executable).parent
+    port, dashboard = _free_port(), _free_port()
+    env = CLEAN | {"PATH": f"{bin_}:{os.environ['PATH']}", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    flags = [f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--include-dashboard=true"]
+    command = [bin_ / "ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", *flags]
+    head = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield env, f"http://127.0.0.1:{dashboard}"
+    finally:
+        kill_tree(head.pid)
+        head.wait()
+
+
+def test_ray_job_submit_does_what_the_command_does(
+    ray_head: tuple[dict[str, str], str], tmp_path: Path, tiny_model: str
+) -> None:
+    env, address = ray_head
+    entry = ["python", "jobs/tag.py", str(LOOPS), "-o", str(tmp_path / "out"), "--model", tiny_model]
+    submit = ["ray", "job", "submit", f"--address={address}", "--working-dir", ".", "--", *entry]
+    for _ in range(30):
+        done = subprocess.run(submit, env=env, cwd=ROOT, capture_output=True, text=True, timeout=200)
+        if "Failed to connect" not in done.stderr + done.stdout:
+            break
+        time.sleep(1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "12 of 12 are in" in " ".join(done.stdout.split())
+    assert status.verify(Folder(str(tmp_path / "out"))) == []

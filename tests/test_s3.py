@@ -1,0 +1,152 @@
+"""From bucket to bucket against a real S3 server process on loopback."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+import s3fs
+
+from looptagger.archive import dataset, lock, status
+from looptagger.archive.sources import open_sources
+from looptagger.archive.storage import Folder, Unread, open_files
+from looptagger.cluster.job import Summary, TagJob, tag
+from looptagger.config import Compute, Limits, Storage, Tag
+from looptagger.errors import UserError
+from tests.conftest import S3, audio_bytes, tone
+
+NAMES = ("plain.wav", "with space.wav", "ünïcode ♪.wav", "a#b%20c+d.wav", "deep/er/x.wav", "what?.wav", "a[1].wav")
+
+
+def settings(s3: S3, **storage: Any) -> Tag:
+    where = Storage(endpoint_url=s3.endpoint, timeout_s=5, attempts=2, **storage)
+    return Tag(storage=where, compute=Compute(device="cpu", shard_rows=4))
+
+
+@pytest.fixture
+def prefix(s3: S3, request: pytest.FixtureRequest) -> str:
+    """A folder of a dozen clips with awkward keys, one of them empty and one corrupt, private to a test."""
+    where = f"{request.node.name}/loops"
+    for i, name in enumerate(NAMES):
+        s3.fs.pipe_file(f"private/{where}/{name}", audio_bytes(tone(0.5, 300 + 40 * i)))
+    s3.fs.pipe_file(f"private/{where}/zero.wav", b"")
+    s3.fs.pipe_file(f"private/{where}/junk.flac", b"junk" * 500)
+    s3.fs.pipe_file(f"private/{where}/readme.txt", b"no audio")
+    return f"s3://private/{where}"
+
+
+def run(s3: S3, source: str, out: str, model: str, **how: Any) -> Summary:
+    return tag(TagJob((source,), out, model, **({"tag": settings(s3)} | how)))
+
+
+def rows(s3: S3, out: str) -> list[tuple[Any, ...]]:
+    """All rows, each part read whole: what a reader of OUT/*.parquet sees."""
+    files = s3.fs.glob(f"{out.removeprefix('s3://')}/*.parquet")
+    tables = [pq.read_table(s3.fs.open(name)) for name in files]
+    return [row for table in tables for row in duckdb.from_arrow(table).fetchall()]
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_bucket_to_bucket_and_resume(s3: S3, prefix: str, tiny_model: str) -> None:
+    out = prefix.replace("/loops", "/tags")
+    summary = run(s3, prefix, out, tiny_model)
+    assert summary.by_status == {"ok": len(NAMES), "empty": 1, "undecodable": 1}
+    found = rows(s3, out)
+    assert sorted(row[1] for row in found if row[2] == "ok") == sorted(f"{prefix}/{name}" for name in NAMES)
+    folder = Folder(out, settings(s3).storage)
+    assert status.verify(folder) == []
+    assert status.status(folder).holder is None
+    folder.delete(["part-0000001.parquet"])
+    again = run(s3, prefix, out, tiny_model)
+    assert (again.before, again.clips) == (5, 4)
+    assert len(rows(s3, out)) == len(found)
+    assert status.verify(folder) == []
+    s3.fs.pipe_file(f"{prefix.removeprefix('s3://')}/zero.wav", audio_bytes(tone(0.5)))
+    assert run(s3, prefix, out, tiny_model, retry_errors=True).by_status == {"ok": 1, "undecodable": 1}
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_manifest_on_s3_to_a_local_folder(s3: S3, prefix: str, tiny_model: str, tmp_path: Path) -> None:
+    key = f"{prefix.removeprefix('s3://')}/m.csv"
+    s3.fs.pipe_file(key, f"id,uri,bpm\n1,plain.wav,90\n2,{prefix}/gone.wav,91\n".encode())
+    run(s3, f"s3://{key}", str(tmp_path / "out"), tiny_model)
+    found = duckdb.sql(f"select id, uri, status, bpm from '{tmp_path}/out/*.parquet' order by id").fetchall()
+    assert found == [("1", f"{prefix}/plain.wav", "ok", 90), ("2", f"{prefix}/gone.wav", "missing", 91)]
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_anonymous_reads_of_a_public_bucket(
+    s3_server: S3, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in s3_server.env:
+        monkeypatch.delenv(key, raising=False)
+    s3fs.S3FileSystem.clear_instance_cache()  # which holds what earlier tests signed with
+    s3_server.fs.pipe_file("public/anon/a.wav", audio_bytes(tone(1.0)))
+    open_to_all = settings(s3_server, anonymous=True)
+    assert run(s3_server, "s3://public/anon", str(tmp_path / "out"), tiny_model, tag=open_to_all).by_status == {"ok": 1}
+    with pytest.raises(UserError, match="s3://private: cannot be listed.*credentials"):
+        run(s3_server, "s3://private", str(tmp_path / "no"), tiny_model, tag=open_to_all)
+    with pytest.raises(UserError, match="Unable to locate credentials"):
+        run(s3_server, "s3://public/anon", str(tmp_path / "no"), tiny_model)
+    assert not (tmp_path / "no").exists()
+
+
+def test_listing_goes_on_past_a_page(s3: S3) -> None:
+    files = {f"private/many/{i:04d}.wav": b"x" for i in range(1005)}
+    s3.fs.pipe(files)
+    (listing,) = open_sources(["s3://private/many"], settings(s3).storage)
+    assert sum(batch.num_rows for batch in listing.batches()) == 1005
+
+
+def test_prefixes_globs_files_and_what_is_not_there(s3: S3, prefix: str) -> None:
+    storage = settings(s3).storage
+
+    def uris(source: str) -> list[str]:
+        (listing,) = open_sources([source], storage)
+        return [row["uri"].removeprefix(f"{prefix}/") for batch in listing.batches() for row in batch.to_pylist()]
+
+    assert set(uris(prefix)) == {*NAMES, "zero.wav", "junk.flac"}
+    assert uris(f"{prefix}/deep/") == ["deep/er/x.wav"]
+    assert uris(f"{prefix}/p*.wav") == ["plain.wav"]
+    assert uris(f"{prefix}/a[1].wav") == ["a[1].wav"]
+    assert uris(f"{prefix}/readme.txt") == ["readme.txt"]
+    assert uris(f"{prefix}/nothing") == []
+    with pytest.raises(UserError, match="no such bucket"):
+        uris("s3://nobucket/x")
+
+
+def test_reasons_of_single_objects(s3: S3, prefix: str) -> None:
+    storage = settings(s3).storage
+    (gone,) = open_files([f"{prefix}/gone.wav"], storage, Limits())
+    assert isinstance(gone, Unread)
+    assert gone.status == "missing"
+    s3.fs.pipe_file("private/large.wav", b"\0" * (9 << 20))
+    (large, over) = (open_files(["s3://private/large.wav"], storage, Limits(max_bytes=n))[0] for n in (1 << 30, 1 << 20))
+    assert len(large.read()) == 9 << 20  # type: ignore[union-attr]
+    assert isinstance(over, Unread)
+    assert over.status == "too_large"
+
+
+def test_a_server_that_is_not_there_is_a_sentence(s3: S3, tiny_model: str, tmp_path: Path) -> None:
+    nowhere = Tag(storage=Storage(endpoint_url="http://127.0.0.1:9", timeout_s=1, attempts=1))
+    with pytest.raises(UserError, match="s3://private/x"):
+        run(s3, "s3://private/x", str(tmp_path / "out"), tiny_model, tag=nowhere)
+    with pytest.raises(UserError, match="s3://private/out.*endpoint"):
+        run(s3, "s3://private/x", "s3://private/out", tiny_model, tag=nowhere)
+
+
+def test_one_writer_an_object_store_prefix(s3: S3) -> None:
+    folder = Folder("s3://private/locked", settings(s3).storage)
+    other = {"host": "elsewhere", "pid": 1, "renewed": time.time()}
+    folder.write(lock.NAME, json.dumps(other).encode())
+    with pytest.raises(UserError, match="process 1 on elsewhere"), lock.held(folder):
+        pass
+    folder.write(lock.NAME, json.dumps({**other, "renewed": time.time() - 100}).encode())
+    with lock.held(folder):
+        assert json.loads(folder.read(lock.NAME) or b"{}")["pid"] == os.getpid()
+    assert folder.read(lock.NAME) is None
+    assert dataset.load(folder) is None
