@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Exit codes: 0 done, 1 failed clips with --fail-on-error, 2 wrong use, 130 interrupted."""
+"""The command line: parse, call, print. Exit codes: 0 done, 1 failures, 2 wrong use, 130 interrupted."""
 
 import signal
 import sys
@@ -24,14 +24,27 @@ def storage_options(command: F) -> F:
     for option in (
         click.option("--endpoint-url", metavar="URL", help="An S3-compatible server; AWS_ENDPOINT_URL works too."),
         click.option("--anonymous", is_flag=True, help="Read s3:// sources without credentials."),
-        click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a setting, e.g. chunking.max_chunks=10."),
-        click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings as YAML; configs/tag.yaml lists them."),
+        click.option(
+            "--set",
+            "overrides",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="Override a setting, e.g. chunking.max_chunks=10.",
+        ),
+        click.option(
+            "--config",
+            "config_file",
+            type=click.Path(path_type=Path),
+            help="Settings as YAML; configs/tag.yaml lists them.",
+        ),
     ):
         command = option(command)
     return command
 
 
-def tag_settings(config_file: Path | None, overrides: tuple[str, ...], endpoint_url: str | None, anonymous: bool) -> config.Tag:
+def tag_settings(
+    config_file: Path | None, overrides: tuple[str, ...], endpoint_url: str | None, anonymous: bool
+) -> config.Tag:
     """The tagging settings: defaults, then the file, then --set, then the storage flags."""
     extra = [f"storage.endpoint_url={endpoint_url}"] if endpoint_url else []
     extra += ["storage.anonymous=true"] if anonymous else []

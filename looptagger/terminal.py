@@ -92,12 +92,12 @@ def summary(done: "Summary", where: str) -> None:
     if not done.clips:
         note(f"Nothing to do: all {done.total:,} clips have a row in {where}.")
     else:
-        rate = done.clips / done.seconds if done.seconds else 0.0
-        hours = done.audio_s / 3600
-        note(
-            f"{done.clips:,} clips in {clock(done.seconds)} ({rate:,.1f} clips/s with start-up, {hours:,.2f} h of audio), "
-            f"{done.failed:,} failed{_reasons(done.by_status)}. {done.before + done.clips:,} of {done.total:,} are in {where}."
+        speed = (
+            f"{done.clips / max(done.seconds, 1e-9):,.1f} clips/s with start-up, {done.audio_s / 3600:,.2f} h of audio"
         )
+        failures = f"{done.failed:,} failed{_reasons(done.by_status)}"
+        note(f"{plural(done.clips, 'clip')} in {clock(done.seconds)} ({speed}), {failures}.")
+        note(f"{done.before + done.clips:,} of {done.total:,} are in {where}.")
     note(f"Look: looptagger show {where}    Ask: {query(where)}")
 
 
@@ -108,7 +108,8 @@ def _reasons(by_status: Mapping[str, int]) -> str:
 
 def query(where: str) -> str:
     """A first query for DuckDB's shell."""
-    return f"""duckdb -c "select id, roles, bass from '{where}/*.parquet' where bass > 0.5 order by bass desc limit 10" """.strip()
+    select = f"select id, roles, bass from '{where}/*.parquet' where bass > 0.5 order by bass desc limit 10"
+    return f'duckdb -c "{select}"'
 
 
 def tags_table(rows: pa.Table, strip: str) -> Table:
@@ -126,14 +127,18 @@ def tags_table(rows: pa.Table, strip: str) -> Table:
 def _cells(row: Mapping[str, Any], strip: str) -> list[str]:
     scores = ["" if row[role] is None else f"{row[role]:.2f}" for role in ROLES]
     length = "" if row["duration_s"] is None else f"{row['duration_s']:.2f} s"
-    last = ", ".join(row["roles"]) or "none over its threshold" if row["roles"] is not None else f"{row['status']}: {row['error']}"
+    if row["roles"] is None:
+        last = f"{row['status']}: {row['error']}"
+    else:
+        last = ", ".join(row["roles"]) or "none over its threshold"
     return [escape(row["id"].removeprefix(strip)), *scores, length, escape(last)]
 
 
 def show(rows: pa.Table, where: str) -> None:
     """An output's rows as a table, and how to ask for more."""
     ids = rows.column("id").to_pylist()
-    strip = os.path.commonprefix([text for text in ids if not text.startswith("file://")]).rpartition("/")[0] + "/"
+    folders = [text.rpartition("/")[0] for text in ids if text.startswith("/")]
+    strip = f"{os.path.commonpath(folders)}/" if folders else ""
     out.print(tags_table(rows, strip))
     out.print(f"\nAsk more: {escape(query(where))}", soft_wrap=True)
 
@@ -143,6 +148,6 @@ def status(found: "Status", where: str) -> None:
     writing = f", {found.holder} is writing" if found.holder else ""
     speed = f", {found.clips_per_s:,.1f} clips/s so far" if found.clips_per_s else ""
     note(
-        f"{where}: {found.done:,} of {found.total:,} clips have a row in {plural(found.parts, 'part')}, {found.left:,} left, "
-        f"{found.failed:,} failed{_reasons(found.by_status)}{speed}{writing}."
+        f"{where}: {found.done:,} of {found.total:,} clips have a row in {plural(found.parts, 'part')}, "
+        f"{found.left:,} left, {found.failed:,} failed{_reasons(found.by_status)}{speed}{writing}."
     )

@@ -1,6 +1,7 @@
 """The command line as people and schedulers meet it: exit codes, sentences, kills and restarts, Ray jobs."""
 
 import os
+import re
 import secrets
 import signal
 import socket
@@ -38,7 +39,9 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["tag"], ["status"], ["show"], ["compact"], ["model"], ["model", "info"], ["model", "import"]])
+@pytest.mark.parametrize(
+    "command", [[], ["tag"], ["status"], ["show"], ["compact"], ["model"], ["model", "info"], ["model", "import"]]
+)
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_everywhere_with_an_example(command: list[str], flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(*command, flag) == 0
@@ -88,7 +91,9 @@ def bad(tmp_path: Path) -> Path:
         ("frobnicate", "No such command"),
     ],
 )
-def test_wrong_use_is_one_sentence_and_exit_code_2(args: str, says: str, bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_use_is_one_sentence_and_exit_code_2(
+    args: str, says: str, bad: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(*args.format(d=bad).split()) == 2
     text = " ".join(said(capsys).split())
     assert says.format(d=bad) in text
@@ -101,7 +106,9 @@ def test_no_permission_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "/proc/nope/out: cannot be written" in said(capsys)
 
 
-def test_a_fault_of_ours_is_kept_for_a_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_of_ours_is_kept_for_a_report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail(_: object) -> None:
         raise RuntimeError("surprise")
 
@@ -125,7 +132,8 @@ def test_tag_show_status_compact(tiny_model: str, tmp_path: Path, capsys: pytest
     text = said(capsys)
     assert "random weights" in text
     assert "10/10 clips (100%), 1 failed" in text
-    assert "1 undecodable). 10 of 10 are in" in text
+    assert "1 failed (1 undecodable)" in text
+    assert "10 of 10 are in" in text
     assert call("tag", tmp_path / "in", *flags) == 0
     assert "Nothing to do: all 10 clips have a row" in said(capsys)
     assert call("show", out) == 0
@@ -235,9 +243,18 @@ def _free_port() -> int:
 def ray_head() -> Iterator[tuple[dict[str, str], str]]:
     """A Ray head node with its job server, as `ray start --head` makes it; its environment and the server's address."""
     bin_ = Path(sys.executable).parent
-    port, dashboard = _free_port(), _free_port()
-    env = CLEAN | {"PATH": f"{bin_}:{os.environ['PATH']}", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    flags = [f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--include-dashboard=true"]
+    port, dashboard, agent = _free_port(), _free_port(), _free_port()
+    env = CLEAN | {
+        "PATH": f"{bin_}:{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
+    flags = [
+        f"--port={port}",
+        f"--dashboard-port={dashboard}",
+        "--dashboard-host=127.0.0.1",
+        "--include-dashboard=true",
+    ]
     command = [bin_ / "ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", *flags]
     head = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -255,7 +272,7 @@ def test_ray_job_submit_does_what_the_command_does(
     submit = ["ray", "job", "submit", f"--address={address}", "--working-dir", ".", "--", *entry]
     for _ in range(30):
         done = subprocess.run(submit, env=env, cwd=ROOT, capture_output=True, text=True, timeout=200)
-        if "Failed to connect" not in done.stderr + done.stdout:
+        if done.returncode == 0 or not re.search("Failed to connect|try again later", done.stderr + done.stdout):
             break
         time.sleep(1)
     assert done.returncode == 0, done.stdout + done.stderr

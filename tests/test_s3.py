@@ -125,7 +125,9 @@ def test_reasons_of_single_objects(s3: S3, prefix: str) -> None:
     assert isinstance(gone, Unread)
     assert gone.status == "missing"
     s3.fs.pipe_file("private/large.wav", b"\0" * (9 << 20))
-    (large, over) = (open_files(["s3://private/large.wav"], storage, Limits(max_bytes=n))[0] for n in (1 << 30, 1 << 20))
+    (large, over) = (
+        open_files(["s3://private/large.wav"], storage, Limits(max_bytes=n))[0] for n in (1 << 30, 1 << 20)
+    )
     assert len(large.read()) == 9 << 20  # type: ignore[union-attr]
     assert isinstance(over, Unread)
     assert over.status == "too_large"

@@ -189,12 +189,12 @@ def clear(folder: Folder) -> None:
 
 
 def parts(folder: Folder, sub: str = "") -> tuple[list[tags.Part], list[tags.Part]]:
-    """The parts in force, in order, and those left over from a compaction that was cut off (their rows are in another)."""
+    """The parts in force, in order, and those that a cut-off compaction left over (their rows are in another)."""
     every = sorted(
         (part for name in folder.names(sub) if (part := tags.parse(name))), key=lambda part: (part.first, -part.last)
     )
     live: list[tags.Part] = []
-    stale = []
+    stale: list[tags.Part] = []
     for part in every:
         (stale if live and part.last <= live[-1].last else live).append(part)
     return live, stale

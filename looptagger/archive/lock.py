@@ -36,7 +36,7 @@ def _held_file(folder: Folder) -> Iterator[None]:
     path = folder.at(NAME)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        file = open(path, "a+")
+        file = open(path, "a+")  # noqa: SIM115 (held by the with statement below)
     except OSError as error:
         why = one_line(error.strerror or error)
         raise UserError(f"{folder.uri}: cannot be written: {why}; make it writable or choose another output.") from None

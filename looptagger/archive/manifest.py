@@ -208,4 +208,6 @@ def _repetition(folder: Folder, files: Sequence[ManifestFile], digest: bytes) ->
             text = table.column("id")[int(index)].as_py()
             places.append(f"{first + int(index):,}")
         first += table.num_rows
-    return f"the id {text!r} comes twice (rows {' and '.join(places[:2])}); ids must be unique, or leave the column out."
+    return (
+        f"the id {text!r} comes twice (rows {' and '.join(places[:2])}); ids must be unique, or leave the column out."
+    )

@@ -18,8 +18,11 @@ from looptagger.errors import UserError, one_line
 BATCH_ROWS = 65_536
 
 AUDIO_ENDINGS = frozenset(
-    "wav wave bwf rf64 w64 aif aiff aifc caf au snd flac ogg oga opus spx mp3 mp2 mpga m4a m4b mp4 aac ac3 "
-    "wma webm weba mka wv ape tta mpc amr 3gp voc sf paf".split()
+    {
+        *("wav", "wave", "bwf", "rf64", "w64", "aif", "aiff", "aifc", "caf", "au", "snd", "voc", "sf", "paf"),
+        *("flac", "wv", "ape", "tta", "ogg", "oga", "opus", "spx", "mp3", "mp2", "mpga", "mpc", "ac3", "amr"),
+        *("m4a", "m4b", "mp4", "aac", "3gp", "wma", "webm", "weba", "mka"),
+    }
 )
 """Endings taken from folders and prefixes. A file named outright is taken whatever its ending."""
 

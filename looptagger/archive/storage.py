@@ -82,10 +82,9 @@ def _open_local(uri: str, limits: Limits) -> BinaryIO | Unread:
             return Unread("unreadable", "not a regular file")
         if info.st_size > limits.max_bytes:
             return _too_large(info.st_size, limits)
-        file = open(path, "rb")
         if info.st_size > WHOLE_BYTES:
-            return file
-        with file:
+            return open(path, "rb")
+        with open(path, "rb") as file:
             return io.BytesIO(file.read())
     except OSError as error:
         return unread(error)

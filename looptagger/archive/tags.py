@@ -98,4 +98,6 @@ def read_part(folder: Folder, name: str, columns: Sequence[str] | None = None) -
         with folder.fs.open(folder.at(name), "rb") as file:
             return pq.read_table(file, columns=list(columns) if columns else None)
     except pa.ArrowInvalid:
-        raise UserError(f"{folder.uri}/{name}: not a whole Parquet file; delete it and run the same command again.") from None
+        raise UserError(
+            f"{folder.uri}/{name}: not a whole Parquet file; delete it and run the same command again."
+        ) from None

@@ -1,0 +1,1 @@
+"""Bytes into waveforms, waveforms into chunks."""

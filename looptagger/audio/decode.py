@@ -87,7 +87,7 @@ def _heard(source: AudioSource, audio: Audio, chunking: Chunking, limits: Limits
     else:
         waveform, duration_s = _whole(source, audio, limits)
         first = chunk.starts(len(waveform), size, hop, chunking.max_chunks)
-        pcm = chunk.cut(waveform, first, size)
+        pcm = chunk.cut(waveform, first, size).astype(np.int16, copy=False)
     peak = int(np.abs(pcm.astype(np.int32)).max())
     if peak < 32768 * 10 ** (chunking.silence_db / 20):
         raise Undecoded("silent", f"no sample over {chunking.silence_db:g} dBFS")

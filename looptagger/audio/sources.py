@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import av
 import numpy as np
@@ -76,7 +76,7 @@ class FfmpegSource:
 
     frames = 0
 
-    def __init__(self, container: av.container.InputContainer, clock: Clock) -> None:
+    def __init__(self, container: Any, clock: Clock) -> None:
         if not container.streams.audio:
             raise ValueError("no audio stream")
         self.container, self.clock = container, clock
@@ -111,7 +111,7 @@ class FfmpegSource:
             for frame in frames:
                 if frame.sample_rate == self.rate and frame.layout.nb_channels == self.channels:
                     for planar in to_planar.resample(frame):
-                        yield planar.to_ndarray().T
+                        yield planar.to_ndarray().T.astype(np.float32, copy=False)
 
     def read_at(self, first: int, frames: int) -> Samples:
         """Not offered: seeking by time in compressed streams is not exact."""

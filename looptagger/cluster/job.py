@@ -125,9 +125,7 @@ def _tag_rows(
         have = ray.cluster_resources()
         summary.plan = plan(have.get("CPU", 0), have.get("GPU", 0), job.tag.compute)
         events.note(f"{writer.rows:,} clips to tag with {summary.plan}.")
-        details = tagging.Job(
-            job.tag, audio, ray.put(model), job.chunks, job.embeddings, storage_environment()
-        )
+        details = tagging.Job(job.tag, audio, ray.put(model), job.chunks, job.embeddings, storage_environment())
         progress = tagging.Progress(writer.rows)
         try:
             tagging.run(writer, rows, details, summary.plan, progress, events.progress)

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # Before ray is imported: it reads these then.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -30,7 +31,7 @@ def session(address: str | None) -> Iterator[None]:
         yield
         return
     named = address or os.environ.get("RAY_ADDRESS")
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=named, **quiet) if named else ray.init(address="local", include_dashboard=False, **quiet)

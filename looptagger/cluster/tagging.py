@@ -28,7 +28,6 @@ from looptagger.cluster.plan import Plan
 from looptagger.cluster.session import adopt
 from looptagger.config import Audio, Tag
 
-
 GPU_ROWS = 128
 """Clips handed to a GPU predictor at once; at 40 chunks each, the most there can be by default, 490 MB."""
 
@@ -87,18 +86,20 @@ class Job:
     environment: dict[str, str] = field(repr=False)
 
 
-class ShardSource(Datasource):  # type: ignore[misc]
+class ShardSource(Datasource):
     """Reads a manifest shard by shard: each read task gives one block, the rows that are to be tagged."""
 
     def __init__(self, folder: Folder, works: Sequence[Work], schema: pa.Schema, job: Job) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._folder, self._works, self._schema, self._job = folder, works, schema, job
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Unknown; manifests are small beside the audio they name."""
         return None
 
-    def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, **_: Any) -> list[ReadTask]:
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
         """One task a shard, whatever parallelism Ray suggests."""
         return [self._task(work) for work in self._works]
 
@@ -177,7 +178,7 @@ def pipeline(folder: Folder, works: Sequence[Work], schema: pa.Schema, job: Job,
     rows = ray.data.read_datasource(
         ShardSource(folder, works, schema, job), override_num_blocks=len(works), ray_remote_args=_reader_place(folder)
     )
-    batches = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+    batches: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
     if not plan.predictors:
         return rows.map_batches(_decode_and_predict, fn_kwargs={"job": job}, **batches)
     heard = rows.map_batches(_decode, fn_kwargs={"job": job}, **batches)

@@ -1,0 +1,1 @@
+"""The Harmonic CNN: its filters, its network, its checkpoints, its use."""

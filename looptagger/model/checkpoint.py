@@ -89,7 +89,9 @@ def load(data: bytes, name: str) -> tuple["HCNN", Card]:
     try:
         network = HCNN(found.model, found.audio)
         weights = safetensors.torch.load(data)
-        network.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in weights.items()})
+        network.load_state_dict(
+            {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
+        )
     except Exception as error:  # torch and safetensors raise several kinds
         raise UserError(f"{name}: its weights do not fit its {found.model.kind}: {_first_problem(error)}.") from None
     return network.eval(), found

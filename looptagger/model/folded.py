@@ -17,6 +17,8 @@ from looptagger.model.hcnn import HCNN, ConvBlock, ResidualBlock
 class FixedFilters(nn.Module):
     """A front end whose filters no longer change: waveforms (n, samples) -> decibels (n, n_map, n_band, frames)."""
 
+    filters: Tensor
+
     def __init__(self, network: HCNN) -> None:
         super().__init__()
         self.spectrogram = network.front.spectrogram
@@ -24,15 +26,19 @@ class FixedFilters(nn.Module):
         self.maps = network.norm.num_features
 
     def forward(self, waveform: Tensor) -> Tensor:
-        return decibels(self.filters @ self.spectrogram(waveform)).unflatten(1, (self.maps, -1))
+        """Waveforms through the STFT and the filters, in decibels."""
+        power = self.filters @ self.spectrogram(waveform)
+        return decibels(power).reshape(len(waveform), self.maps, -1, power.shape[-1])
+
+
+PAIRS = {ConvBlock: (("conv", "norm"),), ResidualBlock: (("conv1", "norm1"), ("conv2", "norm2"))}
+"""The convolutions of each kind of block, and the norm that follows each."""
 
 
 def _without_norms(block: nn.Module) -> nn.Module:
-    if isinstance(block, ConvBlock):
-        block.conv, block.norm = fuse_conv_bn_eval(block.conv, block.norm), nn.Identity()
-    if isinstance(block, ResidualBlock):
-        block.conv1, block.norm1 = fuse_conv_bn_eval(block.conv1, block.norm1), nn.Identity()
-        block.conv2, block.norm2 = fuse_conv_bn_eval(block.conv2, block.norm2), nn.Identity()
+    for conv, norm in PAIRS[type(block)]:
+        setattr(block, conv, fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm)))
+        setattr(block, norm, nn.Identity())
     return block
 
 
@@ -54,6 +60,7 @@ class FoldedHCNN(nn.Module):
         self.out = network.out
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """Chunks to logits and embeddings."""
         maps = self.norm(self.front(waveform)).to(self.precision, memory_format=torch.channels_last)
         pooled = self.trunk(maps).amax(dim=(2, 3)).float()
         embedding = torch.relu(self.dense(pooled))

@@ -50,6 +50,9 @@ def decibels(power: Tensor) -> Tensor:
 class HarmonicFrontEnd(nn.Module):
     """Waveforms (batch, samples) in [-1, 1] -> decibels (batch, n_harmonic, n_band, frames). `q` is learned."""
 
+    bin_hz: Tensor
+    centre_hz: Tensor
+
     def __init__(
         self,
         sample_rate: int,
@@ -71,8 +74,9 @@ class HarmonicFrontEnd(nn.Module):
         return triangles(self.bin_hz, self.centre_hz, bandwidths(self.centre_hz, self.q)).flatten(1)
 
     def forward(self, waveform: Tensor) -> Tensor:
+        """Waveforms through the STFT and the filters, in decibels."""
         filtered = self.filterbank().T @ self.spectrogram(waveform)
-        return decibels(filtered).unflatten(1, self.centre_hz.shape)
+        return decibels(filtered).reshape(len(waveform), *self.centre_hz.shape, -1)
 
 
 class MelFrontEnd(nn.Module):
@@ -80,6 +84,8 @@ class MelFrontEnd(nn.Module):
 
     The same STFT as the harmonic front end, through `n_band` fixed mel filters instead of learned harmonic ones.
     """
+
+    mel: Tensor
 
     def __init__(self, sample_rate: int, n_fft: int, hop: int, n_band: int) -> None:
         super().__init__()
@@ -94,4 +100,5 @@ class MelFrontEnd(nn.Module):
         return self.mel
 
     def forward(self, waveform: Tensor) -> Tensor:
+        """Waveforms through the STFT and the mel filters, in decibels."""
         return decibels(self.filterbank().T @ self.spectrogram(waveform)).unsqueeze(1)

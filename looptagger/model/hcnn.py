@@ -21,6 +21,7 @@ class ConvBlock(nn.Module):
         self.norm = nn.BatchNorm2d(c_out)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps to maps of half the size."""
         return F.max_pool2d(F.relu(self.norm(self.conv(x))), 2)
 
 
@@ -35,6 +36,7 @@ class ResidualBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps to maps of half the size."""
         inner = F.relu(self.norm1(self.conv1(x)))
         return F.max_pool2d(F.relu(self.norm2(self.conv2(inner)) + x), 2)
 
@@ -83,4 +85,6 @@ class HCNN(nn.Module):
         return F.relu(self.dense_norm(self.dense(pooled)))
 
     def forward(self, waveform: Tensor) -> Tensor:
-        return self.out(self.dropout(self.embed(waveform)))
+        """Chunks to logits."""
+        logits: Tensor = self.out(self.dropout(self.embed(waveform)))
+        return logits

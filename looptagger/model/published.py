@@ -59,7 +59,9 @@ def convert(path: Path, name: str, licence: str) -> tuple[HCNN, Card]:
     for key, value in published.items():
         new = renamed(key)
         if new is None:
-            raise UserError(f"{path}: the weight {key!r} is none of the published HCNN's; this is another architecture.")
+            raise UserError(
+                f"{path}: the weight {key!r} is none of the published HCNN's; this is another architecture."
+            )
         ours[new] = value
     if "trunk.0.conv.weight" not in ours:
         raise UserError(f"{path}: lacks the weight 'conv_2d.res1.conv.weight' of the published HCNN.")

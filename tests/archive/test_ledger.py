@@ -179,7 +179,9 @@ def test_verify_finds_torn_and_foreign_parts(folder: Folder, done: Record) -> No
     assert "not a whole Parquet file" in status.verify(folder)[0]
     folder.write("part-0000001.parquet", folder.read("part-0000000.parquet") or b"")
     assert "does not hold just its rows" in status.verify(folder)[0]
-    pq.write_table(pq.read_table(folder.at("part-0000002.parquet")).drop_columns(["bpm"]), folder.at("part-0000001.parquet"))
+    pq.write_table(
+        pq.read_table(folder.at("part-0000002.parquet")).drop_columns(["bpm"]), folder.at("part-0000001.parquet")
+    )
     assert "another schema" in status.verify(folder)[0]
 
 

@@ -10,7 +10,9 @@ def test_names_say_which_shards_a_part_holds(part: tags.Part) -> None:
     assert tags.parse(part.name) == part
 
 
-@pytest.mark.parametrize("name", ["part-1.parquet", "x.parquet", ".part-0000000.parquet.1.tmp", "part-0000000.parquet.x"])
+@pytest.mark.parametrize(
+    "name", ["part-1.parquet", "x.parquet", ".part-0000000.parquet.1.tmp", "part-0000000.parquet.x"]
+)
 def test_other_names_are_not_ours(name: str) -> None:
     assert tags.parse(name) is None
 

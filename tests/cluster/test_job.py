@@ -87,7 +87,12 @@ def test_resume_update_retry_and_refusal(mixed: Path, tmp_path: Path, tiny_model
 def test_chunks_embeddings_and_the_caller_s_columns(mixed: Path, tmp_path: Path, tiny_model: str) -> None:
     manifest = tmp_path / "m.parquet"
     names = ["long.flac", "corrupt.mp3", "tone0001.wav"]
-    table = {"id": list("abc"), "uri": [f"audio/{name}" for name in names], "bpm": [90.5, None, 120.0], "pack": [{"n": 1}] * 3}
+    table = {
+        "id": list("abc"),
+        "uri": [f"audio/{name}" for name in names],
+        "bpm": [90.5, None, 120.0],
+        "pack": [{"n": 1}] * 3,
+    }
     pq.write_table(pa.table(table), manifest)
     run(manifest, tmp_path / "out", tiny_model, chunks=True, embeddings=True)
     found = duckdb.sql(f"select id, n_chunks, len(embedding), bpm, pack.n from '{tmp_path}/out/*.parquet' order by 1")

@@ -26,7 +26,9 @@ def front(golden: dict[str, np.ndarray]) -> harmonic.HarmonicFrontEnd:
     return made
 
 
-def test_centres_and_filters_are_the_reference_s(front: harmonic.HarmonicFrontEnd, golden: dict[str, np.ndarray]) -> None:
+def test_centres_and_filters_are_the_reference_s(
+    front: harmonic.HarmonicFrontEnd, golden: dict[str, np.ndarray]
+) -> None:
     assert np.allclose(front.centre_hz, golden["centre_hz"], rtol=1e-6)
     assert np.allclose(front.filterbank().detach(), golden["filterbank"], atol=1e-6)
 

@@ -1,0 +1,237 @@
+"""`make bench`: what a clip costs, as ratios within one run. Bars: see README.md, "Speed".
+
+(a) the whole job in steady state against decode + forward in one plain process, times the cores;
+(b) the inference forward against the plain eager module, one thread;
+(c) decode + resample against librosa and against torchaudio's resampler;
+(d) the driver's memory and the time to the first clip, from 10,000 to 1,000,000 rows.
+"""
+
+import argparse
+import io
+import multiprocessing
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile
+from rich.console import Console
+from rich.table import Table
+
+LOOPS = Path(__file__).resolve().parents[1] / "tests/data/loops"
+ROUNDS = 5
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long a piece of work takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def paired(ours: Callable[[], object], theirs: Callable[[], object]) -> list[float]:
+    """Speed of `ours` over `theirs`, measured in turn after a round of warming up."""
+    ours(), theirs()
+    return [seconds(theirs) / seconds(ours) for _ in range(ROUNDS)]
+
+
+def spread(ratios: Sequence[float]) -> str:
+    """A ratio's median and range."""
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def make_clips(folder: Path, count: int) -> list[Path]:
+    """Clips of 1 to 12 s, cut at seeded places out of the demo loops, as wav, flac, ogg and mp3."""
+    rng = np.random.default_rng(0)
+    loops = [soundfile.read(path, dtype="float32") for path in sorted(LOOPS.glob("*.flac"))]
+    kinds = (("wav", "WAV"), ("flac", "FLAC"), ("ogg", "OGG"), ("mp3", "MP3"))
+    paths = []
+    for number in range(count):
+        samples, rate = loops[number % len(loops)]
+        repeated = np.tile(samples, (9, 1) if samples.ndim == 2 else 9)
+        first = int(rng.integers(0, len(samples)))
+        length = int(rng.uniform(1, 12) * rate)
+        ending, kind = kinds[number % 4]
+        paths.append(folder / f"{number:05d}.{ending}")
+        with soundfile.SoundFile(paths[-1], "w", rate, repeated.ndim, format=kind) as file:
+            for start in range(first, first + length, rate):
+                file.write(repeated[start : min(start + rate, first + length)])
+    return paths
+
+
+def bench_forward(table: Table) -> None:
+    """(b) One thread; eager at the batch size that suits it best."""
+    import torch
+
+    from looptagger.model import checkpoint
+    from looptagger.model.predictor import Predictor
+
+    torch.set_num_threads(1)
+    data = checkpoint.untrained()
+    network, _ = checkpoint.load(data, "bench")
+    predictor = Predictor(data)
+    pcm = np.random.default_rng(0).integers(-9000, 9000, (8, 48_000)).astype(np.int16)
+    wave = torch.from_numpy(pcm).float() / 32768
+
+    def eager(batch: int) -> Callable[[], torch.Tensor]:
+        def work() -> torch.Tensor:
+            with torch.inference_mode():
+                return torch.cat([torch.sigmoid(network(part)) for part in wave.split(batch)])
+
+        return work
+
+    with torch.inference_mode():
+        error = float((eager(8)() - torch.from_numpy(predictor.chunk_scores(pcm)[0])).abs().max())
+    for batch in (1, 8):
+        ratios = paired(lambda: predictor.chunk_scores(pcm), eager(batch))
+        table.add_row(f"(b) forward / eager float32, batches of {batch}", spread(ratios), "1.5")
+    rate = 8 / seconds(lambda: predictor.chunk_scores(pcm))
+    table.add_row("    chunks/s on one thread; largest difference in a score", f"{rate:.1f}; {error:.0e}", "1e-4")
+
+
+def bench_decode(table: Table, clips: Sequence[Path]) -> None:
+    """(c) Files to 16 kHz mono. torchaudio's resampler gets the samples that soundfile reads."""
+    import librosa
+    import torch
+    import torchaudio
+
+    from looptagger.audio.decode import decode
+    from looptagger.config import Audio, Chunking, Limits
+
+    torch.set_num_threads(1)
+
+    def ours(paths: Sequence[Path]) -> None:
+        for path in paths:
+            decode(io.BytesIO(path.read_bytes()), Audio(), Chunking(), Limits())
+
+    def with_librosa(paths: Sequence[Path]) -> None:
+        for path in paths:
+            librosa.load(path, sr=16_000)
+
+    def with_torchaudio(paths: Sequence[Path]) -> None:
+        for path in paths:
+            samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+            torchaudio.functional.resample(torch.from_numpy(samples).mean(dim=1), rate, 16_000)
+
+    for kind in ("wav", "flac", "ogg", "mp3"):
+        paths = [path for path in clips if path.suffix == f".{kind}"][:50]
+        by_librosa = spread(paired(partial(ours, paths), partial(with_librosa, paths)))
+        by_torchaudio = spread(paired(partial(ours, paths), partial(with_torchaudio, paths)))
+        rate = len(paths) / seconds(partial(ours, paths))
+        table.add_row(f"(c) decode {kind} / librosa ({rate:.0f} clips/s a core)", by_librosa, "1.0")
+        table.add_row(f"    decode {kind} / torchaudio's resampler", by_torchaudio, "1.2")
+
+
+def plain_rate(clips: Sequence[Path]) -> float:
+    """Clips/s of decode + forward in this one process, on one thread, after a warm-up; no Ray."""
+    import torch
+
+    from looptagger.config import Audio, Tag
+    from looptagger.model import checkpoint
+    from looptagger.model.predictor import Predictor
+    from looptagger.steps import decoded, tagged
+
+    torch.set_num_threads(1)
+    predictor = Predictor(checkpoint.untrained())
+    uris = [str(path) for path in clips]
+    rows = pa.table({"id": uris, "uri": uris})
+
+    def work(table: pa.Table) -> None:
+        for part in decoded(table, Audio(), Tag()):
+            tagged(part, predictor, chunks=False, embedding=False)
+
+    work(rows.slice(0, 16))
+    return len(clips) / seconds(lambda: work(rows))
+
+
+def bench_job(table: Table, clips: Sequence[Path], cores: int) -> None:
+    """(a) In turn: the plain process, the job, the plain process again."""
+    from looptagger.cluster.job import Events, TagJob, tag
+
+    rates = []
+    events = Events(progress=lambda progress: rates.append(progress.rate))
+    with tempfile.TemporaryDirectory() as out:
+        before = _in_process(plain_rate, clips)
+        summary = tag(TagJob((str(clips[0].parent),), f"{out}/tags"), events)
+        after = _in_process(plain_rate, clips)
+    steady = rates[-1] or 0.0
+    plain = (before + after) / 2
+    table.add_row(f"(a) job {steady:.1f} / {cores} x {plain:.1f} clips/s", f"{steady / plain / cores:.2f}", "0.85")
+    table.add_row(f"    {summary.clips} clips with start-up: clips/s", f"{summary.clips / summary.seconds:.1f}", "")
+
+
+def _in_process(work: Callable[[Sequence[Path]], float], clips: Sequence[Path]) -> float:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, (clips,))
+
+
+DRIVER = """
+import json, resource, sys, time
+from looptagger.cluster.job import Events, TagJob, tag
+from looptagger.config import Compute, Tag
+first = []
+def progress(now):
+    if now.done and not first: first.append(now.seconds)
+began = time.monotonic()
+job = TagJob((sys.argv[1],), sys.argv[2], sys.argv[3], Tag(compute=Compute(shard_rows=1024)))
+done = tag(job, Events(progress=progress))
+rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps([done.clips, rss, first[0], done.seconds, time.monotonic() - began]))
+"""
+
+
+def bench_driver(table: Table, sizes: Sequence[int]) -> None:
+    """(d) Manifests of rows whose files do not exist: the whole way but for audio, so that a million is soon done."""
+    import json
+
+    from looptagger.config import Model
+    from looptagger.model import checkpoint
+
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            ids = [f"clip-{number:09d}" for number in range(size)]
+            pq.write_table(
+                pa.table({"id": ids, "uri": [f"/nowhere/{text}.wav" for text in ids]}), f"{folder}/m.parquet"
+            )
+            Path(f"{folder}/tiny.safetensors").write_bytes(checkpoint.untrained(Model(channels=2)))
+            args = [sys.executable, "-c", DRIVER, f"{folder}/m.parquet", f"{folder}/out", f"{folder}/tiny.safetensors"]
+            text = subprocess.run(args, capture_output=True, text=True, check=True).stdout
+            clips, rss, first, tagging, whole = json.loads(text.splitlines()[-1])
+        line = f"{rss:.0f} MB; {first:.1f} s; {clips / tagging:,.0f} rows/s; {whole:.0f} s in all"
+        table.add_row(f"(d) {size:,} rows: driver's peak; first clip; speed", line, "")
+
+
+def main() -> None:
+    """Run the parts asked for and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="abcd", help="which parts, e.g. bc")
+    parser.add_argument("--clips", type=int, default=400)
+    parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    args = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    table = Table("what", "ratio: median (range)", "bar", title=f"{cores} cores, {args.clips} clips")
+    with tempfile.TemporaryDirectory() as folder:
+        clips = make_clips(Path(folder), args.clips)
+        if "b" in args.only:
+            bench_forward(table)
+        if "c" in args.only:
+            bench_decode(table, clips)
+        if "a" in args.only:
+            bench_job(table, clips, cores)
+        if "d" in args.only:
+            bench_driver(table, args.rows)
+    Console(width=120).print(table)
+    print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

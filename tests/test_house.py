@@ -1,0 +1,89 @@
+"""The rules of the house, held by tests: who may import whom, and how large things grow."""
+
+import ast
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import looptagger
+
+PACKAGE = Path(looptagger.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+LEVELS = [
+    {"roles", "errors"},
+    {"config"},
+    {"archive", "audio"},
+    {"model"},
+    {"steps"},
+    {"cluster"},
+    {"terminal", "cli", "__main__"},
+]
+"""From the bottom up: a room imports from its own level or lower ones."""
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else module
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def level(name: str) -> int:
+    return next(number for number, rooms in enumerate(LEVELS) if name in rooms)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_downward_and_only_the_cluster_room_knows_ray(path: Path) -> None:
+    here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    found = imports(path)
+    if here != "cluster":
+        assert not {name for name in found if name.split(".")[0] == "ray"}
+    if here not in ("cli", "terminal"):
+        assert not {name for name in found if name.split(".")[0] in ("click", "rich")}
+    if here == "__init__":
+        return
+    type_only = here == "terminal"  # its imports of the cluster are for annotations
+    for name in found:
+        if name.startswith("looptagger.") and not type_only:
+            assert level(room(name)) <= level(here), (here, name)
+
+
+def test_importing_the_pure_rooms_brings_no_ray_and_no_click() -> None:
+    modules = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in FILES]
+    pure = [name for name in modules if room(name) in ("archive", "audio", "model", "steps", "config", "roles")]
+    script = f"import sys\nfor name in {pure!r}: __import__(name)\n"
+    script += "print([name for name in ('ray', 'click', 'rich', 'essentia', 'matplotlib') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_driver_does_not_import_torch() -> None:
+    script = (
+        "import sys, looptagger.cli, looptagger.cluster.job, looptagger.cluster.tagging; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_files_and_functions_stay_small() -> None:
+    lengths = []
+    for path in FILES:
+        text = path.read_text()
+        assert text.count("\n") <= 250, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                lengths.append((node.end_lineno or 0) - node.lineno + 1)
+    assert statistics.median(lengths) <= 12
+    assert max(lengths) <= 45
+    for path in (PACKAGE.parent / "jobs").glob("t*.py"):
+        assert path.read_text().count("\n") <= 20

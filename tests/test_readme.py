@@ -1,0 +1,90 @@
+"""What README.md shows is run: its commands on the demo loops, its queries on their tags."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from looptagger.archive import tags
+from looptagger.cli import main
+from tests.conftest import LOOPS, S3
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+
+
+def blocks(kind: str) -> list[str]:
+    return [text for found, text in BLOCKS if found == kind]
+
+
+COMMANDS = [
+    line.split("  #")[0].strip() for text in blocks("sh") for line in text.splitlines() if line.startswith("looptagger")
+]
+MANIFEST = next(text for text in blocks("text") if text.startswith("id,uri"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the README's reader has it: loops/ and manifest.csv, and tags/ once the commands have run."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "loops").symlink_to(LOOPS)
+    (folder / "manifest.csv").write_text(MANIFEST)
+    return folder
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_every_command_works(place: Path, s3_server: S3, tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+
+    monkeypatch.chdir(place)
+    for key, value in {**s3_server.env, "AWS_ENDPOINT_URL": s3_server.endpoint}.items():
+        monkeypatch.setenv(key, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    for path in LOOPS.glob("*.flac"):
+        s3_server.fs.pipe_file(f"public/loops/{path.name}", path.read_bytes())
+    assert len(COMMANDS) >= 8
+    for command in COMMANDS:
+        args = shlex.split(command.replace("s3://bucket/", "s3://public/"))[1:]
+        if args[0] == "tag":
+            args += ["--model", tiny_model, "--set", "compute.device=cpu"]
+        main(args)  # raises SystemExit on failure
+    assert s3_server.fs.glob("public/tags/part-*.parquet")
+    assert duckdb.sql("select count(*) from 'tags/*.parquet'").fetchall() == [(12,)]
+    found = duckdb.sql("select id, bpm, pack, status from 'tagged/*.parquet' order by id").fetchall()
+    assert found == [("amen", 136, "breaks", "ok"), ("choir", None, "pads", "ok")]
+
+
+def test_every_sql_query_works(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    queries = [query for text in blocks("sql") for query in text.split(";") if query.strip()]
+    assert len(queries) == 3
+    for query in queries:
+        duckdb.sql(query).fetchall()
+
+
+@pytest.mark.parametrize("text", blocks("python"), ids=lambda text: text.split()[1])
+def test_every_python_snippet_works(text: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    for module in re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
+    exec(compile(text, "README.md", "exec"), {})
+
+
+def test_every_column_is_described() -> None:
+    table = README.split("### Columns")[1].split("\n## ")[0]
+    described = set(re.findall(r"`(\w+)`", table))
+    assert {field.name for field in tags.OWN} | {"embedding"} <= described
+    assert set(tags.STATUSES) <= described
+
+
+def test_every_flag_is_real(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["tag", "--help", "--nope"])
+    main(["tag", "-h"])
+    text = capsys.readouterr().out
+    for flag in set(re.findall(r"`(--[a-z-]+)", README)) - {"--verify", "--model"}:
+        assert flag in text, flag
