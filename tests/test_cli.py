@@ -254,6 +254,7 @@ def ray_head() -> Iterator[tuple[dict[str, str], str]]:
         f"--dashboard-port={dashboard}",
         "--dashboard-host=127.0.0.1",
         "--include-dashboard=true",
+        f"--dashboard-agent-listen-port={agent}",  # its default is held by the Ray session of the other tests
     ]
     command = [bin_ / "ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", *flags]
     head = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
