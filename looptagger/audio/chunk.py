@@ -22,7 +22,7 @@ def starts(n_samples: int, chunk: int, hop: int, max_chunks: int) -> NDArray[np.
 
 def fit(waveform: NDArray[np.generic], chunk: int) -> NDArray[np.generic]:
     """A waveform of any length > 0 as exactly `chunk` samples: cut when longer, tiled when shorter (loops repeat)."""
-    return np.resize(waveform, chunk)
+    return waveform[:chunk] if len(waveform) >= chunk else np.resize(waveform, chunk)
 
 
 def cut(waveform: NDArray[np.generic], first: NDArray[np.int64], chunk: int) -> NDArray[np.generic]:

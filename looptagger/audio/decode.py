@@ -5,6 +5,7 @@ by block, so a header that lies about its length allocates nothing. Long clips a
 length; where the format can seek, only those are decoded.
 """
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -20,6 +21,9 @@ from looptagger.errors import one_line
 
 EDGE_S = 0.05
 """Seconds decoded around a chunk, so that the resampler's edges fall outside it."""
+
+VORBIS_HEAD = 64
+SHORT_BYTES = 1 << 20
 
 
 class Undecoded(Exception):
@@ -49,23 +53,31 @@ def decode(file: BinaryIO, audio: Audio, chunking: Chunking, limits: Limits) -> 
 
     Raises Undecoded: `undecodable`, `empty`, `silent` or `too_large`.
     """
-    if not file.read(1):
+    head = file.read(VORBIS_HEAD)
+    if not head:
         raise Undecoded("empty", "0 bytes")
+    decoders = {"libsndfile": open_libsndfile, "FFmpeg": open_ffmpeg}
+    order = list(decoders)[:: -1 if _is_short_vorbis(head, file) else 1]
     clock = Clock(limits.max_decode_s)
     refusals = []
-    for opener, name in ((open_libsndfile, "libsndfile"), (open_ffmpeg, "FFmpeg")):
+    for name in order:
         try:
             file.seek(0)
-            with opener(file, clock) as source:
+            with decoders[name](file, clock) as source:
                 return _heard(source, audio, chunking, limits)
         except Undecoded as undecoded:
-            if undecoded.status != "empty" or name == "FFmpeg":
+            if undecoded.status != "empty" or name == order[-1]:
                 raise
         except TimeoutError:
             raise Undecoded("undecodable", f"decoding took longer than {limits.max_decode_s:g} s") from None
         except Exception as error:  # codecs raise anything on broken input, and each is only this clip's reason
             refusals.append(f"{name}: {_reason(error)}")
     raise Undecoded("undecodable", "no decoder could read it (" + "; ".join(refusals) + ")")
+
+
+def _is_short_vorbis(head: bytes, file: BinaryIO) -> bool:
+    """Whether FFmpeg goes first: it decodes Vorbis 1.5 times as fast, but only libsndfile can leave parts out."""
+    return head.startswith(b"OggS") and b"\x01vorbis" in head and file.seek(0, io.SEEK_END) <= SHORT_BYTES
 
 
 def _reason(error: Exception) -> str:
@@ -88,7 +100,7 @@ def _heard(source: AudioSource, audio: Audio, chunking: Chunking, limits: Limits
         waveform, duration_s = _whole(source, audio, limits)
         first = chunk.starts(len(waveform), size, hop, chunking.max_chunks)
         pcm = chunk.cut(waveform, first, size).astype(np.int16, copy=False)
-    peak = int(np.abs(pcm.astype(np.int32)).max())
+    peak = max(int(pcm.max()), -int(pcm.min()))
     if peak < 32768 * 10 ** (chunking.silence_db / 20):
         raise Undecoded("silent", f"no sample over {chunking.silence_db:g} dBFS")
     start_s = first / audio.sample_rate

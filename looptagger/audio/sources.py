@@ -1,7 +1,7 @@
 """The two decoders behind one face: an open audio file that yields blocks of float32 frames."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Protocol
 
@@ -71,6 +71,12 @@ class LibsndfileSource:
         return samples
 
 
+def _planes(frames: Iterable[Any]) -> Iterator[Samples]:
+    """Planar float frames of FFmpeg as (frames, channels) arrays."""
+    for frame in frames:
+        yield frame.to_ndarray().T
+
+
 class FfmpegSource:
     """A file open in FFmpeg. Packets that do not decode are skipped, as players do."""
 
@@ -89,19 +95,19 @@ class FfmpegSource:
 
     def blocks(self) -> Iterator[Samples]:
         """The frames from start to end, gathered into blocks of bounded size."""
-        pending: list[Samples] = []
-        size = 0
-        for samples in self._decoded():
-            pending.append(samples)
-            size += samples.size
-            if size >= BLOCK_SAMPLES:
-                yield np.concatenate(pending)
-                pending, size = [], 0
-        if pending:
-            yield np.concatenate(pending)
+        to_planar = av.AudioResampler(format="fltp")  # converts the sample format only
+        fifo = av.AudioFifo()
+        for frame in self._decoded():
+            frame.pts = None  # gaps in a stream's times are no gaps in its samples
+            fifo.write(frame)
+            if fifo.samples * self.channels >= BLOCK_SAMPLES:
+                yield from _planes(to_planar.resample(fifo.read()))
+        if fifo.samples:
+            yield from _planes(to_planar.resample(fifo.read()))
 
-    def _decoded(self) -> Iterator[Samples]:
-        to_planar = av.AudioResampler(format="fltp")
+    def _decoded(self) -> Iterator[Any]:
+        """Frames of the stream's first format; one that changes on the way is cut where it changes."""
+        first = None
         for packet in self.container.demux(self.stream):
             self.clock.check()
             try:
@@ -109,9 +115,10 @@ class FfmpegSource:
             except av.error.InvalidDataError:
                 continue
             for frame in frames:
-                if frame.sample_rate == self.rate and frame.layout.nb_channels == self.channels:
-                    for planar in to_planar.resample(frame):
-                        yield planar.to_ndarray().T.astype(np.float32, copy=False)
+                shape = (frame.sample_rate, frame.layout.nb_channels, frame.format.name)
+                first = first or shape
+                if shape == first and shape[:2] == (self.rate, self.channels):
+                    yield frame
 
     def read_at(self, first: int, frames: int) -> Samples:
         """Not offered: seeking by time in compressed streams is not exact."""
