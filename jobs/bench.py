@@ -10,7 +10,6 @@ import argparse
 import io
 import multiprocessing
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -175,7 +174,7 @@ def _in_process(work: Callable[[Sequence[Path]], float], clips: Sequence[Path]) 
 
 
 DRIVER = """
-import json, resource, sys, time
+import json, sys, time
 from looptagger.cluster.job import Events, TagJob, tag
 from looptagger.config import Compute, Tag
 first = []
@@ -184,8 +183,8 @@ def progress(now):
 began = time.monotonic()
 job = TagJob((sys.argv[1],), sys.argv[2], sys.argv[3], Tag(compute=Compute(shard_rows=1024)))
 done = tag(job, Events(progress=progress))
-rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps([done.clips, rss, first[0], done.seconds, time.monotonic() - began]))
+peak = [line for line in open("/proc/self/status") if line.startswith("VmHWM")][0]
+print(json.dumps([done.clips, int(peak.split()[1]) / 1024, first[0], done.seconds, time.monotonic() - began]))
 """
 
 
@@ -230,7 +229,6 @@ def main() -> None:
         if "d" in args.only:
             bench_driver(table, args.rows)
     Console(width=120).print(table)
-    print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 
 if __name__ == "__main__":

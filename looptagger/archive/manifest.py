@@ -156,7 +156,9 @@ def freeze(
     writer.flush()
     rows = shard_rows or default_shard_rows(sum(writer.rows))
     files = [ManifestFile(name=writer.name(i), rows=n, shard_rows=rows) for i, n in enumerate(writer.rows)]
-    every = np.sort(np.concatenate(seen)) if seen else np.empty(0, "S16")
+    every = np.concatenate(seen) if seen else np.empty(0, "S16")
+    seen.clear()
+    every.sort()
     repeated = every[:-1][every[1:] == every[:-1]]
     if len(repeated):
         raise UserError(_repetition(folder, files, repeated[0]))

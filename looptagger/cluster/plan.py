@@ -8,7 +8,7 @@ from looptagger.errors import UserError
 
 @dataclass(frozen=True)
 class Plan:
-    """`predictors` = 0: each task decodes and predicts on one core. Else that many actors predict, tasks decode."""
+    """`predictors` = 0: actors decode and predict, one a core. Else that many actors predict, and tasks decode."""
 
     predictors: int
     gpus_per_predictor: float
@@ -21,11 +21,7 @@ class Plan:
 
 
 def plan(cpus: float, gpus: float, compute: Compute) -> Plan:
-    """The division of a cluster's logical CPUs and GPUs.
-
-    Predictors ask for no CPU: an actor pool that held every CPU would leave none for the decoders that feed it, and
-    Ray Data waits for ever without a word (ray#44687). Raises UserError where the job could not run.
-    """
+    """The division of a cluster's logical CPUs and GPUs. Raises UserError where the job could only wait for ever."""
     wants_gpu = compute.device == "cuda" or (compute.device == "auto" and gpus > 0)
     if cpus < 1:
         raise UserError("Ray offers no CPU for tasks; start it with --num-cpus of at least 1, or free some.")

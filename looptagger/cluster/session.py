@@ -12,6 +12,8 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+# Its C++ core writes notes on Ray Data's own actors to the terminal as errors; what matters comes as an exception.
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import ray
 import ray.data
@@ -34,7 +36,8 @@ def session(address: str | None) -> Iterator[None]:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=named, **quiet) if named else ray.init(address="local", include_dashboard=False, **quiet)
+        with _stderr_closed():
+            ray.init(address=named, **quiet) if named else ray.init(address="local", include_dashboard=False, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"the Ray cluster at {named}" if named else "Ray on this machine"
         raise UserError(f"{where} cannot be used: {one_line(error)}.") from None
@@ -48,6 +51,19 @@ def session(address: str | None) -> Iterator[None]:
         raise
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Keep what Ray's C++ core writes straight to the terminal while it starts; its failures come as exceptions."""
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
 
 
 def storage_environment() -> dict[str, str]:

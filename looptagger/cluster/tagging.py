@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,6 @@ import ray.data
 from ray.data import ActorPoolStrategy
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from looptagger.archive import manifest
 from looptagger.archive.dataset import Work
@@ -30,6 +29,15 @@ from looptagger.config import Audio, Tag
 
 GPU_ROWS = 128
 """Clips handed to a GPU predictor at once; at 40 chunks each, the most there can be by default, 490 MB."""
+
+
+CORE, READER = 0.9, 0.1
+"""Logical CPUs of a worker that fills a core, and of a task that reads a shard of the manifest. Together a core: if
+the workers held whole cores, no reader could ever start, and Ray Data would wait for ever without a word (ray#44687).
+"""
+
+QUEUED = 3
+"""Shards given to an actor ahead, so that it never waits for the next: without, cores were idle a fifth of the time."""
 
 
 @dataclass
@@ -116,30 +124,6 @@ def _read(folder: Folder, work: Work, environment: dict[str, str]) -> Iterator[p
     yield table if work.only is None else table.take(pa.array(work.only))
 
 
-@lru_cache(maxsize=1)
-def _predictor(job: "_Key") -> Any:
-    """The process's predictor: loaded once, kept for all the shards that it is given."""
-    import torch
-
-    from looptagger.model.predictor import Predictor
-
-    torch.set_num_threads(1)
-    return Predictor(ray.get(job.ref), compute=job.compute)
-
-
-class _Key:
-    """Hashes a job's model and compute settings, so that a worker process caches one predictor."""
-
-    def __init__(self, job: Job) -> None:
-        self.ref, self.compute = job.model, job.tag.compute
-
-    def __hash__(self) -> int:
-        return hash((self.ref, self.compute))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and (self.ref, self.compute) == (other.ref, other.compute)
-
-
 # looptagger.steps is imported in the workers only: it brings torch, two seconds that the driver need not wait for.
 
 
@@ -150,51 +134,45 @@ def _decode(rows: pa.Table, job: Job) -> Iterator[pa.Table]:
     yield from decoded(rows, job.audio, job.tag)
 
 
-def _decode_and_predict(rows: pa.Table, job: Job) -> Iterator[pa.Table]:
-    from looptagger.steps import decoded, tagged
-
-    adopt(job.environment)
-    predictor = _predictor(_Key(job))
-    for table in decoded(rows, job.audio, job.tag):
-        yield tagged(table, predictor, job.chunks, job.embeddings)
-
-
 class Predict:
-    """A GPU actor: the model stays on the card, batches of decoded clips come and go."""
+    """An actor that keeps the model. On a CPU core it is handed manifest rows and decodes them itself."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.predictor = _predictor(_Key(job))
+    def __init__(self, job: Job, decodes: bool) -> None:
+        import torch
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """Decoded rows -> tagged rows."""
+        from looptagger.model.predictor import Predictor
+
+        torch.set_num_threads(1)
+        self.job, self.decodes = job, decodes
+        self.predictor = Predictor(ray.get(job.model), compute=job.tag.compute)
+
+    def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
+        """Manifest rows, or decoded rows -> tagged rows."""
         from looptagger.steps import tagged
 
-        return tagged(rows, self.predictor, self.job.chunks, self.job.embeddings)
+        for table in _decode(rows, self.job) if self.decodes else (rows,):
+            yield tagged(table, self.predictor, self.job.chunks, self.job.embeddings)
 
 
 def pipeline(folder: Folder, works: Sequence[Work], schema: pa.Schema, job: Job, plan: Plan) -> Any:
     """The lazy Ray dataset of tagged rows."""
-    rows = ray.data.read_datasource(
-        ShardSource(folder, works, schema, job), override_num_blocks=len(works), ray_remote_args=_reader_place(folder)
-    )
-    batches: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+    source = ShardSource(folder, works, schema, job)
+    rows = ray.data.read_datasource(source, override_num_blocks=len(works), **_reading(folder))
+    batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     if not plan.predictors:
-        return rows.map_batches(_decode_and_predict, fn_kwargs={"job": job}, **batches)
-    heard = rows.map_batches(_decode, fn_kwargs={"job": job}, **batches)
-    pool = ActorPoolStrategy(size=plan.predictors)
-    batches["batch_size"] = GPU_ROWS
-    return heard.map_batches(
-        Predict, fn_constructor_args=(job,), compute=pool, num_cpus=0, num_gpus=plan.gpus_per_predictor, **batches
-    )
+        pool = ActorPoolStrategy(size=plan.decoders, max_tasks_in_flight_per_actor=QUEUED)
+        actor = {"fn_constructor_args": (job, True), "compute": pool, "num_cpus": CORE}
+        return rows.map_batches(Predict, batch_size=None, **actor, **batches)
+    heard = rows.map_batches(_decode, fn_kwargs={"job": job}, batch_size=None, num_cpus=CORE, **batches)
+    pool = ActorPoolStrategy(size=plan.predictors, max_tasks_in_flight_per_actor=QUEUED)
+    actor = {"fn_constructor_args": (job, False), "compute": pool, "num_cpus": 0, "num_gpus": plan.gpus_per_predictor}
+    return heard.map_batches(Predict, batch_size=GPU_ROWS, **actor, **batches)
 
 
-def _reader_place(folder: Folder) -> dict[str, Any]:
-    """A manifest on this machine's disk is read here, wherever the clips are then decoded."""
-    if not folder.is_local or len([node for node in ray.nodes() if node["Alive"]]) == 1:
-        return {}
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return {"scheduling_strategy": here, "num_cpus": 0}
+def _reading(folder: Folder) -> dict[str, Any]:
+    """What a read task asks for. A manifest on this machine's disk is read here, wherever the clips are decoded."""
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    return {"num_cpus": READER} | ({"label_selector": here} if folder.is_local else {})
 
 
 def run(
