@@ -1,5 +1,6 @@
 """The command line: parse, call, print. Exit codes: 0 done, 1 failures, 2 wrong use, 130 interrupted."""
 
+import os
 import signal
 import sys
 import tempfile
@@ -191,9 +192,16 @@ def _folder(out: str, storage: dict[str, Any]) -> Any:
     return Folder(out, tag_settings(**storage).storage)
 
 
+def _stop(*_: object) -> None:
+    """Ctrl-C and SIGTERM: end in order. What Ray then prints of the actors that it ends would only alarm."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+    raise KeyboardInterrupt
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command line; what users can mend is one sentence and exit code 2, an interrupt is 130."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         cli.main(args, standalone_mode=False)
     except click.exceptions.Abort:

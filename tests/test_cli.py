@@ -106,6 +106,14 @@ def test_no_permission_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "/proc/nope/out: cannot be written" in said(capsys)
 
 
+def test_a_cluster_that_does_not_answer(tmp_path: Path, tiny_model: str) -> None:
+    job = start(LOOPS, tmp_path / "out", tiny_model, "--address", "127.0.0.1:1")
+    text = job.communicate(timeout=60)[1].decode()
+    assert job.returncode == 2, text
+    assert "Ray cluster" in text
+    assert "Traceback" not in text
+
+
 def test_a_fault_of_ours_is_kept_for_a_report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,7 +176,7 @@ def test_model_import_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def start(source: Path, out: Path, model: str, *more: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "looptagger", "tag", str(source), "-o", str(out), "--model", model]
     command += ["--set", "compute.shard_rows=4", *more]
-    return subprocess.Popen(command, cwd=ROOT, env=CLEAN, stderr=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(command, cwd=ROOT, env=CLEAN, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def kill_tree(leader: int) -> None:
@@ -213,8 +221,9 @@ def test_a_run_cut_off_half_way_goes_on_to_one_row_a_clip(how: str, tmp_path: Pa
         job.wait()
     else:
         job.send_signal(signal.SIGINT if how == "interrupt" else signal.SIGTERM)
-        text = job.communicate(timeout=60)[1].decode()
+        printed, text = (stream.decode() for stream in job.communicate(timeout=60))
         assert job.returncode == 130, text
+        assert printed == ""
         assert "Stopped. The same command goes on from here." in text
         assert "Traceback" not in text
     assert 20 <= rows_readable_now(out) < 240

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,8 +34,10 @@ def session(address: str | None) -> Iterator[None]:
         yield
         return
     named = address or os.environ.get("RAY_ADDRESS")
+    if named:
+        _knock(named)
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with _stderr_closed():
             ray.init(address=named, **quiet) if named else ray.init(address="local", include_dashboard=False, **quiet)
@@ -42,7 +45,8 @@ def session(address: str | None) -> Iterator[None]:
         where = f"the Ray cluster at {named}" if named else "Ray on this machine"
         raise UserError(f"{where} cannot be used: {one_line(error)}.") from None
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # Ray puts its own there, which would end without a word
+        for number, handler in handlers.items():  # Ray puts its own there, which would end without a word
+            signal.signal(number, handler)
     try:
         yield
     except ray.exceptions.RayTaskError as error:
@@ -51,6 +55,17 @@ def session(address: str | None) -> Iterator[None]:
         raise
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Refuse an address where nobody listens: Ray itself would try again for minutes. Raises UserError."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # `auto`, or a name that Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"no Ray cluster answers at {address} ({error.strerror or error}); check --address.") from None
 
 
 @contextmanager

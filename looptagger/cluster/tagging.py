@@ -160,11 +160,11 @@ def pipeline(folder: Folder, works: Sequence[Work], schema: pa.Schema, job: Job,
     rows = ray.data.read_datasource(source, override_num_blocks=len(works), **_reading(folder))
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     if not plan.predictors:
-        pool = ActorPoolStrategy(size=plan.decoders, max_tasks_in_flight_per_actor=QUEUED)
+        pool = ActorPoolStrategy(size=min(plan.decoders, len(works)), max_tasks_in_flight_per_actor=QUEUED)
         actor = {"fn_constructor_args": (job, True), "compute": pool, "num_cpus": CORE}
         return rows.map_batches(Predict, batch_size=None, **actor, **batches)
     heard = rows.map_batches(_decode, fn_kwargs={"job": job}, batch_size=None, num_cpus=CORE, **batches)
-    pool = ActorPoolStrategy(size=plan.predictors, max_tasks_in_flight_per_actor=QUEUED)
+    pool = ActorPoolStrategy(size=min(plan.predictors, len(works)), max_tasks_in_flight_per_actor=QUEUED)
     actor = {"fn_constructor_args": (job, False), "compute": pool, "num_cpus": 0, "num_gpus": plan.gpus_per_predictor}
     return heard.map_batches(Predict, batch_size=GPU_ROWS, **actor, **batches)
 
