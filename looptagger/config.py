@@ -58,7 +58,7 @@ class Limits(Settings):
     """What one clip may cost before it is given up as too large or undecodable."""
 
     max_bytes: int = Field(2 << 30, ge=1, description="of one file")
-    max_seconds: float = Field(4 * 3600, gt=0, description="of audio that must be decoded from its start")
+    max_seconds: float = Field(2 * 3600, gt=0, description="of audio that must be decoded from its start")
     max_decode_s: float = Field(60.0, gt=0, description="of work on one clip")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from looptagger.archive import tags
-from looptagger.archive.storage import Unread, open_files, scheme
+from looptagger.archive.storage import Unread, open_files, scheme, unread
 from looptagger.archive.writer import CHUNK_SCORES, CHUNK_STARTS
 from looptagger.audio.decode import Clip, Undecoded, decode
 from looptagger.config import Audio, Tag
@@ -21,6 +21,9 @@ from looptagger.roles import ROLES
 
 FETCH_ROWS = 16
 """Files opened at once: the next ones are fetched while these are decoded."""
+
+HELD_CHUNKS = 2048
+"""Chunks that such a group may hold, 200 MB: with a higher `max_chunks` fewer files are opened at once."""
 
 PCM = "_pcm"
 
@@ -45,7 +48,8 @@ def decoded(rows: pa.Table, audio: Audio, tag: Tag) -> Iterator[pa.Table]:
 
 def _opened(rows: pa.Table, tag: Tag) -> Iterator[tuple[pa.Table, list[BinaryIO | Unread]]]:
     """Groups of rows with their files open; remote files of the next group are fetched meanwhile."""
-    groups = list(_groups(rows))
+    most = max(1, min(FETCH_ROWS, HELD_CHUNKS // tag.chunking.max_chunks))
+    groups = list(_groups(rows, most))
     with ThreadPoolExecutor(1) as pool:
         fetch = [pool.submit(open_files, uris, tag.storage, tag.limits) for _, uris in groups[:1]]
         for number, (group, _) in enumerate(groups):
@@ -54,13 +58,13 @@ def _opened(rows: pa.Table, tag: Tag) -> Iterator[tuple[pa.Table, list[BinaryIO 
             yield group, files
 
 
-def _groups(rows: pa.Table) -> Iterator[tuple[pa.Table, list[str]]]:
-    """Rows in order, FETCH_ROWS at the most, all of one scheme."""
+def _groups(rows: pa.Table, most: int) -> Iterator[tuple[pa.Table, list[str]]]:
+    """Rows in order, so many at the most, all of one scheme."""
     uris = rows.column("uri").to_pylist()
     start = 0
     while start < len(uris):
         stop = start + 1
-        while stop < min(len(uris), start + FETCH_ROWS) and scheme(uris[stop]) == scheme(uris[start]):
+        while stop < min(len(uris), start + most) and scheme(uris[stop]) == scheme(uris[start]):
             stop += 1
         yield rows.slice(start, stop - start), uris[start:stop]
         start = stop
@@ -75,6 +79,8 @@ def _hear(file: BinaryIO | Unread, audio: Audio, tag: Tag) -> dict[str, Any]:
             return _columns(decode(file, audio, tag.chunking, tag.limits))
     except Undecoded as undecoded:
         return {"status": undecoded.status, "error": str(undecoded), "n_chunks": 0}
+    except Exception as error:  # a file that could be opened but not read; whatever it is, it costs this clip alone
+        return {"status": "unreadable", "error": str(unread(error)), "n_chunks": 0}
 
 
 def _columns(clip: Clip) -> dict[str, Any]:

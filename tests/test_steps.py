@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +32,34 @@ def test_every_row_comes_back_in_order_with_a_result_or_a_reason(predictor: Pred
     good = write_tones(tmp_path, 40)
     (tmp_path / "junk.wav").write_bytes(b"junk" * 99)
     paths: list[Path | str] = [*good[:20], tmp_path / "gone.wav", tmp_path / "junk.wav", "s4://x/y", *good[20:]]
-    paths.remove("s4://x/y")
     table = run(rows(paths), predictor)
     assert table.column("uri").to_pylist() == [str(path) for path in paths]
-    assert table.column("bpm").to_pylist() == list(range(42))
-    assert table.column("status").to_pylist()[20:22] == ["missing", "undecodable"]
-    assert table.column("bass").null_count == 2
-    assert table.column("roles").null_count == 2
+    assert table.column("bpm").to_pylist() == list(range(43))
+    assert table.column("status").to_pylist()[20:23] == ["missing", "undecodable", "unreadable"]
+    assert "s4:// cannot be reached" in table.column("error").to_pylist()[22]
+    assert table.column("bass").null_count == 3
+    assert table.column("roles").null_count == 3
     assert table.column("error").null_count == 40
-    assert table.column("model").to_pylist() == [predictor.model_id] * 42
+    assert table.column("model").to_pylist() == [predictor.model_id] * 43
+
+
+def test_a_file_that_opens_but_cannot_be_read_costs_its_own_row(predictor: Predictor, tmp_path: Path) -> None:
+    class Broken(io.BytesIO):
+        def read(self, *_: object) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    row = steps._hear(Broken(), Audio(), Tag())
+    assert row == {"status": "unreadable", "error": "Input/output error", "n_chunks": 0}
+
+
+def test_long_clips_are_opened_fewer_at_a_time(tmp_path: Path) -> None:
+    paths = write_tones(tmp_path, 20)
+    sizes = {most: [] for most in (40, 500, 1200)}
+    for most, found in sizes.items():
+        found += [
+            each.num_rows for each in steps.decoded(rows(list(paths)), Audio(), Tag(chunking={"max_chunks": most}))
+        ]
+    assert sizes == {40: [16, 4], 500: [4] * 5, 1200: [1] * 20}
 
 
 def test_scores_do_not_depend_on_the_batch(predictor: Predictor, tmp_path: Path) -> None:

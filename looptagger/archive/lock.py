@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from looptagger.archive.storage import Folder
@@ -60,7 +60,8 @@ def _held_object(folder: Folder) -> Iterator[None]:
 
     def renew() -> None:
         while not done.wait(RENEW_S):
-            folder.write(NAME, json.dumps(_owner()).encode())
+            with suppress(UserError):  # the store is away for a moment; the next renewal may pass
+                folder.write(NAME, json.dumps(_owner()).encode())
 
     thread = threading.Thread(target=renew, daemon=True, name="lease")
     thread.start()

@@ -68,9 +68,12 @@ def open_files(uris: Sequence[str], storage: Storage, limits: Limits) -> list[Bi
     """Open files of one scheme, remote ones fetched concurrently; a file that fails gives its reason instead."""
     if scheme(uris[0]) == "file":
         return [_open_local(uri, limits) for uri in uris]
-    fs = filesystem(uris[0], storage, storage.anonymous)
-    paths = [fs._strip_protocol(uri) for uri in uris]
-    heads = fs.cat_ranges(paths, 0, WHOLE_BYTES, on_error="return")
+    try:
+        fs = filesystem(uris[0], storage, storage.anonymous)
+        paths = [fs._strip_protocol(uri) for uri in uris]
+        heads = fs.cat_ranges(paths, 0, WHOLE_BYTES, on_error="return")
+    except Exception as error:  # nobody provides the scheme, no credentials, ...: the reason of each of them
+        return [unread(error) for _ in uris]
     return [_open_remote(fs, path, head, limits) for path, head in zip(paths, heads, strict=True)]
 
 

@@ -95,6 +95,7 @@ def _normal(batch: pa.RecordBatch, schema: pa.Schema, base: str, name: str, firs
         raise UserError(f"{name}: row {row + 1} has no uri; fill it in or drop the row.")
     relative = pc.invert(pc.match_substring_regex(uri, r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)"))
     uri = pc.if_else(relative, pc.binary_join_element_wise(base, uri, "/"), uri)
-    ids = pc.coalesce(batch.column("id").cast(pa.string()), uri) if "id" in batch.schema.names else uri
+    ids = batch.column("id").cast(pa.string()) if "id" in batch.schema.names else uri
+    ids = pc.if_else(pc.equal(pc.fill_null(ids, ""), ""), uri, ids)
     others = [batch.column(column) for column in schema.names[2:]]
     return pa.record_batch([ids, uri, *others], schema=schema)

@@ -99,7 +99,7 @@ def _request(job: TagJob, model: bytes, card: checkpoint.Card) -> Request:
         "chunks": job.chunks,
         "embedding_size": 2 * card.model.channels if job.embeddings else 0,
     }
-    sources = tuple(source if "://" in source else os.path.abspath(source) for source in job.sources)
+    sources = tuple(source.rstrip("/") if "://" in source else os.path.abspath(source) for source in job.sources)
     return Request(identity, sources, job.limit, job.update, job.overwrite, job.tag.compute.shard_rows)
 
 

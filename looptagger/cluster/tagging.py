@@ -171,8 +171,11 @@ def pipeline(folder: Folder, works: Sequence[Work], schema: pa.Schema, job: Job,
 
 def _reading(folder: Folder) -> dict[str, Any]:
     """What a read task asks for. A manifest on this machine's disk is read here, wherever the clips are decoded."""
-    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-    return {"num_cpus": READER} | ({"label_selector": here} if folder.is_local else {})
+    if not folder.is_local:
+        return {"num_cpus": READER}
+    here = ray.get_runtime_context().get_node_id()
+    cpus = sum(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here)
+    return {"num_cpus": min(READER, cpus), "label_selector": {"ray.io/node-id": here}}  # head nodes may offer no CPU
 
 
 def run(

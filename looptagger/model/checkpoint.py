@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 KEY = "looptagger"
 MAX_HEADER = 1 << 20
+MAX_BYTES = 1 << 30
 UNTRAINED = "untrained"
 """The name of a model with random weights from a fixed seed: it shows the pipeline, its scores mean nothing."""
 
@@ -38,6 +39,8 @@ class Card(Settings):
 def read_bytes(path: Path) -> bytes:
     """A checkpoint file's bytes. Raises UserError when it cannot be read."""
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: over {MAX_BYTES:,} bytes; that is no checkpoint of ours.")
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read as a checkpoint: {error.strerror}.") from None
