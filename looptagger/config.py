@@ -79,7 +79,7 @@ class Compute(Settings):
     gpus_per_predictor: float = Field(1.0, gt=0, le=1)
     batch_chunks: int = Field(256, ge=1, description="chunks a forward pass on a GPU")
     shard_rows: int | None = Field(
-        None, ge=1, le=1024, description="clips a part; by default 16 to 1,024 by archive size"
+        None, ge=1, le=1024, description="clips a part; by default 8 to 1,024 by archive size"
     )
 
 

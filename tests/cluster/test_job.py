@@ -1,5 +1,7 @@
 """The job on a real Ray session: four logical CPUs, and a GPU that is only logical (the model then runs on a CPU)."""
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +111,21 @@ def test_the_same_audio_gives_the_same_scores_each_run(tmp_path: Path, tiny_mode
     for first, second in zip(one, two, strict=True):
         assert first[4:10] == pytest.approx(second[4:10], abs=1e-6)
         assert first[:4] + first[10:] == second[:4] + second[10:]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_disk_that_fills_stops_the_job_with_a_sentence(mixed: Path, tmp_path: Path, tiny_model: str) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "small", small], capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        with pytest.raises(UserError, match="the disk is full; free some space"):
+            run(mixed, small / "out", tiny_model)
+        before = status.status(Folder(str(small / "out"))).done
+        assert before < 34
+        subprocess.run(["mount", "-o", "remount,size=4m", small], check=True)
+        assert run(mixed, small / "out", tiny_model).before == before
+        assert status.verify(Folder(str(small / "out"))) == []
+    finally:
+        subprocess.run(["umount", small], check=True)
