@@ -58,10 +58,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One Ray for all tests; logical CPUs may exceed the machine's, and one GPU is only logical."""
+    """One Ray for all tests. Its one GPU is only logical: the model then runs on a CPU."""
     import ray
 
-    ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, object_store_memory=300_000_000)
+    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, object_store_memory=300_000_000)
     yield
     ray.shutdown()
 

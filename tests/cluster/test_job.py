@@ -1,4 +1,4 @@
-"""The job on a real Ray session: four logical CPUs, and a GPU that is only logical (the model then runs on a CPU)."""
+"""The job on a real Ray session: two logical CPUs, and a GPU that is only logical (the model then runs on a CPU)."""
 
 import os
 import subprocess
