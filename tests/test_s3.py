@@ -14,6 +14,7 @@ import s3fs
 from looptagger.archive import dataset, lock, status
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder, Unread, open_files
+from looptagger.cli import main
 from looptagger.cluster.job import Summary, TagJob, tag
 from looptagger.config import Compute, Limits, Storage, Tag
 from looptagger.errors import UserError
@@ -93,6 +94,17 @@ def test_anonymous_reads_of_a_public_bucket(
     with pytest.raises(UserError, match="Unable to locate credentials"):
         run(s3_server, "s3://public/anon", str(tmp_path / "no"), tiny_model)
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_the_command_line_names_an_endpoint(s3: S3, prefix: str, tiny_model: str) -> None:
+    out = prefix.replace("/loops", "/tags")
+    there = ["--endpoint-url", s3.endpoint]
+    main(["tag", f"{prefix}/", "-o", out, "--model", tiny_model, "--set", "compute.device=cpu", "--limit", "3", *there])
+    main(["status", out, "--verify", *there])
+    main(["compact", out, *there])
+    main(["tag", prefix, "-o", out, "--model", tiny_model, "--set", "compute.device=cpu", "--limit", "3", *there])
+    assert len(rows(s3, out)) == 3
 
 
 def test_listing_goes_on_past_a_page(s3: S3) -> None:
