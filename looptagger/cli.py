@@ -124,11 +124,9 @@ def show(out: str, rows: int, **storage: Any) -> None:
 
     Example: looptagger show tags -n 20
     """
-    from looptagger.archive import dataset
+    from looptagger.archive import status as ledger
 
-    folder = _folder(out, storage)
-    dataset.require(folder)
-    terminal.show(dataset.head(folder, rows), out)
+    terminal.show(ledger.head(_folder(out, storage), rows), out)
 
 
 @cli.command(context_settings=EXAMPLE)

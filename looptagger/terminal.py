@@ -90,7 +90,7 @@ def progress_view() -> Iterator[ProgressView]:
 def summary(done: "Summary", where: str) -> None:
     """What a run did, and how to look at it."""
     if not done.clips:
-        note(f"Nothing to do: all {done.total:,} clips have a row in {where}.")
+        note(f"Nothing to do: {done.before:,} of {done.total:,} clips have a row in {where}.")
     else:
         speed = (
             f"{done.clips / max(done.seconds, 1e-9):,.1f} clips/s with start-up, {done.audio_s / 3600:,.2f} h of audio"

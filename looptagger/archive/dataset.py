@@ -208,14 +208,15 @@ def tidy(folder: Folder) -> None:
         folder.delete([prefix + name for name in folder.names(sub) if name.endswith(".tmp") and name[0] == "."])
 
 
-def missing(folder: Folder, record: Record) -> list[Work]:
-    """The shards that no part holds yet."""
+def missing(folder: Folder, record: Record, limit: int | None = None) -> list[Work]:
+    """The shards that no part holds yet; with a limit, those that begin among the first rows."""
     done = {number for part in parts(folder)[0] for number in range(part.first, part.last + 1)}
-    return [
-        Work(tags.Part(number, number).name, shard)
-        for number, shard in enumerate(manifest.shards(record.files))
-        if number not in done
-    ]
+    works, first = [], 0
+    for number, shard in enumerate(manifest.shards(record.files)):
+        if number not in done and (limit is None or first < limit):
+            works.append(Work(tags.Part(number, number).name, shard))
+        first += shard.rows
+    return works
 
 
 def failed(folder: Folder, record: Record, statuses: Sequence[str]) -> list[Work]:
@@ -237,14 +238,3 @@ def output_schema(folder: Folder, record: Record) -> pa.Schema:
     """The schema of the output's parts."""
     carried = manifest.schema(folder, record.files)
     return tags.schema(carried, record.identity["embedding_size"])
-
-
-def head(folder: Folder, rows: int) -> pa.Table:
-    """An output's first rows in the manifest's order."""
-    tables: list[pa.Table] = []
-    for part in parts(folder)[0]:
-        if sum(table.num_rows for table in tables) >= rows:
-            break
-        tables.append(tags.read_part(folder, part.name))
-    joined = pa.concat_tables(tables, promote_options="default") if tables else tags.OWN.empty_table()
-    return joined.slice(0, rows)

@@ -102,3 +102,15 @@ def _part_problems(folder: Folder, part: tags.Part, schema: pa.Schema, ids: pa.C
     if table.column("id").combine_chunks() != ids.combine_chunks():
         return [f"{part.name}: does not hold just its rows of the manifest; delete it and run the same command again"]
     return []
+
+
+def head(folder: Folder, rows: int) -> pa.Table:
+    """An output's first rows in the manifest's order. Raises UserError where there is no output."""
+    dataset.require(folder)
+    tables: list[pa.Table] = []
+    for part in dataset.parts(folder)[0]:
+        if sum(table.num_rows for table in tables) >= rows:
+            break
+        tables.append(tags.read_part(folder, part.name))
+    joined = pa.concat_tables(tables, promote_options="default") if tables else tags.OWN.empty_table()
+    return joined.slice(0, rows)

@@ -84,7 +84,9 @@ def tag(job: TagJob, events: Events | None = None) -> Summary:
         record = dataset.prepare(folder, _request(job, model, card), job.tag.storage, events.listed)
         dataset.tidy(folder)
         writer = PartWriter(folder, _works(folder, record, job), dataset.output_schema(folder, record), job.chunks)
-        summary = Summary(record.rows, record.rows - writer.rows)
+        absent = sum(work.rows for work in dataset.missing(folder, record))
+        again = sum(work.rows for work in writer.works if work.only is not None)
+        summary = Summary(record.rows, record.rows - absent - again)
         if writer.works:
             with _recorded(folder, job, record, summary):
                 _tag_rows(job, writer, manifest.schema(folder, record.files), model, card.audio, summary, events)
@@ -104,7 +106,7 @@ def _request(job: TagJob, model: bytes, card: checkpoint.Card) -> Request:
 
 
 def _works(folder: Folder, record: Record, job: TagJob) -> list[Work]:
-    works = dataset.missing(folder, record)
+    works = dataset.missing(folder, record, job.limit)
     if job.retry_errors:
         works += dataset.failed(folder, record, STATUSES[1:])
     return works

@@ -208,6 +208,13 @@ def test_limit_then_the_rest(folder: Folder, tmp_path: Path) -> None:
     assert sorted(ids(folder)) == sorted(f"clip{i}" for i in range(10))
 
 
+def test_a_limit_on_a_larger_manifest_takes_its_first_shards(folder: Folder, tmp_path: Path) -> None:
+    record = prepare(folder, request(write_manifest(tmp_path / "m.csv", range(10))))
+    assert prepare(folder, request(tmp_path / "m.csv", limit=5)).rows == 10
+    assert [work.rows for work in dataset.missing(folder, record, 5)] == [4, 4]
+    assert [work.rows for work in dataset.missing(folder, record, 4)] == [4]
+
+
 def test_overwrite_starts_anew_and_touches_nothing_else(folder: Folder, done: Record, tmp_path: Path) -> None:
     folder.write("mine.txt", b"keep")
     other = Request({**IDENTITY, "model": "m@2"}, (str(write_manifest(tmp_path / "n.csv", range(2))),), overwrite=True)
