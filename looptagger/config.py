@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from looptagger.errors import UserError
 
@@ -92,6 +92,82 @@ class Tag(Settings):
     compute: Compute = Compute()
 
 
+class Prepare(Settings):
+    """Everything `looptagger prepare` can be told, as in configs/prepare.yaml."""
+
+    sample_rate: int = Field(16_000, ge=1_000, le=384_000, description="Hz of the stored waveforms: the model's rate")
+    merge: Literal["union", "intersection"] = Field(
+        "union", description="a role is set when any, or all, annotators set it"
+    )
+    licences: tuple[str, ...] = Field((), description="families kept, e.g. cc0, by; all when empty")
+    min_s: float = Field(0.05, ge=0, description="shorter loops are dropped as too short")
+    silence_db: float = Field(-80.0, le=0, description="a loop whose peak is under this, in dBFS, is dropped as silent")
+    shares: tuple[float, float, float] = Field((0.90, 0.05, 0.05), description="train, validation, test")
+    seed: int = Field(0, ge=0, description="of the splits and of the table's order")
+    limits: Limits = Limits(max_seconds=600)
+    storage: Storage = Storage()
+
+
+class Phase(Settings):
+    """A stretch of the schedule, from `from_epoch` to the next phase or the end."""
+
+    from_epoch: int = Field(0, ge=0, description="epochs count from 0")
+    optimiser: Literal["adam", "adamw", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0, description="the learning rate after warm-up")
+    weight_decay: float = Field(0.0, ge=0)
+    warmup_epochs: float = Field(0.0, ge=0, description="the rate rises linearly from 0 over these")
+    cosine: bool = Field(False, description="the rate falls to 0 along a half cosine, else it stays")
+    from_best: bool = Field(False, description="begin with the best weights so far")
+
+
+class Augment(Settings):
+    """What is done to a training crop; each switch is off at 0 or false."""
+
+    wrap: bool = Field(False, description="a crop may begin anywhere and go on from the loop's start")
+    gain_db: float = Field(0.0, ge=0, le=40, description="level changed by up to this, up or down")
+    polarity: bool = Field(False, description="sign flipped for half of the crops")
+    speed_semitones: float = Field(
+        0.0, ge=0, le=24, description="played faster or slower by up to this: pitch and time"
+    )
+    mix: float = Field(0.0, ge=0, le=1, description="share of crops added to another, with the roles of both")
+    time_mask: int = Field(0, ge=0, description="SpecAugment: longest stretch of frames blanked")
+    band_mask: int = Field(0, ge=0, description="SpecAugment: widest stretch of bands blanked")
+
+
+class Workers(Settings):
+    """Where training runs. `auto`: one worker a GPU where Ray has any, else one on all cores of a machine."""
+
+    workers: int | None = Field(None, ge=1, le=1024, description="by default one a GPU, or one on CPUs")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on GPUs")
+    retries: int = Field(3, ge=0, description="times a failed worker is replaced before the job gives up")
+
+
+class Train(Settings):
+    """Everything `looptagger train` can be told, as in configs/train.yaml and configs/train_paper.yaml."""
+
+    split: Literal["paper", "stratified", "grouped"] = "grouped"
+    model: Model = Model()
+    audio: Audio = Audio()
+    epochs: int = Field(100, ge=1)
+    batch: int = Field(64, ge=2, description="crops a step, over all workers")
+    phases: tuple[Phase, ...] = Field((Phase(),), min_length=1)
+    augment: Augment = Augment()
+    balance: Literal["none", "loss", "sampling"] = Field("none", description="what is done for rare roles")
+    average: float = Field(0.0, ge=0, lt=1, description="decay of the running mean of the weights; 0: none")
+    select: Literal["loss", "roc_auc", "pr_auc"] = Field("roc_auc", description="what the best epoch is best at")
+    seed: int = Field(0, ge=0)
+    compute: Workers = Workers()
+    storage: Storage = Storage()
+
+    @model_validator(mode="after")
+    def _phases_in_order(self) -> "Train":
+        begins = [phase.from_epoch for phase in self.phases]
+        if begins[0] != 0 or begins != sorted(set(begins)):
+            raise ValueError("phases must begin at epoch 0 and follow each other")
+        return self
+
+
 S = TypeVar("S", bound=Settings)
 
 
@@ -116,8 +192,11 @@ def _validated(kind: type[S], values: Mapping[str, Any], where: str) -> S:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise UserError(f"{where}: there is no setting {key!r}; configs/tag.yaml lists them all.") from None
-        raise UserError(f"{where}: {key}: {first['msg']}.") from None
+            raise UserError(
+                f"{where}: there is no setting {key!r}; configs/{kind.__name__.lower()}.yaml lists them all."
+            ) from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where}: {key + ': ' if key else ''}{message}.") from None
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

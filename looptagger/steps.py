@@ -5,14 +5,14 @@ row stays, with a status and a reason.
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
 from looptagger.archive import tags
-from looptagger.archive.storage import Unread, open_files, scheme, unread
+from looptagger.archive.fetch import opened
+from looptagger.archive.storage import Unread, unread
 from looptagger.archive.writer import CHUNK_SCORES, CHUNK_STARTS
 from looptagger.audio.decode import Clip, Undecoded, decode
 from looptagger.config import Audio, Tag
@@ -38,36 +38,13 @@ _HEARD = [
 
 def decoded(rows: pa.Table, audio: Audio, tag: Tag) -> Iterator[pa.Table]:
     """Manifest rows with what decoding made of them, a few at a time: status, facts of the file, int16 chunks."""
-    for group, files in _opened(rows, tag):
+    most = max(1, min(FETCH_ROWS, HELD_CHUNKS // tag.chunking.max_chunks))
+    for group, files in opened(rows, most, tag.storage, tag.limits):
         heard = [_hear(file, audio, tag) for file in files]
         columns = [pa.array([row.get(field.name) for row in heard], field.type) for field in _HEARD]
         for field, column in zip(_HEARD, columns, strict=True):
             group = group.append_column(field, column)
         yield group
-
-
-def _opened(rows: pa.Table, tag: Tag) -> Iterator[tuple[pa.Table, list[BinaryIO | Unread]]]:
-    """Groups of rows with their files open; remote files of the next group are fetched meanwhile."""
-    most = max(1, min(FETCH_ROWS, HELD_CHUNKS // tag.chunking.max_chunks))
-    groups = list(_groups(rows, most))
-    with ThreadPoolExecutor(1) as pool:
-        fetch = [pool.submit(open_files, uris, tag.storage, tag.limits) for _, uris in groups[:1]]
-        for number, (group, _) in enumerate(groups):
-            files = fetch.pop().result()
-            fetch = [pool.submit(open_files, uris, tag.storage, tag.limits) for _, uris in groups[number + 1 :][:1]]
-            yield group, files
-
-
-def _groups(rows: pa.Table, most: int) -> Iterator[tuple[pa.Table, list[str]]]:
-    """Rows in order, so many at the most, all of one scheme."""
-    uris = rows.column("uri").to_pylist()
-    start = 0
-    while start < len(uris):
-        stop = start + 1
-        while stop < min(len(uris), start + most) and scheme(uris[stop]) == scheme(uris[start]):
-            stop += 1
-        yield rows.slice(start, stop - start), uris[start:stop]
-        start = stop
 
 
 def _hear(file: BinaryIO | Unread, audio: Audio, tag: Tag) -> dict[str, Any]:

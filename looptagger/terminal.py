@@ -63,13 +63,14 @@ class ProgressView:
 
     def listed(self, rows: int) -> None:
         """Rows of the manifest stored so far."""
-        self._show(f"{rows:,} clips listed", rows == 0)
+        self.show(f"{rows:,} clips listed", rows == 0)
 
     def progress(self, progress: "Progress") -> None:
         """The state of tagging."""
-        self._show(progress_line(progress), progress.done == progress.total)
+        self.show(progress_line(progress), progress.done == progress.total)
 
-    def _show(self, line: str, always: bool) -> None:
+    def show(self, line: str, always: bool) -> None:
+        """Any other line; on a file or a pipe every few seconds only, unless `always`."""
         if self.live:
             self.live.update(Text(line))
         elif always or time.monotonic() - self.last >= EVERY_S:

@@ -6,7 +6,7 @@ length; where the format can seek, only those are decoded.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -53,6 +53,26 @@ def decode(file: BinaryIO, audio: Audio, chunking: Chunking, limits: Limits) -> 
 
     Raises Undecoded: `undecodable`, `empty`, `silent` or `too_large`.
     """
+
+    def heard(source: AudioSource) -> Clip:
+        return _heard(source, audio, chunking, limits)
+
+    return _first_that_reads(file, limits, heard)
+
+
+def decode_whole(file: BinaryIO, audio: Audio, limits: Limits, silence_db: float) -> Clip:
+    """An audio file as one chunk of its own length: `pcm` is (1, n_samples). Raises Undecoded as `decode` does."""
+
+    def heard(source: AudioSource) -> Clip:
+        waveform, duration_s = _whole(source, audio, limits)
+        _check_level(waveform, silence_db)
+        return Clip(waveform[None], np.zeros(1), duration_s, source.rate, source.channels, source.codec)
+
+    return _first_that_reads(file, limits, heard)
+
+
+def _first_that_reads(file: BinaryIO, limits: Limits, heard: Callable[[AudioSource], Clip]) -> Clip:
+    """What is heard through the first decoder that can read the file. Raises Undecoded."""
     head = file.read(VORBIS_HEAD)
     if not head:
         raise Undecoded("empty", "0 bytes")
@@ -64,7 +84,7 @@ def decode(file: BinaryIO, audio: Audio, chunking: Chunking, limits: Limits) -> 
         try:
             file.seek(0)
             with decoders[name](file, clock) as source:
-                return _heard(source, audio, chunking, limits)
+                return heard(source)
         except Undecoded as undecoded:
             if undecoded.status != "empty" or name == order[-1]:
                 raise
@@ -100,11 +120,15 @@ def _heard(source: AudioSource, audio: Audio, chunking: Chunking, limits: Limits
         waveform, duration_s = _whole(source, audio, limits)
         first = chunk.starts(len(waveform), size, hop, chunking.max_chunks)
         pcm = chunk.cut(waveform, first, size).astype(np.int16, copy=False)
-    peak = max(int(pcm.max()), -int(pcm.min()))
-    if peak < 32768 * 10 ** (chunking.silence_db / 20):
-        raise Undecoded("silent", f"no sample over {chunking.silence_db:g} dBFS")
+    _check_level(pcm, chunking.silence_db)
     start_s = first / audio.sample_rate
     return Clip(pcm, start_s, duration_s, source.rate, source.channels, source.codec)
+
+
+def _check_level(pcm: NDArray[np.int16], silence_db: float) -> None:
+    peak = max(int(pcm.max()), -int(pcm.min()))
+    if peak < 32768 * 10 ** (silence_db / 20):
+        raise Undecoded("silent", f"no sample over {silence_db:g} dBFS")
 
 
 def _whole(source: AudioSource, audio: Audio, limits: Limits) -> tuple[NDArray[np.int16], float]:

@@ -1,0 +1,55 @@
+"""The command line: parse, call, print. Exit codes: 0 done, 1 failures, 2 wrong use, 130 interrupted."""
+
+import os
+import signal
+import sys
+import tempfile
+import traceback
+
+import click
+
+from looptagger import terminal
+from looptagger.cli import learning, models, tagging
+from looptagger.cli.options import EXAMPLE
+from looptagger.errors import UserError, one_line
+
+
+@click.group(context_settings=EXAMPLE)
+@click.version_option(package_name="looptagger")
+def cli() -> None:
+    """Tags archives of music loops with their roles: percussion, bass, chord, melody, fx, voice.
+
+    Example: looptagger tag ~/loops -o tags && looptagger show tags
+    """
+
+
+for command in (*tagging.COMMANDS, *learning.COMMANDS, models.model):
+    cli.add_command(command)
+
+
+def _stop(*_: object) -> None:
+    """Ctrl-C and SIGTERM: end in order. What Ray then prints of the actors that it ends would only alarm."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+    raise KeyboardInterrupt
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; what users can mend is one sentence and exit code 2, an interrupt is 130."""
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        cli.main(args, standalone_mode=False)
+    except click.exceptions.Abort:
+        terminal.note("Stopped. The same command goes on from here.")
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except UserError as error:
+        terminal.note(f"Error: {error}")
+        sys.exit(2)
+    except Exception as error:  # a fault of ours: keep the details for a report, spare the terminal
+        with tempfile.NamedTemporaryFile("w", prefix="looptagger-", suffix=".log", delete=False) as log:
+            traceback.print_exc(file=log)
+        terminal.note(f"Internal error: {one_line(error)}. Please report it with {log.name}; no tags are lost.")
+        sys.exit(1)

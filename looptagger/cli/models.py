@@ -1,0 +1,45 @@
+"""The commands around checkpoints: model info, model import."""
+
+from pathlib import Path
+
+import click
+
+from looptagger import terminal
+from looptagger.cli.options import EXAMPLE
+
+
+@click.group(context_settings=EXAMPLE)
+def model() -> None:
+    """Look at checkpoints, and import published ones."""
+
+
+@model.command(context_settings=EXAMPLE)
+@click.argument("path")
+def info(path: str) -> None:
+    """Print what a checkpoint says of itself.
+
+    Example: looptagger model info model.safetensors
+    """
+    from looptagger.model import checkpoint
+
+    data = checkpoint.resolve(path)
+    card = checkpoint.card(data, path)
+    terminal.out.print_json(data={"id": checkpoint.model_id(data, card), **card.model_dump(mode="json")})
+
+
+@model.command("import", context_settings=EXAMPLE)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The checkpoint to write.")
+@click.option("--name", default=None, help="The model's name in the output; by default the file's.")
+@click.option("--licence", default="unknown", show_default=True, help="The weights' licence.")
+def import_(path: Path, out: Path, name: str | None, licence: str) -> None:
+    """Turn a .pth file of the paper's published code into a checkpoint.
+
+    Example: looptagger model import best_model.pth -o hcnn.safetensors
+    """
+    from looptagger.archive.storage import Folder
+    from looptagger.model import checkpoint, published
+
+    network, card = published.convert(path, name or out.stem, licence)
+    Folder(str(out.absolute().parent)).write(out.name, checkpoint.dump(network, card))
+    terminal.note(f"{out}: {card.model.kind}, {sum(p.numel() for p in network.parameters()):,} parameters.")

@@ -1,0 +1,55 @@
+"""What the commands share: options, and settings made of them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from looptagger import config
+
+F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S", bound=config.Settings)
+
+EXAMPLE = {"help_option_names": ["-h", "--help"]}
+NAMES = ("config_file", "overrides", "endpoint_url", "anonymous")
+
+ADDRESS = click.option("--address", metavar="ADDRESS", help="A Ray cluster to join; RAY_ADDRESS works too.")
+
+
+def storage_options(command: F) -> F:
+    """Settings that every command takes which touches an archive."""
+    for option in (
+        click.option("--endpoint-url", metavar="URL", help="An S3-compatible server; AWS_ENDPOINT_URL works too."),
+        click.option("--anonymous", is_flag=True, help="Read s3:// sources without credentials."),
+        click.option(
+            "--set",
+            "overrides",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="Override a setting, e.g. storage.attempts=10.",
+        ),
+        click.option(
+            "--config",
+            "config_file",
+            type=click.Path(path_type=Path),
+            help="Settings as YAML; the files in configs/ list them.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def settings(kind: type[S], given: dict[str, Any], more: Sequence[str] = ()) -> S:
+    """Settings: defaults, then the file, then --set, then flags. Takes the storage options out of `given`."""
+    config_file, overrides, endpoint_url, anonymous = (given.pop(name) for name in NAMES)
+    extra = [f"storage.endpoint_url={endpoint_url}"] if endpoint_url else []
+    extra += ["storage.anonymous=true"] if anonymous else []
+    return config.load(kind, config_file, [*overrides, *more, *extra])
+
+
+def folder(uri: str, given: dict[str, Any]) -> Any:
+    """The folder at a URI, reached as the storage options say."""
+    from looptagger.archive.storage import Folder
+
+    return Folder(uri, settings(config.Tag, given).storage)

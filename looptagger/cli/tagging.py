@@ -1,0 +1,98 @@
+"""The commands around tags: tag, status, show, compact."""
+
+import sys
+from typing import Any, Final
+
+import click
+
+from looptagger import config, terminal
+from looptagger.cli.options import ADDRESS, EXAMPLE, folder, settings, storage_options
+from looptagger.model.checkpoint import UNTRAINED
+
+
+@click.command(context_settings=EXAMPLE)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.option("-o", "--out", required=True, metavar="OUT", help="Folder or s3:// prefix for the tags.")
+@click.option("--model", default=UNTRAINED, show_default=True, metavar="NAME|PATH", help="The checkpoint to use.")
+@click.option("--limit", type=click.IntRange(1), help="Take only the first N clips; without it the rest follows.")
+@click.option("--update", is_flag=True, help="List the sources again and tag what is new.")
+@click.option("--overwrite", is_flag=True, help="Start anew: delete the tags in OUT first.")
+@click.option("--retry-errors", is_flag=True, help="Also take up the clips that failed before.")
+@click.option("--chunks", is_flag=True, help="Also write the scores of every chunk to OUT/chunks.")
+@click.option("--embeddings", is_flag=True, help="Also write each clip's embedding, for similarity search.")
+@ADDRESS
+@click.option("--fail-on-error", is_flag=True, help="Exit with 1 when clips failed.")
+@storage_options
+def tag(out: str, fail_on_error: bool, sources: tuple[str, ...], **options: Any) -> None:
+    """Tag audio files, folders, globs, s3:// prefixes or manifests (.parquet, .csv, .jsonl with a column uri).
+
+    The same command goes on where it was stopped.
+
+    Example: looptagger tag s3://bucket/loops manifest.csv -o s3://bucket/tags
+    """
+    from looptagger.cluster.job import Events, TagJob
+    from looptagger.cluster.job import tag as run
+
+    tag = settings(config.Tag, options)
+    with terminal.progress_view() as view:
+        done = run(TagJob(sources, out, tag=tag, **options), Events(terminal.note, view.listed, view.progress))
+    terminal.summary(done, out)
+    if fail_on_error and done.failed:
+        sys.exit(1)
+
+
+@click.command(context_settings=EXAMPLE)
+@click.argument("out")
+@click.option("--verify", is_flag=True, help="Read every part: whole, one row an id, the schema.")
+@storage_options
+def status(out: str, verify: bool, **storage: Any) -> None:
+    """Say how far an output is: done, failed by reason, left, speed.
+
+    Example: looptagger status tags --verify
+    """
+    from looptagger.archive import status as ledger
+
+    place = folder(out, storage)
+    terminal.status(ledger.status(place), out)
+    if verify:
+        problems = ledger.verify(place)
+        for problem in problems:
+            terminal.note(problem)
+        if problems:
+            sys.exit(1)
+        terminal.note("Every part is whole, every id of the manifest has its one row.")
+
+
+@click.command(context_settings=EXAMPLE)
+@click.argument("out")
+@click.option("-n", "--rows", type=click.IntRange(1), default=50, show_default=True, help="Rows to show.")
+@storage_options
+def show(out: str, rows: int, **storage: Any) -> None:
+    """Print an output's first rows as a table, and how to ask for more.
+
+    Example: looptagger show tags -n 20
+    """
+    from looptagger.archive import status as ledger
+
+    terminal.show(ledger.head(folder(out, storage), rows), out)
+
+
+@click.command(context_settings=EXAMPLE)
+@click.argument("out")
+@storage_options
+def compact(out: str, **storage: Any) -> None:
+    """Join many small parts into few large ones, which queries read faster.
+
+    Example: looptagger compact s3://bucket/tags
+    """
+    from looptagger.archive import dataset, lock
+    from looptagger.archive.compact import compact as run
+
+    place = folder(out, storage)
+    dataset.require(place)
+    with lock.held(place):
+        before, after = run(place)
+    terminal.note(f"{terminal.plural(before, 'part')} before, {after:,} now.")
+
+
+COMMANDS: Final = (tag, status, show, compact)

@@ -1,0 +1,85 @@
+"""Preparing labelled loops on Ray Data: rows -> decode on every core -> this process, which writes the table."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from looptagger.archive import dataset as archive
+from looptagger.archive import lock
+from looptagger.archive.storage import Folder
+from looptagger.config import Prepare
+from looptagger.errors import UserError
+from looptagger.learn import table
+from looptagger.learn.loops import Collection
+
+BLOCK_ROWS = 16
+"""Loops a task."""
+
+
+@dataclass(frozen=True)
+class PrepareJob:
+    """What the user asked for."""
+
+    source: str
+    out: str
+    labels: str | None = None
+    prepare: Prepare = Prepare()
+    overwrite: bool = False
+    address: str | None = None
+
+
+def prepare(
+    job: PrepareJob,
+    note: Callable[[str], None] = lambda text: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Collection, table.Dataset]:
+    """Read, decode, split and store a labelled data set. Raises UserError for what the user can mend."""
+    from looptagger.learn import preparing
+
+    archive.check_place(job.out)
+    folder = Folder(job.out, job.prepare.storage)
+    _check_empty(folder, job.overwrite)
+    collection = preparing.collect(job.source, job.prepare, job.labels)
+    rows = preparing.to_rows(collection.loops, job.prepare)
+    with lock.held(folder):
+        old = [name for name in folder.names() if name.startswith("part-")]
+        folder.delete([table.NAME, *old])
+        writer = preparing.TableWriter(folder, collection, job.prepare)
+        done = 0
+        for block in _decoded(rows, job, note):
+            writer.add(block)
+            done += block.num_rows
+            progress(done, rows.num_rows)
+        return collection, writer.finish()
+
+
+def _check_empty(folder: Folder, overwrite: bool) -> None:
+    if not overwrite and folder.read(table.NAME) is not None:
+        raise UserError(f"{folder.uri}: holds a prepared data set; --overwrite replaces it, or choose another folder.")
+
+
+def _decoded(rows: pa.Table, job: PrepareJob, note: Callable[[str], None]) -> Iterator[pa.Table]:
+    """The rows with their audio, in order."""
+    import ray.data
+
+    from looptagger.cluster.session import session, storage_environment
+
+    note("Starting Ray ..." if not ray.is_initialized() else "Using the Ray session that is open.")
+    with session(job.address):
+        blocks = [rows.slice(start, BLOCK_ROWS) for start in range(0, rows.num_rows, BLOCK_ROWS)]
+        dataset: Any = ray.data.from_arrow(blocks)
+        dataset.context.execution_options.preserve_order = True
+        how: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+        arguments = {"settings": job.prepare, "environment": storage_environment()}
+        dataset = dataset.map_batches(_decode, fn_kwargs=arguments, num_cpus=1, **how)
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+
+
+def _decode(rows: pa.Table, settings: Prepare, environment: dict[str, str]) -> Iterator[pa.Table]:
+    from looptagger.cluster.session import adopt
+    from looptagger.learn.preparing import prepared
+
+    adopt(environment)
+    yield from prepared(rows, settings)

@@ -1,0 +1,233 @@
+"""The Freesound Loop Dataset as it lies on disk: audio, metadata, and the annotators' answers.
+
+Ramires et al., "The Freesound Loop Dataset and Annotation Tool" (ISMIR 2020), Zenodo record 3967852.
+"""
+
+import csv
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from looptagger.archive.sources import is_audio
+from looptagger.errors import UserError
+from looptagger.learn.loops import Collection, Drops, Loop, short_licence
+
+TABLE_1: Final = {"percussion": 1626, "bass": 493, "chord": 350, "melody": 603, "fx": 845, "voice": 69}
+"""Roles of the paper's 2,936 loops (Ching, Ramires, Yang 2020, Table 1)."""
+TABLE_1_LOOPS: Final = 2936
+
+FSLD_NAMES = {"percussion": "percussion", "bass": "bass", "chords": "chord", "melody": "melody", "fx": "fx"}
+FSLD_NAMES["vocal"] = "voice"
+"""The data set's names of the roles, and ours."""
+
+CSV_NAME = "loop_annotation_data.csv"
+DEPTH = 2
+"""Folders below the given one in which the data set's parts are looked for."""
+
+RULES = {
+    "union": "a role is set when any annotator set it",
+    "intersection": "a role is set when all annotators set it",
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a copy's parts lie: audio/wav, the annotators' folder or the compiled CSV, metadata.json if there."""
+
+    audio: Path
+    annotations: Path
+    metadata: Path | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one annotator said of a loop."""
+
+    loop: str
+    annotator: str
+    roles: frozenset[str]
+    is_dropped: bool
+    """Marked as no loop (`discard`), or left for later."""
+
+
+def looks_like_fsld(folder: Path) -> bool:
+    """Whether a folder, or one near it, holds FSLD's audio or annotations."""
+    return _find_audio(folder) is not None or _find_annotations(folder) is not None
+
+
+def find(folder: Path) -> Layout:
+    """The parts of a copy of FSLD in, below or beside a folder. Raises UserError that names the part not found."""
+    audio, annotations = _find_audio(folder), _find_annotations(folder)
+    if audio is None:
+        raise UserError(f"{folder}: no audio/wav found in it; unpack FSL10K.zip there, or point at the folder above.")
+    if annotations is None:
+        raise UserError(
+            f"{folder}: no annotations/*/sound-*.json and no {CSV_NAME} found; unpack annotations.zip beside FSL10K."
+        )
+    metadata = audio.parent.parent / "metadata.json"
+    return Layout(audio, annotations, metadata if metadata.is_file() else None)
+
+
+def _near(folder: Path) -> Iterator[Path]:
+    """The folder, those below it, and at last the one above: FSL10K's annotations lie beside it."""
+    level = [folder]
+    for _ in range(DEPTH + 1):
+        yield from level
+        level = sorted(path for parent in level for path in _folders(parent))
+    yield folder.absolute().parent
+
+
+def _folders(parent: Path) -> list[Path]:
+    skipped = ("wav", "ac_analysis", "fs_analysis", "images")
+    try:
+        return [Path(entry.path) for entry in os.scandir(parent) if entry.is_dir() and entry.name not in skipped]
+    except OSError:
+        return []
+
+
+def _find_audio(folder: Path) -> Path | None:
+    return next((near / "audio" / "wav" for near in _near(folder) if (near / "audio" / "wav").is_dir()), None)
+
+
+def _find_annotations(folder: Path) -> Path | None:
+    """The annotators' own files where there are any, else the CSV compiled from them."""
+    nears = [path for near in _near(folder) for path in (near / "annotations", near)]
+    by_annotator = (path for path in nears if path.name == "annotations" and next(path.glob("*/sound-*.json"), None))
+    compiled = (path / CSV_NAME for path in nears if (path / CSV_NAME).is_file())
+    return next(by_annotator, None) or next(compiled, None)
+
+
+def read(folder: Path, merge: Literal["union", "intersection"]) -> Collection:
+    """The loops of a copy of FSLD with their merged roles. Raises UserError for one that lacks a part.
+
+    The rule, as no published one exists: a loop that any annotator discarded or left for later is dropped; a role is
+    set when any annotator set it (`union`) or all did (`intersection`); a loop without a role is dropped.
+    """
+    layout, drops = find(folder), Drops()
+    by_loop = defaultdict(list)
+    for answer in answers(layout.annotations, drops):
+        by_loop[answer.loop].append(answer)
+    broken = drops.counts["unreadable annotation"]
+    if not by_loop:
+        raise UserError(f"{layout.annotations}: none of its {broken:,} annotations can be read; unpack it again.")
+    loops = list(_merged(by_loop, merge, drops))
+    files = _audio_files(layout.audio, drops)
+    loops = drops.kept(loops, "no audio", lambda loop: loop.id in files)
+    if not loops:
+        raise UserError(f"{layout.audio}: holds the audio of none of the annotated loops; unpack FSL10K.zip again.")
+    rule = f"loops discarded or left for later by any annotator are dropped; {RULES[merge]}"
+    return Collection(str(folder), rule, len(by_loop), _described(loops, files, layout.metadata), drops)
+
+
+def answers(annotations: Path, drops: Drops) -> Iterator[Answer]:
+    """All annotators' answers; those that cannot be read are counted in `drops`."""
+    yield from _csv_answers(annotations, drops) if annotations.is_file() else _json_answers(annotations, drops)
+
+
+def _json_answers(folder: Path, drops: Drops) -> Iterator[Answer]:
+    for path in sorted(folder.glob("*/sound-*.json")):
+        loop = path.stem.removeprefix("sound-")
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            roles = found["instrumentation"]
+            if not loop or not isinstance(roles, dict):
+                raise ValueError
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            drops.add("unreadable annotation", f"{path.parent.name}/{path.name}")
+            continue
+        yield _answer(loop, path.parent.name, roles, found)
+
+
+def _csv_answers(path: Path, drops: Drops) -> Iterator[Answer]:
+    prefix = "instrumentation_"
+    seen = set()
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file)
+            missing = {"sound_id", *(prefix + name for name in FSLD_NAMES)} - set(rows.fieldnames or ())
+            if missing:
+                raise UserError(f"{path}: lacks the column {sorted(missing)[0]}; is it FSLD's compiled annotations?")
+            for row in rows:
+                key = ((row["sound_id"] or "").strip(), (row.get("annotator") or "").strip())
+                if not key[0] or None in row.values():
+                    drops.add("unreadable annotation", f"line {rows.line_num}")
+                elif key in seen:
+                    drops.add("repeated annotation", key[0])
+                else:
+                    seen.add(key)
+                    yield _answer(*key, {name: row[prefix + name] for name in FSLD_NAMES}, row)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error}).") from None
+
+
+def _answer(loop: str, annotator: str, roles: dict[str, Any], marks: dict[str, Any]) -> Answer:
+    set_ = frozenset(ours for name, ours in FSLD_NAMES.items() if _is_true(roles.get(name)))
+    return Answer(loop, annotator, set_, _is_true(marks.get("discard")) or _is_true(marks.get("save_for_later")))
+
+
+def _is_true(value: Any) -> bool:
+    return value is True or (isinstance(value, str) and value.strip().lower() in ("true", "1"))
+
+
+def _merged(by_loop: dict[str, list[Answer]], merge: str, drops: Drops) -> Iterator[Loop]:
+    """One loop for each id that is kept, in the order of ids, still without audio and metadata."""
+    for loop, said in sorted(by_loop.items()):
+        if any(answer.is_dropped for answer in said):
+            drops.add("discarded or left for later", loop)
+            continue
+        sets = [answer.roles for answer in said]
+        roles = frozenset.union(*sets) if merge == "union" else frozenset.intersection(*sets)
+        if roles:
+            yield Loop(loop, "", roles)
+        else:
+            drops.add("no role", loop)
+
+
+def _audio_files(folder: Path, drops: Drops) -> dict[str, Path]:
+    """Audio by id, the text before the first `_`; of two files of one id the first by name is taken."""
+    files: dict[str, Path] = {}
+    for name in sorted(os.listdir(folder)):
+        loop = name.partition("_")[0].partition(".")[0]
+        if not is_audio(name):
+            continue
+        if loop in files:
+            drops.add("second audio file of an id", name)
+        else:
+            files[loop] = folder / name
+    return files
+
+
+def _described(loops: Iterable[Loop], files: dict[str, Path], metadata: Path | None) -> list[Loop]:
+    """The loops with their files, uploaders, packs and licences.
+
+    The uploader is the user's number in the file's name, which every loop has.
+    """
+    records = _records(metadata)
+    described = []
+    for loop in loops:
+        record = records.get(loop.id)
+        record = record if isinstance(record, dict) else {}
+        path = files[loop.id]
+        user = path.name.partition("_")[2].partition(".")[0] or record.get("username")
+        pack = record.get("pack_name")
+        licence = short_licence(_text(record.get("license")))
+        described.append(Loop(loop.id, str(path.absolute()), loop.roles, _text(user), _text(pack), licence))
+    return described
+
+
+def _text(value: Any) -> str | None:
+    return str(value) if isinstance(value, str | int) and value != "" else None
+
+
+def _records(metadata: Path | None) -> dict[str, Any]:
+    if metadata is None:
+        return {}
+    try:
+        records = json.loads(metadata.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise UserError(f"{metadata}: is not whole JSON; unpack FSL10K.zip again.") from None
+    return records if isinstance(records, dict) else {}

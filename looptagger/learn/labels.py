@@ -1,0 +1,69 @@
+"""A folder of one's own loops with a labels file: CSV or TSV with `path` and `roles`, perhaps more."""
+
+import csv
+from pathlib import Path
+
+from looptagger.archive.storage import scheme
+from looptagger.errors import UserError
+from looptagger.learn.loops import Collection, Drops, Loop
+from looptagger.roles import ROLES
+
+NAMES = ("labels.csv", "labels.tsv")
+ENDINGS = (".csv", ".tsv")
+
+
+def find(source: Path) -> Path | None:
+    """The labels file that a source is, or that lies in it."""
+    if source.suffix.lower() in ENDINGS:
+        return source
+    return next((source / name for name in NAMES if (source / name).is_file()), None)
+
+
+def read(file: Path, folder: Path | None = None) -> Collection:
+    """The loops of a labels file; relative paths count from `folder`, by default the file's own.
+
+    Columns: path, roles (`bass;melody`; also separated by `,`, `|` or blanks), and if there: id (by default the path),
+    uploader, pack, licence. Raises UserError that names the file, the row and what is wrong.
+    """
+    base = (folder or file.parent).absolute()
+    drops = Drops()
+    loops: dict[str, Loop] = {}
+    rows = _rows(file)
+    for number, row in enumerate(rows, 1):
+        loop = _loop(row, base, f"{file}: row {number}")
+        if loop.id in loops:
+            raise UserError(f"{file}: row {number}: the id {loop.id!r} comes twice; ids must be unique.")
+        loops[loop.id] = loop
+    if not loops:
+        raise UserError(f"{file}: holds no rows; give each loop a row with its path and roles.")
+    kept = drops.kept(loops.values(), "no role", lambda loop: bool(loop.roles))
+    return Collection(str(file), "roles as in the labels file", len(loops), kept, drops)
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            rows = csv.DictReader(opened, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", restval="")
+            columns = [name.strip().lower() for name in rows.fieldnames or ()]
+            rows.fieldnames = columns
+            for needed in ("path", "roles"):
+                if needed not in columns:
+                    have = ", ".join(columns) or "none"
+                    raise UserError(f"{file}: a labels file needs a column `{needed}`; this one has {have}.")
+            return [{key: value for key, value in row.items() if isinstance(value, str)} for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file}: cannot be read as a labels file ({getattr(error, 'strerror', error)}).") from None
+
+
+def _loop(row: dict[str, str], base: Path, where: str) -> Loop:
+    path = row["path"].strip()
+    if not path:
+        raise UserError(f"{where} has no path; fill it in or drop the row.")
+    roles = frozenset("".join(" " if letter in ",;|" else letter for letter in row["roles"].lower()).split())
+    unknown = sorted(roles - set(ROLES))
+    if unknown:
+        raise UserError(f"{where}: unknown role {unknown[0]!r}; the roles are {', '.join(ROLES)}.")
+    uri = path if scheme(path) != "file" else str(base / path)
+    uploader, pack = (row.get(name, "").strip() or None for name in ("uploader", "pack"))
+    licence = (row.get("licence") or row.get("license") or "").strip() or None
+    return Loop(row.get("id", "").strip() or path, uri, roles, uploader, pack, licence)

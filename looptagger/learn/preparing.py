@@ -1,0 +1,157 @@
+"""From labelled loops to rows of the training table: decode, keep or drop with a reason, count."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from looptagger.archive.fetch import opened
+from looptagger.archive.storage import Folder, Unread, scheme, unread
+from looptagger.audio.decode import Undecoded, decode_whole
+from looptagger.config import Audio, Prepare
+from looptagger.errors import UserError
+from looptagger.learn import fsld, labels, table
+from looptagger.learn.loops import Collection, Loop, family, with_licences
+from looptagger.learn.splits import PARTS, SPLITS, splits
+from looptagger.roles import ROLES
+
+FETCH_ROWS = 8
+"""Loops decoded at once: at 600 s each, the most there can be by default, 150 MB."""
+
+REASONS = {"missing": "no audio", "too_large": "too large or long"}
+"""What the printed table calls the statuses of files; the others keep their names."""
+
+ROWS = pa.schema(
+    [pa.field("uri", pa.string()), *(field for field in table.SCHEMA if field.name not in ("waveform", "duration_s"))]
+)
+
+
+def collect(source: str, settings: Prepare, labels_file: str | None = None) -> Collection:
+    """The labelled loops that a source names: FSLD, a labels file, or a folder with one. Raises UserError."""
+    if scheme(source) != "file":
+        raise UserError(f"{source}: give a local folder or labels file; the paths in a labels file may be s3:// ones.")
+    place = Path(source)
+    if not place.exists():
+        raise UserError(f"{source}: no such file or folder; check the path.")
+    file = Path(labels_file) if labels_file else labels.find(place)
+    if file is not None:
+        found = labels.read(file, place if place.is_dir() else None)
+    elif place.is_dir() and fsld.looks_like_fsld(place):
+        found = fsld.read(place, settings.merge)
+    else:
+        raise UserError(f"{source}: neither FSLD (audio/wav and annotations) nor a folder with {labels.NAMES[0]}.")
+    found = with_licences(found, settings.licences)
+    if not found.loops:
+        raise UserError(f"{source}: no loop is left: {counted(found)}.")
+    return found
+
+
+def counted(collection: Collection) -> str:
+    """What was dropped, in words."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in collection.drops.counts.items()) or "nothing dropped"
+
+
+def to_rows(loops: Sequence[Loop], settings: Prepare) -> pa.Table:
+    """Loops with their splits as a table in a seeded random order, still without audio."""
+    parts = splits(loops, settings.shares, settings.seed)
+    names = ("id", "uri", "uploader", "pack", "licence")
+    columns: dict[str, Any] = {name: [getattr(loop, name) for loop in loops] for name in names}
+    columns |= {role: [role in loop.roles for loop in loops] for role in ROLES}
+    found = pa.table({**columns, **parts}, schema=ROWS).sort_by("id")
+    return found.take(pa.array(np.random.default_rng(settings.seed).permutation(len(loops))))
+
+
+def prepared(rows: pa.Table, settings: Prepare) -> Iterator[pa.Table]:
+    """Rows with `waveform`, `duration_s` and `drop`: the reason why a loop cannot be used, or null."""
+    for group, files in opened(rows, FETCH_ROWS, settings.storage, settings.limits):
+        heard = [_heard(file, settings) for file in files]
+        group = group.append_column(
+            "waveform", pa.array([each[0] for each in heard], table.SCHEMA.field("waveform").type)
+        )
+        group = group.append_column("duration_s", pa.array([each[1] for each in heard], pa.float64()))
+        yield group.append_column("drop", pa.array([each[2] for each in heard], pa.string()))
+
+
+def _heard(file: BinaryIO | Unread, settings: Prepare) -> tuple[Any, float, str | None]:
+    """Waveform, seconds and no reason, or a reason."""
+    nothing = np.empty(0, np.int16)
+    if isinstance(file, Unread):
+        return nothing, 0.0, REASONS.get(file.status, file.status)
+    try:
+        with file:
+            clip = decode_whole(file, Audio(sample_rate=settings.sample_rate), settings.limits, settings.silence_db)
+    except Undecoded as undecoded:
+        return nothing, 0.0, REASONS.get(undecoded.status, undecoded.status)
+    except Exception as error:  # opened but not readable; it costs this loop alone
+        return nothing, 0.0, unread(error).status
+    if clip.duration_s < settings.min_s:
+        return nothing, clip.duration_s, f"shorter than {settings.min_s:g} s"
+    return clip.pcm[0], clip.duration_s, None
+
+
+class TableWriter:
+    """Stores prepared rows in parts as they come, counts what they are, and describes the whole at the end."""
+
+    def __init__(self, folder: Folder, collection: Collection, settings: Prepare) -> None:
+        self.folder, self.collection, self.settings = folder, collection, settings
+        self.waiting: list[pa.Table] = []
+        self.parts: list[str] = []
+        self.lines: list[str] = []
+        self.licences: Counter[str] = Counter()
+        self.counts = {split: {part: Counter[str]() for part in PARTS} for split in SPLITS}
+
+    def add(self, rows: pa.Table) -> None:
+        """Take in prepared rows; those with a reason are counted as dropped."""
+        for loop, reason in zip(rows.column("id").to_pylist(), rows.column("drop").to_pylist(), strict=True):
+            if reason:
+                self.collection.drops.add(reason, loop)
+        kept = rows.filter(pc.is_null(rows.column("drop"))).select(table.SCHEMA.names).cast(table.SCHEMA)
+        self._count(kept)
+        self.waiting.append(kept)
+        while sum(each.num_rows for each in self.waiting) >= table.PART_ROWS:
+            self._store()
+
+    def _count(self, kept: pa.Table) -> None:
+        self.lines += table.digest_lines(kept)
+        self.licences.update(family(each) for each in kept.column("licence").to_pylist())
+        on = table.truth(kept)
+        for split, parts in self.counts.items():
+            for part, labelled in zip(kept.column(split).to_pylist(), on, strict=True):
+                parts[part].update(["loops", *(role for role, is_on in zip(ROLES, labelled, strict=True) if is_on)])
+
+    def _store(self) -> None:
+        rows = pa.concat_tables(self.waiting)
+        head, tail = rows.slice(0, table.PART_ROWS), rows.slice(table.PART_ROWS)
+        self.waiting = [tail]
+        if head.num_rows:
+            table.write_part(self.folder, len(self.parts), head.combine_chunks())
+            self.parts.append(table.part_name(len(self.parts)))
+
+    def finish(self) -> table.Dataset:
+        """Store what waits, and the description, which makes the table one. Raises UserError for an empty one."""
+        self._store()
+        if not self.lines:
+            raise UserError(f"{self.collection.source}: none of the loops can be used: {counted(self.collection)}.")
+        names = ("loops", *ROLES)
+        counts = {
+            split: {part: {n: c[n] for n in names} for part, c in of.items()} for split, of in self.counts.items()
+        }
+        found = table.Dataset(
+            source=self.collection.source,
+            rule=self.collection.rule,
+            sample_rate=self.settings.sample_rate,
+            digest=table.digest(self.lines),
+            parts=tuple(self.parts),
+            annotated=self.collection.annotated,
+            dropped=dict(self.collection.drops.counts),
+            shares=self.settings.shares,
+            seed=self.settings.seed,
+            counts=counts,
+            licences=dict(self.licences),
+        )
+        self.folder.write(table.NAME, table.describe(found))
+        return found

@@ -1,0 +1,68 @@
+"""Train, validation and test: at random as in the paper, balanced over roles, and without a shared uploader. Pure."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from looptagger.learn.loops import Loop
+from looptagger.roles import ROLES
+
+PARTS: Final = ("train", "validation", "test")
+SPLITS: Final = ("paper", "stratified", "grouped")
+TRIES = 40
+"""Random orders tried; the assignment nearest to the wanted shares is kept."""
+
+
+def splits(loops: Sequence[Loop], shares: Sequence[float], seed: int) -> dict[str, list[str]]:
+    """The part of each loop, in the order given, in each of the three splits. The same loops and seed, the same parts.
+
+    `paper`: at random. `stratified`: each role has the same shares, as near as they go. `grouped`: the same, and all
+    loops of one uploader are in one part.
+    """
+    order = sorted(range(len(loops)), key=lambda i: loops[i].id)
+    labels = np.array([[role in loops[i].roles for role in ROLES] for i in order], float)
+    alone = [loops[i].id for i in order]
+    groups = [loops[i].group for i in order]
+    found = {
+        "paper": _random(len(loops), shares, seed),
+        "stratified": _balanced(labels, alone, shares, seed),
+        "grouped": _balanced(labels, groups, shares, seed),
+    }
+    back = np.argsort(order)
+    return {name: [PARTS[part] for part in parts[back]] for name, parts in found.items()}
+
+
+def _random(count: int, shares: Sequence[float], seed: int) -> NDArray[np.int64]:
+    ends = np.rint(np.cumsum(shares)[:-1] * count)
+    parts = np.searchsorted(ends, np.arange(count), side="right")
+    return parts[np.random.default_rng(seed).permutation(count)]
+
+
+def _balanced(
+    labels: NDArray[np.float64], groups: Sequence[str], shares: Sequence[float], seed: int
+) -> NDArray[np.int64]:
+    """A part for each loop, whole groups together, so that loops and roles come near to their shares."""
+    names, member = np.unique(np.array(groups), return_inverse=True)
+    counts = np.zeros((len(names), 1 + labels.shape[1]))
+    np.add.at(counts, member, np.column_stack([np.ones(len(labels)), labels]))
+    wanted = np.outer(shares, counts.sum(axis=0)) + 1e-9
+    tries = [_dealt(counts, wanted, np.random.default_rng([seed, i])) for i in range(TRIES)]
+    _, parts = min(tries, key=lambda each: each[0])
+    return parts[member]
+
+
+def _dealt(
+    counts: NDArray[np.float64], wanted: NDArray[np.float64], rng: np.random.Generator
+) -> tuple[float, NDArray[np.int64]]:
+    """Deal out groups, large ones first, each to the part that it brings nearest to what is wanted (chi-square)."""
+    order = rng.permutation(len(counts))
+    order = order[np.argsort(-counts[order, 0], kind="stable")]
+    have = np.zeros_like(wanted)
+    parts = np.empty(len(counts), np.int64)
+    for group in order:
+        gain = (counts[group] * (2 * (have - wanted) + counts[group]) / wanted).sum(axis=1)
+        parts[group] = np.argmin(gain)
+        have[parts[group]] += counts[group]
+    return float(((have - wanted) ** 2 / wanted).sum()), parts

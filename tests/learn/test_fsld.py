@@ -1,0 +1,139 @@
+"""The FSLD reader: both layouts, two annotators who disagree, and all that real copies lack or break."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from looptagger.errors import UserError
+from looptagger.learn import fsld
+from tests.learn.tree import Tree, answer
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    made = Tree(tmp_path / "copy")
+    made.add(1, 70, b"x", ann=answer(("percussion",)), bob=answer(("percussion", "bass")))  # they disagree
+    made.add(2, 71, b"x", ann=answer(("chord",), discard=False, save_for_later=False))
+    made.add(3, 71, b"x", ann=answer(("fx",), discard=True))
+    made.add(4, 72, b"x", ann=answer(("fx",)), bob=answer(("fx",), save_for_later=True))
+    made.add(5, 72, b"x", ann=answer(()))
+    made.add(6, 73, None, ann=answer(("voice",)))
+    made.add(7, 74, b"x", ann=answer(("melody",)), bob=answer(("voice",)))  # nothing in common
+    return made
+
+
+@pytest.mark.parametrize("layout", ["json", "csv"])
+def test_both_layouts_give_the_same_loops_and_counts(tree: Tree, layout: str) -> None:
+    found = fsld.read(tree.write(layout), "union")
+    assert {loop.id: sorted(loop.roles) for loop in found.loops} == {
+        "1": ["bass", "percussion"],
+        "2": ["chord"],
+        "7": ["melody", "voice"],
+    }
+    assert found.annotated == 7
+    assert found.drops.counts == {"discarded or left for later": 2, "no role": 1, "no audio": 1}
+    first = found.loops[0]
+    assert (first.uploader, first.pack, first.licence) == ("70", "a pack", "CC-BY-3.0")
+    assert Path(first.uri).name == "1_70.wav.wav"
+    assert "any annotator set it" in found.rule
+
+
+def test_intersection_keeps_what_all_annotators_set(tree: Tree) -> None:
+    found = fsld.read(tree.write("json"), "intersection")
+    assert {loop.id: sorted(loop.roles) for loop in found.loops} == {"1": ["percussion"], "2": ["chord"]}
+    assert found.drops.counts["no role"] == 2
+    assert "all annotators" in found.rule
+
+
+@pytest.mark.parametrize("point_at", ["", "FSL10K", "FSL10K/audio", ".."])
+def test_any_folder_near_it_will_do(tree: Tree, point_at: str) -> None:
+    place = tree.write("json") / point_at
+    assert len(fsld.read(place, "union").loops) == 3 if point_at != "FSL10K/audio" else True
+
+
+def test_zips_unpacked_flat_will_do(tree: Tree, tmp_path: Path) -> None:
+    root = tree.write("json")
+    flat = tmp_path / "flat"
+    shutil.move(root / "FSL10K" / "audio", flat / "audio")
+    shutil.move(root / "annotations", flat / "annotations")
+    found = fsld.read(flat, "union")
+    assert len(found.loops) == 3
+    assert found.loops[0].licence is None  # there is no metadata.json
+
+
+def test_annotations_that_are_not_json_are_counted(tree: Tree) -> None:
+    root = tree.write("json")
+    for number, text in enumerate(["{", "[]", '{"instrumentation": 3}', "\x00", '{"bpm": "1"}', "[" * 100_000]):
+        (root / "annotations" / "ann" / f"sound-9{number}.json").write_text(text)
+    found = fsld.read(root, "union")
+    assert found.drops.counts["unreadable annotation"] == 6
+    assert len(found.loops) == 3
+
+
+def test_an_id_twice_is_counted_and_taken_once(tree: Tree) -> None:
+    root = tree.write("csv")
+    (root / "audio" / "wav" / "1_99.wav.wav").write_bytes(b"y")
+    table = root / "loop_annotation_data.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines, lines[1]]))
+    found = fsld.read(root, "union")
+    assert found.drops.counts["second audio file of an id"] == 1
+    assert found.drops.counts["repeated annotation"] == 1
+    assert len({loop.id for loop in found.loops}) == len(found.loops) == 3
+
+
+def _no_audio(root: Path) -> None:
+    shutil.rmtree(root / "FSL10K" / "audio")
+
+
+def _no_annotations(root: Path) -> None:
+    shutil.rmtree(root / "annotations")
+
+
+def _empty_audio(root: Path) -> None:
+    for path in (root / "FSL10K" / "audio" / "wav").iterdir():
+        path.unlink()
+
+
+def _half_metadata(root: Path) -> None:
+    path = root / "FSL10K" / "metadata.json"
+    path.write_text(path.read_text()[:100])
+
+
+def _no_json(root: Path) -> None:
+    for path in (root / "annotations").rglob("*.json"):
+        path.write_text("<html>")
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (_no_audio, "no audio/wav found"),
+        (_no_annotations, r"no annotations.*unpack annotations.zip"),
+        (_empty_audio, "holds the audio of none"),
+        (_half_metadata, "not whole JSON"),
+        (_no_json, "none of its 10 annotations can be read"),
+    ],
+)
+def test_half_a_download_is_a_sentence(tree: Tree, broken: object, says: str) -> None:
+    root = tree.write("json")
+    broken(root)  # type: ignore[operator]
+    with pytest.raises(UserError, match=says) as error:
+        fsld.read(root, "union")
+    assert "\n" not in str(error.value)
+
+
+def test_a_csv_of_something_else_is_a_sentence(tree: Tree) -> None:
+    root = tree.write("csv")
+    (root / "loop_annotation_data.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="lacks the column"):
+        fsld.read(root, "union")
+
+
+def test_metadata_of_another_shape_costs_only_what_it_would_have_said(tree: Tree) -> None:
+    root = tree.write("json")
+    (root / "FSL10K" / "metadata.json").write_text(json.dumps({"1": None, "2": {"license": 5, "pack_name": {}}}))
+    found = fsld.read(root, "union")
+    assert [loop.uploader for loop in found.loops] == ["70", "71", "74"]

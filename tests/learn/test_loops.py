@@ -1,0 +1,118 @@
+"""Labels files, licences and splits."""
+
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from looptagger.errors import UserError
+from looptagger.learn import labels
+from looptagger.learn.loops import Collection, Drops, Loop, family, short_licence, with_licences
+from looptagger.learn.splits import PARTS, splits
+from looptagger.roles import ROLES
+
+
+def write(folder: Path, text: str, name: str = "labels.csv") -> Path:
+    file = folder / name
+    file.write_text(text)
+    return file
+
+
+def test_a_labels_file_with_and_without_its_optional_columns(tmp_path: Path) -> None:
+    file = write(tmp_path, 'path,roles\na.wav,"bass, FX"\nb/c.wav,chord;voice\ns3://x/d.wav,melody|bass\ne.wav,\n')
+    found = labels.read(file)
+    assert [sorted(loop.roles) for loop in found.loops] == [["bass", "fx"], ["chord", "voice"], ["bass", "melody"]]
+    assert [loop.uri for loop in found.loops][1:] == [str(tmp_path / "b/c.wav"), "s3://x/d.wav"]
+    assert found.drops.counts == {"no role": 1}
+    more = write(tmp_path, "id\tpath\troles\tuploader\tlicense\n7\ta.wav\tfx\tme\tCC0-1.0\n", "labels.tsv")
+    assert labels.read(more).loops == [Loop("7", str(tmp_path / "a.wav"), frozenset({"fx"}), "me", None, "CC0-1.0")]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("path,roles\na.wav,drums\n", "row 1: unknown role 'drums'; the roles are percussion"),
+        ("path,roles\na.wav,bass\na.wav,fx\n", "row 2: the id 'a.wav' comes twice"),
+        ("file,roles\na.wav,bass\n", "needs a column `path`; this one has file, roles"),
+        ("", "needs a column `path`; this one has none"),
+        ("path,roles\n", "holds no rows"),
+        ("path,roles\n,bass\n", "row 1 has no path"),
+        ("path,roles\na.wav\n", None),
+        ("\x00\xff", "cannot be read|needs a column"),
+    ],
+)
+def test_bad_labels_files_are_sentences(tmp_path: Path, text: str, says: str | None) -> None:
+    file = write(tmp_path, text)
+    if says is None:
+        assert labels.read(file).loops == []
+        return
+    with pytest.raises(UserError, match=says) as error:
+        labels.read(file)
+    assert "\n" not in str(error.value)
+
+
+def test_licences_have_short_names_and_families() -> None:
+    url = "http://creativecommons.org/licenses/by-nc/3.0/"
+    assert short_licence(url) == "CC-BY-NC-3.0"
+    assert short_licence("https://creativecommons.org/publicdomain/zero/1.0/") == "CC0-1.0"
+    assert short_licence("http://creativecommons.org/licenses/sampling+/1.0/") == "CC-Sampling+-1.0"
+    names = ["CC-BY-NC-3.0", "CC0-1.0", "CC-Sampling+-1.0", "GPL", None]
+    assert [family(name) for name in names] == ["by-nc", "cc0", "sampling+", "gpl", "unknown"]
+
+
+def test_only_the_wanted_licences_stay() -> None:
+    loops = [Loop(str(i), "", frozenset({"fx"}), licence=name) for i, name in enumerate(["CC0-1.0", "CC-BY-4.0", None])]
+    collection = Collection("here", "", 3, loops, Drops())
+    kept = with_licences(collection, ["cc0", "BY"])
+    assert [loop.id for loop in kept.loops] == ["0", "1"]
+    assert kept.drops.counts == {"another licence": 1}
+    with pytest.raises(UserError, match=r"no loop has a licence of by-nc; there are: cc0 \(1\), by \(1\), unknown"):
+        with_licences(collection, ["by-nc"])
+
+
+def fsld_like(seed: int = 0, count: int = 2936) -> list[Loop]:
+    """As many loops as FSLD has, roles as rare, by users of whom few give many."""
+    rng = np.random.default_rng(seed)
+    shares = np.array([1626, 493, 350, 603, 845, 69]) / 2936
+    users = rng.zipf(1.6, count) % 700
+    loops = []
+    for i in range(count):
+        on = frozenset(role for role, share in zip(ROLES, shares, strict=True) if rng.random() < share)
+        loops.append(Loop(str(i), "", on or frozenset({"percussion"}), uploader=str(users[i])))
+    return loops
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_uploader_leaks_and_shares_are_kept(seed: int) -> None:
+    loops = fsld_like(seed)
+    found = splits(loops, (0.9, 0.05, 0.05), seed)
+    sides = defaultdict(set)
+    for loop, part in zip(loops, found["grouped"], strict=True):
+        sides[loop.uploader].add(part)
+    assert all(len(parts) == 1 for parts in sides.values())
+    for name in ("paper", "stratified", "grouped"):
+        counts = Counter(found[name])
+        assert counts["test"] == pytest.approx(0.05 * len(loops), rel=0.03 if name != "grouped" else 0.15), name
+    for name, tolerance in (("stratified", 1.5), ("grouped", 4)):
+        for role in ROLES:
+            by_part = Counter(part for loop, part in zip(loops, found[name], strict=True) if role in loop.roles)
+            for part, share in zip(PARTS, (0.9, 0.05, 0.05), strict=True):
+                assert abs(by_part[part] - share * by_part.total()) <= max(tolerance, 0.15 * share * by_part.total())
+
+
+def test_splits_are_seeded_and_do_not_depend_on_order() -> None:
+    loops = fsld_like(count=300)
+    first = splits(loops, (0.8, 0.1, 0.1), 3)
+    again = splits(loops[::-1], (0.8, 0.1, 0.1), 3)
+    other = splits(loops, (0.8, 0.1, 0.1), 4)
+    for name, parts in first.items():
+        assert again[name][::-1] == parts
+        assert other[name] != parts
+
+
+def test_without_uploaders_packs_stay_together() -> None:
+    loops = [Loop(str(i), "", frozenset({"fx"}), pack=str(i % 10)) for i in range(100)]
+    parts = splits(loops, (0.8, 0.1, 0.1), 0)["grouped"]
+    assert all(len({parts[i] for i in range(pack, 100, 10)}) == 1 for pack in range(10))
+    assert Counter(parts) == {"train": 80, "validation": 10, "test": 10}

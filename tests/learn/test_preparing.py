@@ -1,0 +1,88 @@
+"""The training table: what is stored, what is dropped, what its digest means."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from looptagger.archive.storage import Folder
+from looptagger.errors import UserError
+from looptagger.learn import table
+from looptagger.roles import ROLES
+from tests.conftest import audio_bytes, tone
+from tests.learn.tree import RATE, Tree, answer, separable, store
+
+
+def all_rows(folder: Folder, dataset: table.Dataset) -> pa.Table:
+    return pa.concat_tables(table.rows(folder, dataset, "paper", "all"))
+
+
+@pytest.mark.parametrize("layout", ["json", "csv"])
+def test_a_tree_becomes_a_table(tmp_path: Path, layout: str) -> None:
+    tree = separable(tmp_path / "tree", 12)
+    tree.add(2001, 90, b"RIFF broken", ann=answer(("fx",)))
+    tree.add(2002, 90, b"", ann=answer(("fx",)))
+    tree.add(2003, 90, np.zeros(RATE, np.float32), ann=answer(("fx",)))
+    tree.add(2004, 90, tone(0.02, rate=RATE), ann=answer(("fx",)))
+    folder, dataset = store(tree.write(layout), tmp_path / "out", shares=(0.8, 0.1, 0.1))
+    rows = all_rows(folder, dataset)
+    assert dataset.dropped == {"undecodable": 1, "empty": 1, "silent": 1, "shorter than 0.05 s": 1}
+    assert rows.schema == table.SCHEMA
+    assert rows.num_rows == dataset.loops == 72 == len(set(rows.column("id").to_pylist()))
+    assert dataset.annotated == 76
+    assert dataset.parts == ("part-00000.parquet", "part-00001.parquet")
+    seconds = np.array([len(wave) for wave in table.waveforms(rows)]) / 16_000
+    assert seconds == pytest.approx(rows.column("duration_s").to_numpy(), abs=1e-3)
+    labels = table.truth(rows)
+    first = {str(1000 + i): i % 6 for i in range(72)}
+    assert all(labels[i, first[loop]] for i, loop in enumerate(rows.column("id").to_pylist()))
+    assert {name: sum(part[name] for part in dataset.counts["grouped"].values()) for name in ROLES} == dict(
+        zip(ROLES, labels.sum(axis=0).tolist(), strict=True)
+    )
+    assert dataset.licences == {"by": dataset.licences["by"], "cc0": dataset.licences["cc0"]}
+
+
+def test_parts_of_a_split_are_disjoint_and_whole(tmp_path: Path) -> None:
+    folder, dataset = store(separable(tmp_path / "tree", 6).write("json"), tmp_path / "out", shares=(0.6, 0.2, 0.2))
+    for split, parts in dataset.counts.items():
+        found = {part: pa.concat_tables(table.rows(folder, dataset, split, part)) for part in parts}
+        assert {part: rows.num_rows for part, rows in found.items()} == {p: n["loops"] for p, n in parts.items()}
+        assert len({loop for rows in found.values() for loop in rows.column("id").to_pylist()}) == dataset.loops
+    columns = next(table.rows(folder, dataset, "paper", "test", ["id", "fx"])).column_names
+    assert columns == ["id", "fx", "paper"]
+
+
+def test_the_digest_is_of_the_loops_not_of_their_order(tmp_path: Path) -> None:
+    source = separable(tmp_path / "tree", 3).write("json")
+    _, first = store(source, tmp_path / "a")
+    _, seeded = store(source, tmp_path / "b", seed=5)
+    assert first.digest == seeded.digest
+    (source / "annotations" / "ann" / "sound-1003.json").unlink()
+    _, less = store(source, tmp_path / "c")
+    assert less.digest != first.digest
+
+
+def test_nothing_usable_is_a_sentence(tmp_path: Path) -> None:
+    tree = Tree(tmp_path / "tree")
+    tree.add(1, 1, b"", ann=answer(("fx",)))
+    with pytest.raises(UserError, match="none of the loops can be used: 1 empty"):
+        store(tree.write("json"), tmp_path / "out")
+
+
+def test_a_folder_without_a_table_or_with_a_broken_one_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="looptagger prepare SOURCE"):
+        table.find(Folder(str(tmp_path)))
+    (tmp_path / table.NAME).write_text("{")
+    with pytest.raises(UserError, match="prepare the data set again"):
+        table.find(Folder(str(tmp_path)))
+
+
+def test_a_labels_file_leads_to_any_format_at_any_rate(tmp_path: Path) -> None:
+    (tmp_path / "a.flac").write_bytes(audio_bytes(tone(1.5, rate=44_100), 44_100, format="FLAC"))
+    (tmp_path / "b.ogg").write_bytes(audio_bytes(tone(1.0, rate=48_000), 48_000, format="OGG", subtype="VORBIS"))
+    (tmp_path / "labels.csv").write_text("path,roles\na.flac,bass\nb.ogg,melody;chord\ngone.wav,fx\n")
+    folder, dataset = store(tmp_path, tmp_path / "out")
+    assert dataset.dropped == {"no audio": 1}
+    rows = all_rows(folder, dataset)
+    assert sorted(np.round([len(wave) / 16_000 for wave in table.waveforms(rows)], 2)) == [1.0, 1.5]
