@@ -154,8 +154,11 @@ class Train(Settings):
     phases: tuple[Phase, ...] = Field((Phase(),), min_length=1)
     augment: Augment = Augment()
     balance: Literal["none", "loss", "sampling"] = Field("none", description="what is done for rare roles")
-    average: float = Field(0.0, ge=0, lt=1, description="decay of the running mean of the weights; 0: none")
+    average_epochs: float = Field(
+        0.0, ge=0, description="weights are a running mean over about so many epochs; 0: none"
+    )
     select: Literal["loss", "roc_auc", "pr_auc"] = Field("roc_auc", description="what the best epoch is best at")
+    licence: str = Field("unknown", description="of the weights, as their card will say")
     seed: int = Field(0, ge=0)
     compute: Workers = Workers()
     storage: Storage = Storage()

@@ -35,4 +35,34 @@ def prepare(source: str, out: str, merge: str | None, licence: str | None, seed:
     tables.prepared(collection, dataset, out)
 
 
-COMMANDS: Final = (prepare,)
+@click.command(context_settings=EXAMPLE)
+@click.argument("data", metavar="DIR")
+@click.option("-o", "--out", required=True, metavar="RUN", help="Folder or s3:// prefix of the run.")
+@click.option("--resume", is_flag=True, help="Only go on with the run in RUN, do not start one.")
+@click.option("--overwrite", is_flag=True, help="Start anew: delete the run in RUN first.")
+@ADDRESS
+@storage_options
+def train(data: str, out: str, **options: Any) -> None:
+    """Train a model on a prepared data set, on every GPU that Ray sees, else on this machine's cores.
+
+    The same command goes on where it was stopped.
+
+    Example: looptagger train fsld -o run --set epochs=50
+    """
+    from looptagger.cluster.training_job import Events, TrainJob
+    from looptagger.cluster.training_job import train as run
+
+    given = settings(config.Train, options)
+    with terminal.progress_view() as view:
+
+        def step(epoch: int, step: int, steps: int, loss: float) -> None:
+            view.show(f"epoch {epoch}/{given.epochs}, step {step}/{steps}, loss {loss:.3f}", False)
+
+        def epoch(row: dict[str, Any]) -> None:
+            terminal.note(tables.epoch_line(row, given.epochs))
+
+        log = run(TrainJob(data, out, given, **options), Events(terminal.note, step, epoch))
+    tables.trained(log, out, data)
+
+
+COMMANDS: Final = (prepare, train)

@@ -1,7 +1,7 @@
 """What people see of data sets, training and evaluation, as tables."""
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -43,3 +43,27 @@ def prepared(collection: Collection, dataset: "Dataset", where: str) -> None:
     table(("split", "part", *names), [(split, part, *(f"{n[name]:,}" for name in names)) for split, part, n in parts])
     terminal.out.print()
     terminal.note(f"{terminal.plural(dataset.loops, 'loop')} in {where}. Next: looptagger train {where} -o RUN")
+
+
+def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
+    """What an epoch brought, in one line."""
+    auc, pr = (f"{row[key]:.3f}" if row[key] is not None else "-" for key in ("roc_auc", "pr_auc"))
+    losses = f"loss {row['train_loss']:.3f}, validation {row['loss']:.3f}"
+    head = f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  {losses}  ROC-AUC {auc}  PR-AUC {pr}"
+    speed = f"{row['crops_per_s']:,.0f} crops/s, {row['seconds']:,.1f} s"
+    return f"{head}  {speed}{'  best so far' if row['best'] else ''}"
+
+
+def trained(log: Sequence[Mapping[str, Any]], run: str, data: str) -> None:
+    """Where a training ended, and what to do with it."""
+    best = max((row for row in log if row["best"]), key=lambda row: row["epoch"])
+    areas = {role: best[f"roc_auc_{role}"] for role in ROLES}
+    known = ", ".join(f"{role} {value:.3f}" for role, value in areas.items() if value is not None)
+    untold = [role for role, value in areas.items() if value is None]
+    terminal.note(
+        f"{len(log)} epochs; the best is {best['epoch']}: validation ROC-AUC {best['roc_auc']:.3f} ({known})."
+    )
+    if untold:
+        terminal.note(f"Not judged, as no loop of the validation part (or every one) plays it: {', '.join(untold)}.")
+    terminal.note(f"Model, log and curves are in {run}. Look at {run}/curves.png, or: tensorboard --logdir {run}")
+    terminal.note(f"Test: looptagger evaluate {run} --data {data}    Tag: looptagger tag SOURCE -o OUT --model {run}")

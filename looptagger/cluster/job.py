@@ -75,7 +75,7 @@ def tag(job: TagJob, events: Events | None = None) -> Summary:
     """Tag what is not tagged yet. Raises UserError for what the user can mend, before anything is written."""
     events = events or Events()
     dataset.check_place(job.out)
-    model = checkpoint.resolve(job.model)
+    model = checkpoint.resolve(job.model, job.tag.storage)
     card = checkpoint.card(model, job.model)
     if not card.trained:
         events.note(f"The model {card.name} has random weights: it shows the pipeline, its scores mean nothing.")

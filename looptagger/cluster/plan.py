@@ -1,8 +1,8 @@
-"""How a cluster's CPUs and GPUs are shared between decoding and predicting. Pure, so that it can be checked first."""
+"""How a cluster's CPUs and GPUs are shared among the workers of a job. Pure, so that it can be checked first."""
 
 from dataclasses import dataclass
 
-from looptagger.config import Compute
+from looptagger.config import Compute, Workers
 from looptagger.errors import UserError
 
 
@@ -34,3 +34,39 @@ def plan(cpus: float, gpus: float, compute: Compute) -> Plan:
             f"{compute.gpus_per_predictor:g}; use compute.device=cpu, or join a cluster that has them."
         )
     return Plan(predictors, compute.gpus_per_predictor, int(cpus))
+
+
+LEARNER_CPU = 0.9
+"""Logical CPUs of a training worker; the rest of a core is for the tasks that read its rows."""
+
+
+@dataclass(frozen=True)
+class Workforce:
+    """Workers that train, each on a GPU or on CPU cores."""
+
+    workers: int
+    gpus: float
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What each worker asks of Ray."""
+        return {"CPU": LEARNER_CPU} | ({"GPU": 1.0} if self.gpus else {})
+
+    def __str__(self) -> str:
+        kind = "GPU" if self.gpus else "CPU"
+        return f"{self.workers} {kind} worker{'' if self.workers == 1 else 's'}"
+
+
+def workforce(cpus: float, gpus: float, wanted: Workers) -> Workforce:
+    """The workers of a training. Raises UserError where it could only wait for ever."""
+    if wanted.device == "cuda" and gpus < 1:
+        raise UserError("compute.device: cuda was asked for, but Ray offers no GPU; use compute.device=cpu.")
+    on_gpu = wanted.device != "cpu" and gpus >= 1
+    most = min(int(gpus), int(cpus)) if on_gpu else int(cpus)
+    if most < 1:
+        raise UserError("Ray offers no CPU for workers; start it with --num-cpus of at least 1, or free some.")
+    workers = wanted.workers or (most if on_gpu else 1)
+    if workers > most:
+        kind = f"{gpus:g} GPUs and {cpus:g} CPUs" if on_gpu else f"{cpus:g} CPUs"
+        raise UserError(f"compute.workers: {workers} were asked for, but Ray offers {kind}; ask for {most} at most.")
+    return Workforce(workers, 1.0 if on_gpu else 0.0)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from looptagger.config import Audio, Model, Settings
+from looptagger.archive.storage import Folder, scheme
+from looptagger.config import Audio, Model, Settings, Storage
 from looptagger.errors import UserError, one_line
 from looptagger.roles import ROLES
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from looptagger.model.hcnn import HCNN
 
 KEY = "looptagger"
+IN_RUN = "model.safetensors"
+"""The checkpoint in the folder of a training run."""
 MAX_HEADER = 1 << 20
 MAX_BYTES = 1 << 30
 UNTRAINED = "untrained"
@@ -132,11 +135,23 @@ def untrained(model: Model | None = None, seed: int = 0) -> bytes:
         return dump(HCNN(described.model, described.audio), described)
 
 
-def resolve(name: str) -> bytes:
-    """The checkpoint that a name or a path means. Raises UserError where there is none."""
+def resolve(name: str, storage: Storage = Storage()) -> bytes:
+    """The checkpoint that a name, a path, a URI or the folder of a training run means. Raises UserError for none."""
     if name == UNTRAINED:
         return untrained()
+    if scheme(name) != "file":
+        return _fetched(name.rstrip("/"), storage)
     path = Path(name)
+    path = path / IN_RUN if path.is_dir() else path
     if not path.exists():
-        raise UserError(f"{name}: no such model; give a checkpoint's path, or the name {UNTRAINED}.")
+        raise UserError(f"{name}: no such model; give a checkpoint, a training run, or the name {UNTRAINED}.")
     return read_bytes(path)
+
+
+def _fetched(uri: str, storage: Storage) -> bytes:
+    """The checkpoint at a URI, or in the run there."""
+    place, _, file = uri.rpartition("/")
+    found = Folder(place, storage).read(file) if file.endswith(".safetensors") else Folder(uri, storage).read(IN_RUN)
+    if found is None:
+        raise UserError(f"{uri}: no such model; give a checkpoint that ends in .safetensors, or a training run.")
+    return found

@@ -78,13 +78,24 @@ class HCNN(nn.Module):
         self.dropout = nn.Dropout(0.5)
         self.out = nn.Linear(d, len(ROLES))
 
+    def maps(self, waveform: Tensor) -> Tensor:
+        """Chunks (batch, samples) -> what the trunk sees, (batch, n_harmonic, n_band, frames)."""
+        seen: Tensor = self.norm(self.front(waveform))
+        return seen
+
     def embed(self, waveform: Tensor) -> Tensor:
         """Chunks (batch, samples) -> the layer before the last, (batch, 2 x channels): 256 at full width."""
-        maps = self.trunk(self.norm(self.front(waveform)))
-        pooled = maps.amax(dim=(2, 3))
+        return self._embed_maps(self.maps(waveform))
+
+    def _embed_maps(self, maps: Tensor) -> Tensor:
+        pooled = self.trunk(maps).amax(dim=(2, 3))
         return F.relu(self.dense_norm(self.dense(pooled)))
+
+    def classify(self, maps: Tensor) -> Tensor:
+        """Maps to logits."""
+        logits: Tensor = self.out(self.dropout(self._embed_maps(maps)))
+        return logits
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Chunks to logits."""
-        logits: Tensor = self.out(self.dropout(self.embed(waveform)))
-        return logits
+        return self.classify(self.maps(waveform))

@@ -1,0 +1,194 @@
+"""The training job from request to result: what `looptagger train` and jobs/train.py both call."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from looptagger.archive import dataset as archive
+from looptagger.archive import lock
+from looptagger.archive.storage import Folder
+from looptagger.cluster.plan import Workforce
+from looptagger.config import Train
+from looptagger.errors import UserError
+from looptagger.learn import record, table
+from looptagger.learn.table import Dataset
+from looptagger.learn.task import Census, Task
+from looptagger.model.checkpoint import Card
+from looptagger.roles import ROLES
+
+PICTURES_S = 10.0
+"""Seconds between two drawings of the curves."""
+PACKAGES = ("looptagger", "ray", "torch", "torchaudio", "numpy", "pyarrow", "soxr")
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What the user asked for."""
+
+    data: str
+    out: str
+    train: Train = Train()
+    resume: bool = False
+    overwrite: bool = False
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class Events:
+    """How the job tells of itself; the terminal listens. All are optional."""
+
+    note: Callable[[str], None] = lambda text: None
+    step: Callable[[int, int, int, float], None] = lambda epoch, step, steps, loss: None
+    epoch: Callable[[record.Row], None] = lambda row: None
+
+
+def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
+    """Train, or go on with it, and return the log. Raises UserError for what the user can mend."""
+    events = events or Events()
+    archive.check_place(job.out)
+    data, out = Folder(job.data, job.train.storage), Folder(job.out, job.train.storage)
+    found = table.find(data)
+    _check(job, found, data, out)
+    with lock.held(out):
+        if job.overwrite:
+            record.clear(out)
+        if job.resume and not record.is_started(out):
+            raise UserError(f"{job.out}: holds no run to resume; leave --resume out to start one.")
+        record.begin(out, record.identity(job.train, found), {"started": _now(), "versions": _versions()})
+        log = record.rows(out)
+        if len(log) == job.train.epochs:
+            return log
+        labels = [table.truth(rows) for rows in table.rows(data, found, job.train.split, "train", ROLES)]
+        task = Task(job.train, Census.of(np.concatenate(labels)), _card(job, found))
+        return _run(job, task, found, log, events)
+
+
+def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], events: Events) -> list[record.Row]:
+    """Start or join Ray, train, and keep the pictures up to date, also when cut off."""
+    import ray
+
+    from looptagger.cluster import training
+    from looptagger.cluster.plan import workforce
+    from looptagger.cluster.session import session, storage_environment
+
+    data, out = Folder(job.data, job.train.storage), Folder(job.out, job.train.storage)
+    if log:
+        events.note(f"Going on after epoch {len(log)} of {job.train.epochs}.")
+    events.note("Starting Ray ..." if not ray.is_initialized() else "Using the Ray session that is open.")
+    with session(job.address):
+        have = ray.cluster_resources()
+        force = workforce(have.get("CPU", 0), have.get("GPU", 0), job.train.compute)
+        _check_force(job.train, force, task.census)
+        events.note(_announced(task, found, force))
+        pictures = Pictures(out, log)
+        details = training.Job(task, data, found, out, storage_environment())
+        try:
+            training.run(details, force, job.train.compute.retries, _hearer(events, pictures))
+        finally:
+            pictures.close()
+    return record.rows(out)
+
+
+class Pictures:
+    """The curves and TensorBoard's file, kept up to date as rows come."""
+
+    def __init__(self, out: Folder, log: list[record.Row]) -> None:
+        self.out, self.log, self.drawn = out, list(log), time.monotonic()
+        self.board = record.Board(out, log)
+
+    def add(self, row: record.Row) -> None:
+        """An epoch has ended."""
+        if self.log and row["epoch"] <= self.log[-1]["epoch"]:
+            return  # a worker that was replaced tells it again
+        self.log.append(row)
+        self.board.add(row)
+        if time.monotonic() - self.drawn > PICTURES_S:
+            self._draw()
+
+    def _draw(self) -> None:
+        if self.log:
+            record.draw(self.out, self.log)
+        self.board.store()
+        self.drawn = time.monotonic()
+
+    def close(self) -> None:
+        """Draw what is not drawn yet."""
+        self._draw()
+        self.board.close()
+
+
+def _hearer(events: Events, pictures: Pictures) -> Callable[[str, Any], None]:
+    def heard(kind: str, what: Any) -> None:
+        if kind == "step":
+            events.step(*what)
+        else:
+            pictures.add(what)
+            events.epoch(what)
+
+    return heard
+
+
+def _check(job: TrainJob, found: Dataset, data: Folder, out: Folder) -> None:
+    """Refuse what cannot be trained. Raises UserError."""
+    settings, counts = job.train, found.counts[job.train.split]
+    if data.path == out.path:
+        raise UserError(f"{job.out}: is the data set itself; choose another folder for the run.")
+    if settings.audio.sample_rate != found.sample_rate:
+        raise UserError(
+            f"{job.data}: holds audio at {found.sample_rate:,} Hz, not at audio.sample_rate = "
+            f"{settings.audio.sample_rate:,} Hz; prepare it again with --set sample_rate, or change the setting."
+        )
+    for part in ("train", "validation"):
+        some = counts[part]
+        if not any(0 < some[role] < some["loops"] for role in ROLES):
+            raise UserError(
+                f"{job.data}: the {part} part of the {settings.split} split has {some['loops']:,} loops and no role "
+                "to tell apart; use --set split=stratified, or prepare with larger shares or more loops."
+            )
+
+
+def _check_force(settings: Train, force: Workforce, census: Census) -> None:
+    if settings.batch % force.workers or settings.batch < 2 * force.workers or census.loops < force.workers:
+        raise UserError(
+            f"batch: {settings.batch} crops do not part evenly, two at least, over {force.workers} workers; "
+            "set batch to a multiple, or compute.workers to another number."
+        )
+
+
+def _announced(task: Task, found: Dataset, force: Workforce) -> str:
+    settings = task.settings
+    held_out = found.counts[settings.split]["validation"]["loops"]
+    return (
+        f"Training {settings.model.kind} on {task.census.loops:,} loops, {held_out:,} held out for validation "
+        f"({settings.split} split): {settings.epochs} epochs of {task.census.steps(settings)} steps "
+        f"of {settings.batch} crops, on {force}."
+    )
+
+
+def _card(job: TrainJob, found: Dataset) -> Card:
+    """The checkpoint's card but for what validation decides."""
+    name = re.sub(r"[^\w.-]", "-", job.out.rstrip("/").rpartition("/")[2])[:64] or job.train.model.kind
+    provenance = {
+        "made": "looptagger train",
+        "started": _now(),
+        "data": {**found.model_dump(exclude={"parts", "counts", "format"}), "split": job.train.split},
+        "counts": found.counts[job.train.split],
+        "settings": job.train.model_dump(mode="json", exclude={"storage"}),
+        "versions": _versions(),
+    }
+    card = Card(name=name, model=job.train.model, audio=job.train.audio, licence=job.train.licence)
+    return card.model_copy(update={"provenance": provenance})
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,132 @@
+"""One worker's network in training: steps, the running mean of its weights, and all of it as a state that resumes."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
+from torchaudio.functional import mask_along_axis_iid
+
+from looptagger.config import Augment, Train
+from looptagger.errors import UserError
+from looptagger.learn.batches import Batch
+from looptagger.learn.peers import Peers
+from looptagger.learn.schedule import optimiser, phase_at, rate
+from looptagger.learn.task import Census
+from looptagger.model.hcnn import HCNN
+
+BAND_AXIS, FRAME_AXIS = 2, 3
+
+
+class Trainee(nn.Module):
+    """Chunks (n, samples) -> logits (n, 6), as training runs the network: masked maps, the trunk in mixed precision.
+
+    The front end stays in float32: powers span 100 dB, more than half floats do.
+    """
+
+    def __init__(self, network: HCNN, augment: Augment, precision: torch.dtype) -> None:
+        super().__init__()
+        self.network, self.augment, self.precision = network, augment, precision
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Chunks to float32 logits."""
+        maps = self.network.maps(waveform)
+        for axis, most in ((BAND_AXIS, self.augment.band_mask), (FRAME_AXIS, self.augment.time_mask)):
+            if most:  # SpecAugment; after the batch norm, 0 is the mean
+                maps = mask_along_axis_iid(maps, most, 0.0, axis)
+        maps = maps.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(maps.device.type, self.precision, enabled=self.precision != torch.float32):
+            return self.network.classify(maps).float()
+
+
+class Learner:
+    """A network, its optimiser and the mean of its weights, on one worker of several."""
+
+    def __init__(self, settings: Train, census: Census, peers: Peers) -> None:
+        self.settings, self.census, self.peers = settings, census, peers
+        torch.manual_seed(settings.seed)
+        self.network = HCNN(settings.model, settings.audio).to(peers.device)
+        self.network.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.trainee = peers.shared(Trainee(self.network, settings.augment, _precision(settings, peers)))
+        self.steps = census.steps(settings)
+        self.average: AveragedModel | None = None
+        if settings.average_epochs:
+            self.average = AveragedModel(self.network, multi_avg_fn=self._towards, use_buffers=True)
+        weights = census.positive_weights() if settings.balance == "loss" else [1.0] * len(census.positives)
+        self.positive_weights = torch.tensor(weights, device=peers.device)
+        self.phase = -1
+
+    def _towards(self, mean: Any, now: Any, count: Any) -> None:
+        """The exponential running mean; in its first steps a plain one, so that it forgets the random start."""
+        share = (1.0 / (count + 1)).clamp(min=1.0 / (self.settings.average_epochs * self.steps))
+        for old, new in zip(mean, now, strict=True):
+            old.lerp_(new, share) if old.is_floating_point() else old.copy_(new)
+
+    @property
+    def scored(self) -> HCNN:
+        """The network that is validated and kept: the mean of the weights where there is one."""
+        return self.average.module if self.average else self.network  # type: ignore[return-value]
+
+    def enter(self, epoch: int, best: bytes | None) -> None:
+        """Begin an epoch: its random numbers, and a new optimiser where a new phase begins."""
+        torch.manual_seed(
+            int(np.random.SeedSequence([self.settings.seed, epoch, self.peers.rank]).generate_state(1)[0])
+        )
+        number = phase_at(self.settings, epoch)
+        if number == self.phase:
+            return
+        phase = self.settings.phases[number]
+        if phase.from_best and best:
+            self.network.load_state_dict(safetensors.torch.load(best))
+        self.phase, self.optimiser = number, optimiser(phase, self.network.parameters())
+
+    def train(self, epoch: int, batches: Iterable[Batch]) -> Iterator[tuple[int, Tensor]]:
+        """An epoch's steps, one after another: their number from 1, and the mean loss so far. Raises UserError."""
+        self.trainee.train()
+        total = torch.zeros((), device=self.peers.device)
+        for step, batch in enumerate(batches):
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate(self.settings, epoch + (step + 1) / self.steps)
+            total += self._step(batch)
+            yield step + 1, total / (step + 1)
+        self.peers.mean_([*self.network.buffers(), *self.scored.buffers(), total])
+        if not torch.isfinite(total):
+            raise UserError(
+                f"epoch {epoch + 1}: the loss is no longer a number; try a lower phases.lr, or more warm-up."
+            )
+
+    def _step(self, batch: Batch) -> Tensor:
+        waveform, labels = (torch.from_numpy(each).to(self.peers.device, non_blocking=True) for each in batch)
+        loss = F.binary_cross_entropy_with_logits(self.trainee(waveform), labels, pos_weight=self.positive_weights)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        if self.average:
+            self.average.update_parameters(self.network)
+        return loss.detach()
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed training needs of this."""
+        average = self.average.state_dict() if self.average else None
+        state = {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(), "average": average}
+        return {**state, "phase": self.phase}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.network.load_state_dict(state["network"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.phase = state["phase"]
+        self.optimiser = optimiser(self.settings.phases[self.phase], self.network.parameters())
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+def _precision(settings: Train, peers: Peers) -> torch.dtype:
+    asked = settings.compute.precision
+    if asked == "auto":
+        return torch.bfloat16 if peers.device.type == "cuda" else torch.float32
+    return torch.bfloat16 if asked == "bfloat16" else torch.float32

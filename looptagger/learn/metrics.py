@@ -1,0 +1,118 @@
+"""Truth and scores into figures: ROC-AUC, PR-AUC, F1, their intervals, thresholds. Pure; scikit-learn counts.
+
+A role with no positive (or no negative) loop has no AUC: its figure is None, and means say what they are over.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import sklearn
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
+
+from looptagger.roles import ROLES
+
+Truth = NDArray[np.bool_]
+"""(n_loops, n_roles)"""
+Floats = NDArray[np.floating]
+"""(n_loops, n_roles), in [0, 1]"""
+ByRole = dict[str, float | None]
+
+RESAMPLES = 500
+CONFIDENCE = 0.95
+UNDECIDED: Final = 0.5
+"""The threshold of a role that the validation part cannot tell."""
+
+
+def roc_auc(truth: Truth, scores: Floats) -> ByRole:
+    """The area under the ROC curve, role by role."""
+    return _by_role(truth, scores, roc_auc_score)
+
+
+def pr_auc(truth: Truth, scores: Floats) -> ByRole:
+    """Average precision, role by role."""
+    return _by_role(truth, scores, average_precision_score)
+
+
+def f1(truth: Truth, predicted: Truth) -> ByRole:
+    """F1, role by role; None where no loop plays the role."""
+    found = f1_score(truth, predicted, average=None, zero_division=0.0)
+    return {role: float(found[i]) if truth[:, i].any() else None for i, role in enumerate(_names(truth))}
+
+
+def f1_samples(truth: Truth, scores: Floats, threshold: float = 0.1) -> float:
+    """F1 loop by loop, averaged over loops, at one threshold: the published code's."""
+    return float(f1_score(truth, scores >= threshold, average="samples", zero_division=0.0))
+
+
+def macro(values: ByRole) -> float | None:
+    """The mean over the roles that have a figure."""
+    known = [value for value in values.values() if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def cross_entropy(truth: Truth, scores: Floats) -> float:
+    """Binary cross-entropy of scores, averaged over loops and roles."""
+    sure = np.clip(scores.astype(np.float64), 1e-7, 1 - 1e-7)
+    return float(-np.mean(np.where(truth, np.log(sure), np.log1p(-sure))))
+
+
+def best_thresholds(truth: Truth, scores: Floats) -> dict[str, float]:
+    """The threshold of each role at which F1 is highest; 0.5 where the role has no positive or no negative.
+
+    It lies halfway to the next lower score, so that a loop like the least sure one still counts.
+    """
+    found = {}
+    for i, role in enumerate(_names(truth)):
+        found[role] = _best_threshold(truth[:, i], scores[:, i]) if _is_told(truth[:, i]) else UNDECIDED
+    return found
+
+
+def _best_threshold(truth: NDArray[np.bool_], scores: Floats) -> float:
+    precision, recall, at = precision_recall_curve(truth, scores)
+    f = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    best = at[int(np.argmax(f[:-1]))]
+    lower = scores[scores < best]
+    middle = (float(best) + float(lower.max())) / 2 if len(lower) else float(best) / 2
+    return round(float(np.clip(middle, 0.01, 0.99)), 4)
+
+
+def interval(
+    figure: Callable[[Truth, Floats], ByRole], truth: Truth, scores: Floats, seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, tuple[float, float] | None]:
+    """The 95 % interval of each role's figure, and of the mean under `macro`, over bootstrap resamples of the loops.
+
+    The mean of a resample is over the roles that have a figure in the whole; a resample that lacks one is left out of
+    that role's interval.
+    """
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(len(truth), size=(resamples, len(truth)))
+    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+        found = [figure(truth[pick], scores[pick]) for pick in picks]
+    values = {role: [each[role] for each in found] for role in found[0]}
+    values["macro"] = [macro(each) for each in found]
+    return {name: _middle([value for value in each if value is not None]) for name, each in values.items()}
+
+
+def _middle(values: list[float]) -> tuple[float, float] | None:
+    tail = 50 * (1 - CONFIDENCE)
+    return (float(np.percentile(values, tail)), float(np.percentile(values, 100 - tail))) if values else None
+
+
+def _by_role(truth: Truth, scores: Floats, figure: Callable[..., float]) -> ByRole:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {
+            role: float(figure(truth[:, i], scores[:, i])) if _is_told(truth[:, i]) else None
+            for i, role in enumerate(_names(truth))
+        }
+
+
+def _is_told(truth: NDArray[np.bool_]) -> bool:
+    return bool(truth.any() and not truth.all())
+
+
+def _names(truth: Truth) -> tuple[str, ...]:
+    return ROLES[: truth.shape[1]]

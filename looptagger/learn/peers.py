@@ -1,0 +1,41 @@
+"""The workers of one training, as each of them sees the others: torch.distributed where there is any."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Peers:
+    """This worker's number, how many there are, its device and the threads it may use."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = torch.device("cpu")
+    threads: int = 1
+
+    def shared(self, module: nn.Module) -> nn.Module:
+        """A module whose gradients are the mean over the workers; batch norms count all workers' crops on GPUs."""
+        if self.world == 1:
+            return module
+        on_gpu = self.device.type == "cuda"
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module) if on_gpu else module
+        return nn.parallel.DistributedDataParallel(module, device_ids=[self.device] if on_gpu else None)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every worker's value, in order of rank."""
+        values = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def mean_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace tensors by their mean over the workers; whole numbers are left."""
+        for tensor in tensors:
+            if self.world > 1 and tensor.is_floating_point():
+                dist.all_reduce(tensor)
+                tensor /= self.world

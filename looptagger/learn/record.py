@@ -1,0 +1,153 @@
+"""A run's folder as the one who started it sees it: what was asked, the log, and the pictures made of the log.
+
+`run.json` holds what was asked, `log.jsonl` a row an epoch, `model.safetensors` the best epoch's checkpoint,
+`curves.png` and `tensorboard/` the log as pictures. The workers write the log and the checkpoint, this writes the rest.
+"""
+
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from looptagger.archive.storage import Folder
+from looptagger.config import Train
+from looptagger.errors import UserError
+from looptagger.learn.table import Dataset
+
+ASKED, STATE, LOG, MODEL, CURVES, BOARD = (
+    "run.json", "_run/state.pt", "log.jsonl", "model.safetensors", "curves.png", "tensorboard",
+)  # fmt: skip
+
+Row = dict[str, Any]
+
+
+def identity(settings: Train, dataset: Dataset) -> dict[str, Any]:
+    """What a run must keep when it goes on: everything but where it runs."""
+    asked = settings.model_dump(mode="json", exclude={"compute", "storage", "licence"})
+    return {"data": {"digest": dataset.digest, "seed": dataset.seed, "shares": list(dataset.shares)}, "settings": asked}
+
+
+def is_started(folder: Folder) -> bool:
+    """Whether a run has a state to go on from."""
+    sub, _, name = STATE.partition("/")
+    return name in folder.names(sub)
+
+
+def begin(folder: Folder, wanted: Mapping[str, Any], more: Mapping[str, Any]) -> None:
+    """Note what a new run is, or check that it is the one in the folder. Raises UserError that says what differs."""
+    data = folder.read(ASKED)
+    if data is None or not is_started(folder):
+        folder.write(ASKED, json.dumps({**wanted, **more}, indent=1).encode())
+        return
+    try:
+        have = json.loads(data)
+    except ValueError:
+        raise UserError(f"{folder.uri}/{ASKED}: not understood; start the run anew with --overwrite.") from None
+    for key, old, new in _differences(dict(wanted), {name: have.get(name) for name in wanted}):
+        raise UserError(
+            f"{folder.uri}: holds a run with {key} = {json.dumps(old)}, not {json.dumps(new)}; "
+            "choose another folder, or start anew with --overwrite."
+        )
+
+
+def _differences(wanted: Any, have: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(wanted, dict) and isinstance(have, dict):
+        for name in {**wanted, **have}:
+            yield from _differences(wanted.get(name), have.get(name), f"{key}.{name}" if key else name)
+    elif wanted != have:
+        yield key.removeprefix("settings."), have, wanted
+
+
+def clear(folder: Folder) -> None:
+    """Delete a run, the state first."""
+    folder.delete([STATE, ASKED, LOG, MODEL, CURVES, *(f"{BOARD}/{name}" for name in folder.names(BOARD))])
+    with suppress(FileNotFoundError), folder.reached():
+        folder.fs.rm(folder.at("_ray"), recursive=True)
+
+
+def rows(folder: Folder) -> list[Row]:
+    """The log of a run so far."""
+    lines = (folder.read(LOG) or b"").decode().splitlines()
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError:
+        raise UserError(f"{folder.uri}/{LOG}: not understood; delete it and run the same command again.") from None
+
+
+class Board:
+    """The log for TensorBoard, under RUN/tensorboard. Begins with the rows that there are, then takes in more."""
+
+    def __init__(self, folder: Folder, log: Sequence[Row]) -> None:
+        from tensorboardX import SummaryWriter
+
+        self.folder = folder
+        folder.delete(f"{BOARD}/{name}" for name in folder.names(BOARD))
+        self.place = folder.at(BOARD) if folder.is_local else tempfile.mkdtemp(prefix="looptagger-")
+        self.writer = SummaryWriter(self.place)
+        for row in log:
+            self.add(row)
+
+    def add(self, row: Row) -> None:
+        """One epoch."""
+        for key, value in row.items():
+            if isinstance(value, float) and key != "time":
+                self.writer.add_scalar(_tag(key), value, row["epoch"], walltime=row["time"])
+
+    def store(self) -> None:
+        """Let others see what was added; on an object store the file is uploaded whole."""
+        self.writer.flush()
+        if not self.folder.is_local:
+            for name in os.listdir(self.place):
+                with open(os.path.join(self.place, name), "rb") as file:
+                    self.folder.write(f"{BOARD}/{name}", file.read())
+
+    def close(self) -> None:
+        """End with everything stored."""
+        self.store()
+        self.writer.close()
+        if not self.folder.is_local:
+            shutil.rmtree(self.place, ignore_errors=True)
+
+
+def _tag(key: str) -> str:
+    """A row's key as TensorBoard groups it: roc_auc_bass -> roc_auc/bass."""
+    for head in ("roc_auc", "pr_auc"):
+        if key.startswith(head):
+            return f"{head}/{key.removeprefix(head).strip('_') or 'macro'}"
+    return {"loss": "loss/validation", "train_loss": "loss/train"}.get(key, f"run/{key}")
+
+
+def draw(folder: Folder, log: Sequence[Row]) -> None:
+    """Write the learning curves as a picture."""
+    folder.write(CURVES, curves(log))
+
+
+def curves(log: Sequence[Row]) -> bytes:
+    """Losses, ROC-AUC and PR-AUC over the epochs, the best epoch marked, as a PNG."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in log]
+    lines = {left: {"train_loss": "training", "loss": "validation"}, right: {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC"}}
+    best = max((row["epoch"] for row in log if row["best"]), default=None)
+    for axes, keys in lines.items():
+        for key, label in keys.items():
+            axes.plot(epochs, [row[key] for row in log], label=label, marker="." if len(log) < 30 else None)
+        if best:
+            axes.axvline(best, color="grey", linewidth=0.8, linestyle="--", label=f"best epoch: {best}")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    left.set_ylabel("binary cross-entropy")
+    right.set_ylabel("validation, mean over roles")
+    right.set_ylim(top=1.01)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return file.getvalue()

@@ -1,0 +1,44 @@
+"""The schedule of a training: which phase an epoch is in, its optimiser, and the learning rate at any moment."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from looptagger.config import Phase, Train
+
+MOMENTUM = 0.9
+
+
+def phase_at(settings: Train, epoch: float) -> int:
+    """The number of the phase that an epoch, counted from 0, is in."""
+    return max(i for i, phase in enumerate(settings.phases) if phase.from_epoch <= epoch)
+
+
+def rate(settings: Train, epoch: float) -> float:
+    """The learning rate at a moment, in epochs from the start: warm-up, then level or down a half cosine."""
+    number = phase_at(settings, epoch)
+    phase = settings.phases[number]
+    later = [each.from_epoch for each in settings.phases[number + 1 :]]
+    length = (later[0] if later else settings.epochs) - phase.from_epoch
+    done = epoch - phase.from_epoch
+    if done < phase.warmup_epochs:
+        return phase.lr * done / phase.warmup_epochs
+    if not phase.cosine:
+        return phase.lr
+    share = (done - phase.warmup_epochs) / max(length - phase.warmup_epochs, 1e-9)
+    return phase.lr * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+
+def optimiser(phase: Phase, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """A phase's optimiser. Only weights decay: not biases, not batch norms, not the filters' Q."""
+    every = list(parameters)
+    groups = [
+        {"params": [each for each in every if each.dim() > 1], "weight_decay": phase.weight_decay},
+        {"params": [each for each in every if each.dim() <= 1], "weight_decay": 0.0},
+    ]
+    if phase.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=phase.lr, momentum=MOMENTUM, nesterov=True)
+    kind = torch.optim.Adam if phase.optimiser == "adam" else torch.optim.AdamW
+    return kind(groups, lr=phase.lr, fused=every[0].is_cuda)

@@ -1,0 +1,69 @@
+"""Loops of a training table through a model: chunk by chunk as in tagging, or as the published code does."""
+
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from looptagger.audio import chunk
+from looptagger.config import Audio, Chunking
+from looptagger.learn import table
+from looptagger.learn.metrics import Floats, Truth
+from looptagger.model.predictor import Predictor, segment_means
+from looptagger.roles import ROLES
+
+Protocol = Literal["ours", "published"]
+
+WINDOWS = 16
+"""Windows of a loop in the published protocol."""
+GROUP_LOOPS = 16
+"""Loops scored at once: at most 640 chunks, 60 MB."""
+
+
+def scored(
+    tables: Iterable[pa.Table], predictor: Predictor, protocol: Protocol = "ours"
+) -> Iterator[tuple[Truth, Floats]]:
+    """Truth (n, 6) and scores (n, 6) of some loops after others: a loop's score is the mean over its chunks."""
+    for rows in tables:
+        for start in range(0, rows.num_rows, GROUP_LOOPS):
+            some = rows.slice(start, GROUP_LOOPS)
+            chunks = [_chunks(*each, predictor.card.audio, protocol) for each in _loops(some)]
+            scores, _ = predictor.chunk_scores(np.concatenate(chunks))
+            yield table.truth(some), segment_means(scores, np.array([len(each) for each in chunks]))
+
+
+def joined(found: Iterable[tuple[Truth, Floats]]) -> tuple[Truth, Floats]:
+    """All loops' truth and scores as one (n, 6) each; n may be 0."""
+    pairs = list(found)
+    none = np.zeros((0, len(ROLES)), bool), np.zeros((0, len(ROLES)), np.float32)
+    return np.concatenate([none[0], *(each[0] for each in pairs)]), np.concatenate(
+        [none[1], *(each[1] for each in pairs)]
+    )
+
+
+def _loops(rows: pa.Table) -> Iterator[tuple[str, NDArray[np.int16]]]:
+    return zip(rows.column("id").to_pylist(), table.waveforms(rows), strict=True)
+
+
+def _chunks(loop: str, waveform: NDArray[np.int16], audio: Audio, protocol: Protocol) -> NDArray[np.int16]:
+    if protocol == "published":
+        return published_windows(waveform, audio.chunk_samples, zlib.crc32(loop.encode()))
+    size = audio.chunk_samples
+    first = chunk.starts(len(waveform), size, size, Chunking().max_chunks)
+    cut: NDArray[np.int16] = chunk.cut(waveform, first, size)  # type: ignore[assignment]
+    return cut
+
+
+def published_windows(waveform: NDArray[np.int16], size: int, seed: int) -> NDArray[np.int16]:
+    """The published evaluation's windows, (16, size): a sixteenth of what is over apart, the end never reached.
+
+    A loop shorter than a window lies in zeros at a random place; here a seed fixes the place, so that two runs agree.
+    """
+    if len(waveform) < size:
+        before = int(np.random.default_rng(seed).integers(size - len(waveform) + 1))
+        return np.pad(waveform, (before, size - len(waveform) - before))[None].repeat(WINDOWS, axis=0)
+    hop = (len(waveform) - size) // WINDOWS
+    return np.stack([waveform[i * hop : i * hop + size] for i in range(WINDOWS)])

@@ -1,0 +1,114 @@
+"""Training from the first epoch, or the last stored one, to the last: the same code on one worker and on many."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from looptagger.archive.storage import Folder
+from looptagger.config import Compute
+from looptagger.learn import metrics, run
+from looptagger.learn.batches import ahead, batches
+from looptagger.learn.learner import Learner
+from looptagger.learn.metrics import Floats, Truth
+from looptagger.learn.peers import Peers
+from looptagger.learn.run import State
+from looptagger.learn.scoring import joined, scored
+from looptagger.learn.task import Task
+from looptagger.model import checkpoint
+from looptagger.model.checkpoint import Card
+from looptagger.model.predictor import Predictor
+
+Tables = Callable[[], Iterable[pa.Table]]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Told:
+    """Who is told how far it is: step (epoch, step, steps, mean loss), and each epoch's row."""
+
+    step: Callable[[int, int, int, float], None] = lambda epoch, step, steps, loss: None
+    epoch: Callable[[Row], None] = lambda row: None
+
+
+TOLD_S = 0.5
+"""Seconds between two words on steps."""
+
+
+def fit(task: Task, train: Tables, validation: Tables, folder: Folder, peers: Peers, told: Told) -> State:
+    """Train to the last epoch and return the state there. Goes on from the state that the folder holds.
+
+    `train` and `validation` give this worker's share of the loops, anew each time. Only rank 0 writes.
+    """
+    learner = Learner(task.settings, task.census, peers)
+    state = run.load(folder) or State()
+    if state.epoch:
+        learner.restore(state.learner)
+        if peers.rank == 0:
+            run.follow(folder, state)
+    while state.epoch < task.settings.epochs:
+        started = time.monotonic()
+        learner.enter(state.epoch, state.best)
+        loss, crops_per_s = _train(learner, state.epoch, train, told)
+        row = {"epoch": state.epoch + 1, "train_loss": loss, "crops_per_s": crops_per_s}
+        state, is_best = _validated(task, learner, state, row, validation, started)
+        if peers.rank == 0:
+            run.save(folder, state, is_best)
+            told.epoch(state.log[-1])
+    return state
+
+
+def _train(learner: Learner, epoch: int, train: Tables, told: Told) -> tuple[float, float]:
+    """One epoch: its mean loss, and crops a second over all workers."""
+    settings, census, peers = learner.settings, learner.census, learner.peers
+    started = last = time.monotonic()
+    feed = ahead(lambda: batches(train(), settings, census, epoch, peers.rank, peers.world, peers.threads))
+    for step, loss in learner.train(epoch, feed):
+        if peers.rank == 0 and time.monotonic() - last > TOLD_S:
+            last = time.monotonic()
+            told.step(epoch + 1, step, learner.steps, float(loss))
+    return float(loss), settings.batch * learner.steps / (time.monotonic() - started)
+
+
+def _validated(
+    task: Task, learner: Learner, state: State, row: Row, validation: Tables, started: float
+) -> tuple[State, bool]:
+    """The state after an epoch, and whether it is the best so far. All workers find the same."""
+    data = checkpoint.dump(learner.scored, task.card)
+    truth, scores = score(data, learner.peers, validation)
+    row |= figures(truth, scores)
+    value = row[task.settings.select]
+    is_best = state.best_value is None or _is_better(task.settings.select, value, state.best_value)
+    row |= {"best": is_best, "seconds": time.monotonic() - started, "time": time.time()}
+    state = replace(state, epoch=state.epoch + 1, learner=learner.state(), log=[*state.log, row])
+    if is_best:
+        card = _decided(task.card, truth, scores, row)
+        state = replace(state, best=checkpoint.dump(learner.scored, card), best_value=value)
+    return state, is_best
+
+
+def score(data: bytes, peers: Peers, validation: Tables) -> tuple[Truth, Floats]:
+    """Truth and scores of all workers' validation loops, as tagging would score them."""
+    predictor = Predictor(data, compute=Compute(device="cuda" if peers.device.type == "cuda" else "cpu"))
+    return joined(peers.gather(joined(scored(validation(), predictor))))
+
+
+def figures(truth: Truth, scores: Floats) -> Row:
+    """An epoch's validation figures: loss, and the areas as means over the roles that have one, and by role."""
+    by_role = {"roc_auc": metrics.roc_auc(truth, scores), "pr_auc": metrics.pr_auc(truth, scores)}
+    means = {name: metrics.macro(values) for name, values in by_role.items()}
+    each = {f"{name}_{role}": value for name, values in by_role.items() for role, value in values.items()}
+    return {"loss": metrics.cross_entropy(truth, scores), **means, **each}
+
+
+def _is_better(select: str, value: float, best: float) -> bool:
+    return value < best if select == "loss" else value > best
+
+
+def _decided(card: Card, truth: Truth, scores: Floats, row: Row) -> Card:
+    """The card with thresholds chosen on the validation part, and what the model reached there."""
+    thresholds = metrics.best_thresholds(truth, scores)
+    reached = {key: value for key, value in row.items() if key not in ("best", "seconds", "time")}
+    return card.model_copy(update={"thresholds": thresholds, "provenance": {**card.provenance, "reached": reached}})
