@@ -12,6 +12,7 @@ import pytest
 from looptagger.archive import tags
 from looptagger.cli import main
 from tests.conftest import LOOPS, S3
+from tests.learn.tree import separable
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
@@ -24,6 +25,8 @@ def blocks(kind: str) -> list[str]:
 COMMANDS = [
     line.split("  #")[0].strip() for text in blocks("sh") for line in text.splitlines() if line.startswith("looptagger")
 ]
+LABELS = next(text for text in blocks("csv") if text.startswith("path,roles"))
+BRIEF = ("model.channels=4", "epochs=2", "batch=16", "compute.device=cpu")
 MANIFEST = next(text for text in blocks("text") if text.startswith("id,uri"))
 
 
@@ -33,6 +36,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     (folder / "loops").symlink_to(LOOPS)
     (folder / "manifest.csv").write_text(MANIFEST)
+    separable(folder, 10, users=40).write("json")
+    shutil.copytree(LOOPS, folder / "myloops")
+    (folder / "myloops" / "labels.csv").write_text(LABELS.replace("drums/break.wav", "loop_amen.flac"))
     return folder
 
 
@@ -50,7 +56,12 @@ def test_every_command_works(place: Path, s3_server: S3, tiny_model: str, monkey
     for command in COMMANDS:
         args = shlex.split(command.replace("s3://bucket/", "s3://public/"))[1:]
         if args[0] == "tag":
-            args += ["--model", tiny_model, "--set", "compute.device=cpu"]
+            args += [] if "--model" in args else ["--model", tiny_model]
+            args += ["--set", "compute.device=cpu"]
+        if args[0] == "prepare":
+            args += ["--set", "shares=[0.6,0.2,0.2]"]
+        if args[0] == "train":
+            args += [text for setting in BRIEF for text in ("--set", setting)]
         main(args)  # raises SystemExit on failure
     assert s3_server.fs.glob("public/tags/part-*.parquet")
     assert duckdb.sql("select count(*) from 'tags/*.parquet'").fetchall() == [(12,)]
@@ -87,7 +98,8 @@ def test_every_column_is_described() -> None:
 def test_every_flag_is_real(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["tag", "--help", "--nope"])
-    main(["tag", "-h"])
+    for command in ("tag", "prepare", "train", "evaluate", "status"):
+        main([command, "-h"])
     text = capsys.readouterr().out
-    for flag in set(re.findall(r"`(--[a-z-]+)", README)) - {"--verify", "--model"}:
+    for flag in set(re.findall(r"`(--[a-z-]+)", README)):
         assert flag in text, flag

@@ -136,6 +136,10 @@ class Folder:
     uri: str
     storage: Storage = Storage()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickled, it means the same place in a process that stands elsewhere, and opens it anew there."""
+        return {"uri": self.uri, "storage": self.storage, "path": self.path}
+
     @cached_property
     def fs(self) -> Any:
         """The filesystem it lies on."""

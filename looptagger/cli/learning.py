@@ -1,5 +1,7 @@
 """The commands around training: prepare, train, evaluate."""
 
+import json
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -7,6 +9,7 @@ import click
 from looptagger import config, terminal
 from looptagger.cli import tables
 from looptagger.cli.options import ADDRESS, EXAMPLE, settings, storage_options
+from looptagger.learn.splits import SPLITS
 
 
 @click.command(context_settings=EXAMPLE)
@@ -65,4 +68,43 @@ def train(data: str, out: str, **options: Any) -> None:
     tables.trained(log, out, data)
 
 
-COMMANDS: Final = (prepare, train)
+@click.command(context_settings=EXAMPLE)
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.option("--data", required=True, metavar="DIR", help="A prepared data set.")
+@click.option("--split", "part", type=click.Choice(["train", "validation", "test", "all"]), default="test")
+@click.option("--splits", type=click.Choice(SPLITS), help="Which split; by default the one the model was trained on.")
+@click.option("--protocol", type=click.Choice(["ours", "published"]), default="ours", show_default=True)
+@click.option("-o", "--out", metavar="FILE", help="Also write all figures as JSON.")
+@storage_options
+def evaluate(models: tuple[str, ...], data: str, out: str | None, **options: Any) -> None:
+    """Judge checkpoints, or the models of training runs, on the held-out loops of a data set.
+
+    Example: looptagger evaluate run --data fsld
+    """
+    from looptagger.archive.storage import Folder
+    from looptagger.learn import evaluation, table
+    from looptagger.model import checkpoint
+    from looptagger.model.predictor import Predictor
+
+    given = settings(config.Tag, options)
+    folder = Folder(data, given.storage)
+    dataset = table.find(folder)
+    reports = []
+    for name in models:
+        predictor = Predictor(checkpoint.resolve(name, given.storage), name, given.compute)
+        trained_on = predictor.card.provenance.get("data", {}).get("split")
+        split = options["splits"] or (trained_on if trained_on in SPLITS else "grouped")
+        unfair = evaluation.warning(predictor, dataset, split, options["part"])
+        with terminal.progress_view() as view:
+            progress = lambda done, total: view.show(f"{done:,}/{total:,} loops scored", done == total)  # noqa: E731
+            how = (split, options["part"], options["protocol"], progress)
+            reports.append(evaluation.evaluate(predictor, folder, dataset, *how))
+        tables.evaluated(reports[-1], unfair)
+    if len(reports) > 1:
+        tables.compared(reports)
+    if out:
+        path = Path(out).absolute()
+        Folder(str(path.parent)).write(path.name, json.dumps(reports, indent=1).encode())
+
+
+COMMANDS: Final = (prepare, train, evaluate)

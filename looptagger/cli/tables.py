@@ -67,3 +67,39 @@ def trained(log: Sequence[Mapping[str, Any]], run: str, data: str) -> None:
         terminal.note(f"Not judged, as no loop of the validation part (or every one) plays it: {', '.join(untold)}.")
     terminal.note(f"Model, log and curves are in {run}. Look at {run}/curves.png, or: tensorboard --logdir {run}")
     terminal.note(f"Test: looptagger evaluate {run} --data {data}    Tag: looptagger tag SOURCE -o OUT --model {run}")
+
+
+FIGURES = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "f1": "F1"}
+
+
+def evaluated(report: Mapping[str, Any], unfair: str | None) -> None:
+    """A model's figures, role by role and as the mean over the roles that can be judged."""
+    where = f"the {report['part']} part of the {report['split']} split of {report['data']}"
+    terminal.out.print(f"\n{report['model']} on {terminal.plural(report['loops'], 'loop')}, {where}", soft_wrap=True)
+    names = [name for name in FIGURES if name in report]
+    rows = [
+        (role, f"{count:,}", *(_with_interval(report, name, role) for name in names))
+        for role, count in report["positives"].items()
+    ]
+    judged = len(rows) - len(report["not_judged"])
+    last = (f"mean of {judged} roles", "", *(_with_interval(report, name, "macro") for name in names))
+    table(("role", "loops", *(f"{FIGURES[name]} [95 %]" for name in names)), [*rows, last])
+    if "f1_samples" in report:
+        terminal.out.print(f"F1, loop by loop, at a threshold of 0.1: {report['f1_samples']:.3f}")
+    if report["not_judged"]:
+        terminal.note(f"Not judged, as none of the loops (or every one) plays it: {', '.join(report['not_judged'])}.")
+    if unfair:
+        terminal.note(unfair)
+
+
+def _with_interval(report: Mapping[str, Any], name: str, role: str) -> str:
+    value, around = report[name][role], report[f"{name}_interval"][role]
+    return "-" if value is None else f"{value:.3f} [{around[0]:.3f}, {around[1]:.3f}]"
+
+
+def compared(reports: Sequence[Mapping[str, Any]]) -> None:
+    """The means of several models, one a line."""
+    names = [name for name in FIGURES if name in reports[0]]
+    rows = [(report["model"], *(_with_interval(report, name, "macro") for name in names)) for report in reports]
+    terminal.out.print()
+    table(("model", *(f"{FIGURES[name]} [95 %]" for name in names)), rows)

@@ -9,7 +9,6 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from looptagger.archive.storage import Folder
-from looptagger.archive.tags import read_part
 from looptagger.cluster.session import adopt
 from looptagger.learn import table
 
@@ -39,4 +38,4 @@ class PartSource(Datasource):
 
 def _read(name: str, data: Folder, split: str, environment: dict[str, str]) -> Iterator[pa.Table]:
     adopt(environment)
-    yield table.in_part(read_part(data, name), split, "train")
+    yield table.in_part(table.read(data, name), split, "train")

@@ -5,8 +5,8 @@ validation part. The run's folder holds the state that resumes; Ray only replace
 """
 
 import os
+import tempfile
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +18,6 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
 
 from looptagger.archive.storage import Folder
-from looptagger.archive.tags import read_part
 from looptagger.cluster.parts import READER, PartSource
 from looptagger.cluster.plan import Workforce
 from looptagger.cluster.session import adopt
@@ -43,49 +42,52 @@ class Job:
 
 
 def work(config: dict[str, Any]) -> None:
-    """A worker's life: find its place among the others and train."""
+    """A worker's life: find its place among the others, train, say how it ended."""
+    job: Job = config["job"]
+    adopt(job.environment)
+    try:
+        _fit(job)
+    except UserError as error:
+        job.words.put(("error", str(error)))
+        raise
+    if ray.train.get_context().get_world_rank() == 0:
+        job.words.put(("done", None))
+
+
+def _fit(job: Job) -> None:
+    from looptagger.learn.training import Told, fit
+
+    peers, split = _peers(), job.task.settings.split
+    shard = ray.train.get_dataset_shard("train")
+    mine = job.dataset.parts[peers.rank :: peers.world]
+    fit(
+        job.task,
+        lambda: shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1),
+        lambda: (table.in_part(table.read(job.data, name), split, "validation") for name in mine),
+        job.out,
+        peers,
+        Told(lambda *step: job.words.put_nowait(("step", step)), lambda row: job.words.put_nowait(("epoch", row))),
+    )
+
+
+def _peers() -> Any:
+    """This worker's place, with its device and threads made ready."""
     import torch
 
     from looptagger.learn.peers import Peers
-    from looptagger.learn.training import Told, fit
 
-    job: Job = config["job"]
-    adopt(job.environment)
-    context = ray.train.get_context()
-    device = ray.train.torch.get_device()
+    context, device = ray.train.get_context(), ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
     threads = max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
     torch.set_num_threads(threads)  # Ray sets one a logical CPU
-    peers = Peers(context.get_world_rank(), context.get_world_size(), device, threads)
-    shard = ray.train.get_dataset_shard("train")
-    mine = job.dataset.parts[peers.rank :: peers.world]
-    settings = job.task.settings
-    told = Told(_step_teller(job.words), lambda row: _tell_epoch(job.words, row))
-    fit(
-        job.task,
-        lambda: shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1),
-        lambda: (table.in_part(read_part(job.data, name), settings.split, "validation") for name in mine),
-        job.out,
-        peers,
-        told,
-    )
-    if peers.rank == 0:
-        job.words.put(("done", None))
+    return Peers(context.get_world_rank(), context.get_world_size(), device, threads)
 
 
-def _step_teller(words: Queue) -> Callable[[int, int, int, float], None]:
-    return lambda *step: words.put_nowait(("step", step))
-
-
-def _tell_epoch(words: Queue, row: dict[str, Any]) -> None:
-    words.put_nowait(("epoch", row))
-
-
-def trainer(job: Job, force: Workforce, retries: int) -> TorchTrainer:
-    """The lazy training. Ray's own bookkeeping goes under the run's folder, a name a launch: we resume ourselves."""
+def trainer(job: Job, force: Workforce, retries: int, scratch: str) -> TorchTrainer:
+    """The lazy training. Ray's own record of it goes to a passing folder: we resume ourselves."""
     source = PartSource(job.data, job.dataset.parts, job.task.settings.split, job.environment)
     rows = ray.data.read_datasource(source, override_num_blocks=len(job.dataset.parts), num_cpus=READER)
     return TorchTrainer(
@@ -98,20 +100,11 @@ def trainer(job: Job, force: Workforce, retries: int) -> TorchTrainer:
         datasets={"train": rows},
         dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
         run_config=ray.train.RunConfig(
-            name=f"launch-{time.time_ns()}",
+            name="training",
             failure_config=ray.train.FailureConfig(max_failures=retries),
-            **_place(job.out),
+            storage_path=scratch,
         ),
     )
-
-
-def _place(out: Folder) -> dict[str, Any]:
-    """Where Ray keeps its own record of a run, which nothing of ours reads."""
-    if out.is_local:
-        return {"storage_path": os.path.join(out.path, "_ray")}
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
-
-    return {"storage_path": f"{out.path}/_ray", "storage_filesystem": PyFileSystem(FSSpecHandler(out.fs))}
 
 
 def run(job: Job, force: Workforce, retries: int, heard: Callable[[str, Any], None]) -> None:
@@ -124,7 +117,8 @@ def run(job: Job, force: Workforce, retries: int, heard: Callable[[str, Any], No
 
     def fit() -> None:
         try:
-            trainer(replace(job, words=words), force, retries).fit()
+            with tempfile.TemporaryDirectory(prefix="looptagger-", ignore_cleanup_errors=True) as scratch:
+                trainer(replace(job, words=words), force, retries, scratch).fit()
             outcome.append(None)
         except BaseException as error:
             outcome.append(error)
@@ -135,29 +129,18 @@ def run(job: Job, force: Workforce, retries: int, heard: Callable[[str, Any], No
     while not ended and thread.is_alive():  # Ray's own tidying up after the last epoch can take 10 s; nobody needs it
         ended = _hear(words, heard)
     if not ended and not _hear(words, heard) and outcome[0] is not None:
-        raise _translated(outcome[0])
+        raise RuntimeError(f"training failed: {one_line(outcome[0])}") from outcome[0]
 
 
 def _hear(words: Queue, heard: Callable[[str, Any], None]) -> bool:
-    """Pass on the workers' words; True after the last."""
+    """Pass on the workers' words; True after the last. Raises the UserError that ended one of them."""
     try:
         while True:
             kind, what = words.get(timeout=WAIT_S)
             if kind == "done":
                 return True
+            if kind == "error":
+                raise UserError(what)
             heard(kind, what)
     except Empty:
         return False
-
-
-def _translated(error: BaseException) -> BaseException:
-    """A worker's own UserError where that ended the training, else what there is."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for failure in [*failures.values(), error]:
-        cause: BaseException | None = failure
-        while cause is not None:
-            inner = getattr(cause, "cause", None) or cause.__cause__
-            if isinstance(cause, UserError):
-                return UserError(str(cause))
-            cause = inner if isinstance(inner, BaseException) else None
-    return RuntimeError(f"training failed: {one_line(error)}")

@@ -84,15 +84,15 @@ def interval(
 ) -> dict[str, tuple[float, float] | None]:
     """The 95 % interval of each role's figure, and of the mean under `macro`, over bootstrap resamples of the loops.
 
-    The mean of a resample is over the roles that have a figure in the whole; a resample that lacks one is left out of
-    that role's interval.
+    A resample without a positive of a role is left out of that role's interval, and out of the mean's.
     """
     rng = np.random.default_rng(seed)
     picks = rng.integers(len(truth), size=(resamples, len(truth)))
     with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-        found = [figure(truth[pick], scores[pick]) for pick in picks]
-    values = {role: [each[role] for each in found] for role in found[0]}
-    values["macro"] = [macro(each) for each in found]
+        whole, found = figure(truth, scores), [figure(truth[pick], scores[pick]) for pick in picks]
+    values = {role: [each[role] for each in found] for role in whole}
+    judged = [role for role, value in whole.items() if value is not None]
+    values["macro"] = [macro(each) for each in found if all(each[role] is not None for role in judged)]
     return {name: _middle([value for value in each if value is not None]) for name, each in values.items()}
 
 

@@ -10,7 +10,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from looptagger.archive.storage import Folder
@@ -65,8 +64,6 @@ def _differences(wanted: Any, have: Any, key: str = "") -> Iterator[tuple[str, A
 def clear(folder: Folder) -> None:
     """Delete a run, the state first."""
     folder.delete([STATE, ASKED, LOG, MODEL, CURVES, *(f"{BOARD}/{name}" for name in folder.names(BOARD))])
-    with suppress(FileNotFoundError), folder.reached():
-        folder.fs.rm(folder.at("_ray"), recursive=True)
 
 
 def rows(folder: Folder) -> list[Row]:

@@ -122,7 +122,16 @@ def rows(
 ) -> Iterator[Any]:
     """Tables of the loops of one part of a split, file by file; the part `all` means every loop."""
     for name in dataset.parts:
-        yield in_part(read_part(folder, name, None if columns is None else [*columns, split]), split, part)
+        yield in_part(read(folder, name, None if columns is None else [*columns, split]), split, part)
+
+
+def read(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of one file of a table, or some of its columns. Raises UserError for one that is not there or broken."""
+    try:
+        return read_part(folder, name, columns)
+    except (FileNotFoundError, UserError):
+        remedy = "copy the data set again, or prepare it again with --overwrite"
+        raise UserError(f"{folder.uri}/{name}: is missing, or cannot be read whole; {remedy}.") from None
 
 
 def in_part(table: pa.Table, split: str, part: str) -> pa.Table:

@@ -110,5 +110,5 @@ def _is_better(select: str, value: float, best: float) -> bool:
 def _decided(card: Card, truth: Truth, scores: Floats, row: Row) -> Card:
     """The card with thresholds chosen on the validation part, and what the model reached there."""
     thresholds = metrics.best_thresholds(truth, scores)
-    reached = {key: value for key, value in row.items() if key not in ("best", "seconds", "time")}
+    reached = {key: value for key, value in row.items() if key not in ("best", "crops_per_s", "seconds", "time")}
     return card.model_copy(update={"thresholds": thresholds, "provenance": {**card.provenance, "reached": reached}})

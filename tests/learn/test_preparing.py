@@ -78,6 +78,17 @@ def test_a_folder_without_a_table_or_with_a_broken_one_is_a_sentence(tmp_path: P
         table.find(Folder(str(tmp_path)))
 
 
+def test_half_a_copied_table_is_a_sentence(tmp_path: Path) -> None:
+    folder, dataset = store(separable(tmp_path / "tree", 3).write("json"), tmp_path / "out")
+    path = tmp_path / "out" / dataset.parts[0]
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="copy the data set again"):
+        all_rows(folder, dataset)
+    path.unlink()
+    with pytest.raises(UserError, match="copy the data set again"):
+        all_rows(folder, dataset)
+
+
 def test_a_labels_file_leads_to_any_format_at_any_rate(tmp_path: Path) -> None:
     (tmp_path / "a.flac").write_bytes(audio_bytes(tone(1.5, rate=44_100), 44_100, format="FLAC"))
     (tmp_path / "b.ogg").write_bytes(audio_bytes(tone(1.0, rate=48_000), 48_000, format="OGG", subtype="VORBIS"))

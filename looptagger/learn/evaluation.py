@@ -1,0 +1,95 @@
+"""How good a model is on the loops of a data set: our protocol, with intervals, and the published code's."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from looptagger.archive.storage import Folder
+from looptagger.errors import UserError
+from looptagger.learn import metrics, table
+from looptagger.learn.metrics import ByRole, Floats, Truth
+from looptagger.learn.scoring import Protocol, joined, scored
+from looptagger.learn.table import Dataset
+from looptagger.model.predictor import Predictor
+from looptagger.roles import ROLES
+
+Part = Literal["train", "validation", "test", "all"]
+Report = dict[str, Any]
+
+PUBLISHED_ROLES = ROLES[:5]
+"""The roles that the published code averages over: voice is left out."""
+PUBLISHED_THRESHOLD = 0.1
+
+
+def evaluate(
+    predictor: Predictor,
+    folder: Folder,
+    dataset: Dataset,
+    split: str,
+    part: Part,
+    protocol: Protocol,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """The figures of a model on one part of a split. Raises UserError where there is nothing to judge."""
+    parts = [count["loops"] for name, count in dataset.counts[split].items() if part in (name, "all")]
+    if not sum(parts):
+        raise UserError(f"{folder.uri}: the {part} part of the {split} split holds no loops; choose another.")
+    if predictor.card.audio.sample_rate != dataset.sample_rate:
+        rates = f"{dataset.sample_rate:,} Hz, the model hears {predictor.card.audio.sample_rate:,} Hz"
+        raise UserError(f"{folder.uri}: holds audio at {rates}; prepare it again with --set sample_rate.")
+    found, done = [], 0
+    for pair in scored(table.rows(folder, dataset, split, part), predictor, protocol):
+        found.append(pair)
+        done += len(pair[0])
+        progress(done, sum(parts))
+    truth, scores = joined(found)
+    about = {
+        "model": predictor.model_id,
+        "data": dataset.source,
+        "digest": dataset.digest,
+        "split": split,
+        "part": part,
+    }
+    figures = published(truth, scores) if protocol == "published" else ours(truth, scores, predictor)
+    return {**about, "protocol": protocol, "loops": len(truth), **figures}
+
+
+def ours(truth: Truth, scores: Floats, predictor: Predictor) -> Report:
+    """Six roles: ROC-AUC and PR-AUC with 95 % intervals, F1 at the model's thresholds; each role and the mean."""
+    limits = predictor.thresholds
+    areas = {"roc_auc": metrics.roc_auc, "pr_auc": metrics.pr_auc}
+
+    def f1(truth: Truth, scores: Floats) -> ByRole:
+        return metrics.f1(truth, scores >= limits)
+
+    return _report(truth, scores, {**areas, "f1": f1})
+
+
+def published(truth: Truth, scores: Floats) -> Report:
+    """Five roles, and F1 loop by loop at a threshold of 0.1, to stand beside the paper's Table 2."""
+    five, said = truth[:, : len(PUBLISHED_ROLES)], scores[:, : len(PUBLISHED_ROLES)]
+    report = _report(five, said, {"roc_auc": metrics.roc_auc, "pr_auc": metrics.pr_auc})
+    return {**report, "f1_samples": metrics.f1_samples(five, said, PUBLISHED_THRESHOLD)}
+
+
+def _report(truth: Truth, scores: Floats, figures: dict[str, Callable[[Truth, Floats], ByRole]]) -> Report:
+    roles = ROLES[: truth.shape[1]]
+    report: Report = {"positives": {role: int(truth[:, i].sum()) for i, role in enumerate(roles)}}
+    for name, figure in figures.items():
+        values = figure(truth, scores)
+        report[name] = {**values, "macro": metrics.macro(values)}
+        report[f"{name}_interval"] = metrics.interval(figure, truth, scores)
+    report["not_judged"] = [role for role in roles if report["roc_auc"][role] is None]
+    return report
+
+
+def warning(predictor: Predictor, dataset: Dataset, split: str, part: Part) -> str | None:
+    """What is unfair about judging a model on these loops, in a sentence, or None."""
+    data = predictor.card.provenance.get("data")
+    if not isinstance(data, dict) or data.get("digest") != dataset.digest:
+        return None
+    same = (data.get("split"), data.get("seed"), tuple(data.get("shares", ()))) == (split, dataset.seed, dataset.shares)
+    if not same:
+        return f"The model was trained on the {data.get('split')} split of these loops: it has heard some of this part."
+    heard = {"test": None, "validation": "was chosen, and its thresholds set, on these loops"}
+    why = heard.get(part, "has been trained on these loops")
+    return f"The model {why}: its figures here are flattering." if why else None

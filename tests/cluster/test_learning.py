@@ -1,0 +1,224 @@
+"""prepare, train and evaluate as users run them: on Ray, with workers that die, on S3."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from looptagger.archive.storage import Folder
+from looptagger.cli import main
+from looptagger.cluster.training_job import Events, TrainJob, train
+from looptagger.config import load
+from looptagger.learn import record, table
+from looptagger.model import checkpoint
+from tests.conftest import LOOPS, S3
+from tests.learn.test_training import fit, settings
+from tests.learn.tree import answer, separable, store
+
+SMALL = ["model.channels=4", "batch=16", "phases=[{lr: 0.003, warmup_epochs: 1}]", "compute.device=cpu"]
+
+
+def flags(*overrides: str) -> list[str]:
+    return [text for override in (*SMALL, *overrides) for text in ("--set", override)]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = separable(tmp_path_factory.mktemp("fsld"), 16)
+    made.add(2001, 90, b"RIFF broken", ann=answer(("fx",)))
+    made.add(2002, 90, None, ann=answer(("fx",)))
+    return made.write("json")
+
+
+@pytest.fixture(scope="module")
+def data(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, table.Dataset]:
+    return store(tree, tmp_path_factory.mktemp("table"), shares=(0.6, 0.2, 0.2))
+
+
+def kill_a_worker(run: Path) -> None:
+    """SIGKILL the training worker once an epoch is stored."""
+    while not (run / record.STATE).exists():
+        time.sleep(0.05)
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    for line in listed.splitlines():
+        if "RayTrainWorker" in line:
+            os.kill(int(line.split()[0]), signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_from_fsld_to_tags_though_a_worker_dies(
+    tree: Path, data: tuple[Folder, table.Dataset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, run = tmp_path / "data", tmp_path / "run"
+    main(["prepare", str(tree), "-o", str(out), "--set", "shares=[0.6,0.2,0.2]"])
+    said = capsys.readouterr()
+    assert "undecodable" in said.out
+    assert "no audio" in said.out
+    assert "1,626" in said.out  # the paper's
+    assert "Rule: loops discarded" in said.out
+    assert table.find(Folder(str(out))).digest == data[1].digest
+    killer = threading.Thread(target=kill_a_worker, args=(run,))
+    killer.start()
+    main(["train", str(out), "-o", str(run), *flags("epochs=5")])
+    killer.join()
+    said = capsys.readouterr()
+    assert [row["epoch"] for row in record.rows(Folder(str(run)))] == [1, 2, 3, 4, 5]
+    assert "epoch 5/5" in said.err
+    assert {record.CURVES, record.MODEL, record.ASKED} <= {path.name for path in run.iterdir()}
+    main(["train", str(out), "-o", str(run), *flags("epochs=5")])  # nothing is left to do
+    main(["evaluate", str(run), "--data", str(out), "-o", str(tmp_path / "figures.json")])
+    said = capsys.readouterr()
+    assert "mean of 6 roles" in said.out
+    (report,) = json.loads((tmp_path / "figures.json").read_text())
+    assert (report["split"], report["part"], report["loops"]) == (
+        "grouped",
+        "test",
+        data[1].counts["grouped"]["test"]["loops"],
+    )
+    main(["evaluate", str(run), str(run), "--data", str(out), "--protocol", "published", "--split", "all"])
+    said = capsys.readouterr()
+    assert "F1, loop by loop" in said.out
+    assert "flattering" in said.err
+    main(
+        [
+            "tag",
+            str(LOOPS / "loop_amen.flac"),
+            "-o",
+            str(tmp_path / "tags"),
+            "--model",
+            str(run),
+            "--set",
+            "compute.device=cpu",
+        ]
+    )
+    main(["show", str(tmp_path / "tags")])
+    assert "loop_amen" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_two_workers_on_s3_do_as_one_here(data: tuple[Folder, table.Dataset], s3: S3, tmp_path: Path) -> None:
+    for path in Path(data[0].path).glob("*.*"):
+        s3.fs.pipe_file(f"private/fsld/{path.name}", path.read_bytes())
+    chosen = settings(
+        "epochs=8", "compute.workers=2", "compute.device=cpu", f"storage.endpoint_url={s3.endpoint}", "average_epochs=2"
+    )
+    rows: list[Any] = []
+    log = train(TrainJob("s3://private/fsld", "s3://private/run", chosen), Events(epoch=rows.append))
+    assert log == rows
+    alone = fit(data, tmp_path, chosen).log
+    assert log[-1]["train_loss"] == pytest.approx(alone[-1]["train_loss"], abs=0.08)
+    assert log[-1]["loss"] == pytest.approx(alone[-1]["loss"], abs=0.08)
+    assert log[-1]["roc_auc"] == pytest.approx(alone[-1]["roc_auc"], abs=0.15)
+    names = {name.removeprefix("private/run/") for name in s3.fs.find("private/run")}
+    assert {record.STATE, record.MODEL, record.LOG, record.CURVES, record.ASKED} <= names
+    assert any(name.startswith(record.BOARD) for name in names)
+    card = checkpoint.card(checkpoint.resolve("s3://private/run", chosen.storage), "run")
+    assert card.provenance["data"]["digest"] == data[1].digest
+    assert (card.name, card.provenance["settings"]["epochs"]) == ("run", 8)
+    again = train(TrainJob("s3://private/fsld", "s3://private/run", chosen, resume=True))
+    assert again == log
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_what_ends_a_worker_is_said_in_a_sentence(
+    data: tuple[Folder, table.Dataset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wild = flags("phases=[{lr: 1.0e+20, optimiser: sgd}]", "compute.retries=0")
+    with pytest.raises(SystemExit) as ended:
+        main(["train", data[0].path, "-o", str(tmp_path), *wild])
+    assert ended.value.code == 2
+    assert "the loss is no longer a number; try a lower phases.lr" in capsys.readouterr().err
+
+
+def test_a_killed_driver_goes_on_from_its_last_epoch(data: tuple[Folder, table.Dataset], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "looptagger", "train", data[0].path, "-o", str(run), *flags("epochs=60")]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    with open(tmp_path / "said", "wb") as said:
+        driver = subprocess.Popen(command, stdout=said, stderr=said, env=environment)
+    folder = Folder(str(run))
+    while len(record.rows(folder)) < 3:
+        assert driver.poll() is None, (tmp_path / "said").read_text()
+        time.sleep(0.1)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    before = _settled(folder)
+    assert 3 <= len(before) < 60
+    driver = subprocess.Popen([*command, "--resume"], stderr=subprocess.PIPE, text=True, env=environment)
+    assert driver.stderr is not None
+    for line in driver.stderr:
+        if line.startswith("epoch") and "validation" in line:
+            break
+    driver.send_signal(signal.SIGINT)
+    rest = driver.stderr.read()
+    assert driver.wait() == 130
+    assert "The same command goes on from here" in rest
+    assert line.split("/")[0].split()[-1] == str(len(before) + 1)
+    assert record.rows(folder)[: len(before)] == before
+
+
+def _settled(folder: Folder) -> list[Any]:
+    """The log once the dead driver's workers have ended too."""
+    before: list[Any] = []
+    for _ in range(30):
+        time.sleep(2)
+        if len(record.rows(folder)) == len(before):
+            return before
+        before = record.rows(folder)
+    raise AssertionError("the workers of a dead driver go on")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["train", "{data}", "-o", "{out}", "--set", "audio.sample_rate=8000"], "holds audio at 16,000 Hz"),
+        (["train", "{data}", "-o", "{out}", "--resume"], "holds no run to resume"),
+        (["train", "{data}", "-o", "{data}"], "is the data set itself"),
+        (["train", "{out}", "-o", "{out}/run"], "looptagger prepare SOURCE"),
+        (["train", "{data}", "-o", "{out}", "--set", "phases=3"], "phases"),
+        (["train", "{data}", "-o", "{out}", "--set", "epocs=3"], "configs/train.yaml lists them"),
+        (["prepare", "{out}", "-o", "{out}/data"], "neither FSLD"),
+        (["prepare", "{out}/nowhere", "-o", "{out}/data"], "no such file or folder"),
+        (["prepare", "s3://bucket/fsld", "-o", "{out}/data"], "give a local folder"),
+        (["prepare", "{tree}", "-o", "{data}"], "--overwrite replaces it"),
+        (["prepare", "{tree}", "-o", "{out}/data", "--licence", "by-nc"], "no loop has a licence of by-nc"),
+        (["prepare", "{tree}", "-o", "{out}/data", "--set", "shares=[1,1]"], "shares"),
+        (["evaluate", "{out}", "--data", "{data}"], "no such model"),
+        (["evaluate", "untrained", "--data", "{out}"], "looptagger prepare SOURCE"),
+    ],
+)
+def test_wrong_use_is_one_sentence(
+    args: list[str], says: str, tree: Path, data: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"data": data[0].path, "out": str(tmp_path), "tree": str(tree)}
+    with pytest.raises(SystemExit) as ended:
+        main([text.format(**places) for text in args])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert says in said
+    assert "Traceback" not in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_a_run_is_not_taken_for_another(data: tuple[Folder, table.Dataset], tmp_path: Path) -> None:
+    chosen = settings()
+    fit(data, tmp_path, chosen)
+    folder = Folder(str(tmp_path))
+    record.begin(folder, record.identity(chosen, data[1]), {})
+    record.begin(folder, record.identity(load(type(chosen), None, [*_as_flags(), "compute.workers=2"]), data[1]), {})
+    with pytest.raises(Exception, match=r"a run with epochs = 2, not 3; choose another folder"):
+        record.begin(folder, record.identity(settings("epochs=3"), data[1]), {})
+    record.clear(folder)
+    assert not record.is_started(folder)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def _as_flags() -> list[str]:
+    return ["model.channels=4", "batch=16", "epochs=2", "phases=[{lr: 0.003, warmup_epochs: 1, cosine: true}]"]

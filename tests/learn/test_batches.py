@@ -1,0 +1,164 @@
+"""Crops, augmentation, mixing, sampling, and the order of loops."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from looptagger.config import Augment, Train, load
+from looptagger.learn import table
+from looptagger.learn.batches import Batch, Loop, ahead, batches, crop, mixed, shuffled
+from looptagger.learn.task import Census
+from looptagger.roles import ROLES
+
+SIZE = 1000
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def settings(*overrides: str) -> Train:
+    return load(Train, None, ["audio.chunk_samples=100", "batch=8", *overrides])
+
+
+def loops_table(count: int, labels: np.ndarray | None = None, samples: int = 250) -> pa.Table:
+    """Loops whose samples all say which loop it is."""
+    labels = np.eye(6, dtype=bool)[np.arange(count) % 6] if labels is None else labels
+    columns = {"id": [f"l{i}" for i in range(count)], "duration_s": [1.0] * count}
+    columns |= {"waveform": [np.full(samples, i + 1, np.int16) for i in range(count)]}
+    columns |= {role: labels[:, i] for i, role in enumerate(ROLES)}
+    columns |= {name: ["train"] * count for name in ("paper", "stratified", "grouped")}
+    return pa.table(
+        {name: columns.get(name, pa.nulls(count, pa.string())) for name in table.SCHEMA.names}, schema=table.SCHEMA
+    )
+
+
+def heard(found: list[Batch]) -> list[int]:
+    return [round(crop[0] * 32768) for batch in found for crop in batch.waveform]
+
+
+def test_crops_come_from_anywhere_in_a_long_loop_and_never_from_outside() -> None:
+    waveform = np.arange(5000, dtype=np.int16)
+    first = [round(crop(waveform, SIZE, Augment(), rng(seed))[0] * 32768) for seed in range(200)]
+    assert min(first) < 300
+    assert 3700 < max(first) <= 4000
+    assert np.array_equal(crop(waveform[:SIZE], SIZE, Augment(), rng()) * 32768, waveform[:SIZE])
+
+
+@pytest.mark.parametrize("count", [1, 7, 999, 1000, 1001])
+@pytest.mark.parametrize("augment", [Augment(), Augment(wrap=True), Augment(wrap=True, speed_semitones=12, gain_db=6)])
+def test_crops_of_any_loop_have_the_wanted_length(count: int, augment: Augment) -> None:
+    waveform = rng().integers(-1000, 1000, count).astype(np.int16)
+    for seed in range(20):
+        samples = crop(waveform, SIZE, augment, rng(seed))
+        assert samples.shape == (SIZE,)
+        assert samples.dtype == np.float32
+        assert np.isfinite(samples).all()
+
+
+def test_short_loops_are_repeated_and_wrapped_ones_begin_anywhere() -> None:
+    waveform = np.array([1, 2, 3], np.int16)
+    assert np.array_equal(crop(waveform, 7, Augment(), rng()) * 32768, [1, 2, 3, 1, 2, 3, 1])
+    begins = {float(crop(waveform, 7, Augment(wrap=True), rng(seed))[0] * 32768) for seed in range(30)}
+    assert begins == {1, 2, 3}
+
+
+def test_gain_and_polarity_change_the_level_and_the_sign_only() -> None:
+    waveform = (rng().normal(0, 3000, SIZE)).astype(np.int16)
+    plain = crop(waveform, SIZE, Augment(), rng())
+    gains = [
+        float(crop(waveform, SIZE, Augment(gain_db=6, polarity=True), rng(seed))[5] / plain[5]) for seed in range(200)
+    ]
+    assert {np.sign(gain) for gain in gains} == {-1, 1}
+    assert 10 ** (-6 / 20) - 1e-6 <= min(map(abs, gains)) < 0.6
+    assert 1.8 < max(map(abs, gains)) <= 10 ** (6 / 20) + 1e-6
+
+
+def test_speed_shifts_a_tone_by_as_much_as_it_may() -> None:
+    waveform = (10_000 * np.sin(2 * np.pi * 1000 * np.arange(64_000) / 16_000)).astype(np.int16)
+    found = []
+    for seed in range(40):
+        samples = crop(waveform, 16_000, Augment(speed_semitones=2), rng(seed))
+        found.append(int(np.argmax(np.abs(np.fft.rfft(samples)))))  # 1 Hz a bin
+    low, high = 1000 * 2 ** (-2 / 12), 1000 * 2 ** (2 / 12)
+    assert low - 1 <= min(found) < 920
+    assert 1090 < max(found) <= high + 1
+
+
+def test_mixed_crops_have_both_roles_and_do_not_clip() -> None:
+    labels = np.eye(6, dtype=np.float32)
+    waveform = np.full((6, 50), 0.9, np.float32) * np.arange(1, 7, dtype=np.float32)[:, None] / 6
+    found = mixed(Batch(waveform.copy(), labels.copy()), 1.0, rng())
+    assert (found.labels.sum(axis=1) == 2).all()
+    assert (found.labels >= labels).all()
+    assert np.abs(found.waveform).max() <= 1.0
+    assert not np.isclose(found.waveform, waveform).any()
+    same = mixed(Batch(waveform, labels), 0.0, rng())
+    assert same.waveform is waveform
+
+
+def test_an_epoch_has_every_loop_once_and_fills_the_last_batch() -> None:
+    found = list(batches([loops_table(20)], settings(), Census(20, (4,) * 6), 0))
+    assert [len(batch.waveform) for batch in found] == [8, 8, 8]
+    assert sorted(set(heard(found))) == list(range(1, 21))
+    assert sorted(heard(found)[:20]) == list(range(1, 21))
+
+
+def test_epochs_differ_and_can_be_had_again() -> None:
+    rows, census = loops_table(40), Census(40, (7,) * 6)
+    first, again, other = (heard(list(batches([rows], settings(), census, epoch))) for epoch in (0, 0, 1))
+    assert first == again != other
+
+
+def test_two_workers_part_the_batches_and_stay_in_step() -> None:
+    census = Census(40, (7,) * 6)
+    rows = loops_table(40)
+    found = [
+        list(batches([rows.slice(half, 20 - half)], settings(), census, 0, rank, 2)) for rank, half in ((0, 0), (1, 5))
+    ]
+    assert [[len(batch.waveform) for batch in each] for each in found] == [[4] * 5] * 2
+
+
+def test_rare_roles_come_more_often_when_asked() -> None:
+    labels = np.zeros((60, 6), bool)
+    labels[:, 0] = True
+    labels[:4, 5] = True
+    census = Census.of(labels)
+    chosen = settings("balance=sampling")
+    found = [
+        number
+        for epoch in range(30)
+        for number in heard(list(batches([loops_table(60, labels)], chosen, census, epoch)))
+    ]
+    rare = sum(number <= 4 for number in found) / 4
+    common = sum(number > 4 for number in found) / 56
+    assert rare / common == pytest.approx((60 / 4) ** 0.5, rel=0.1)
+    assert census.positive_weights()[5] == pytest.approx((56 / 4) ** 0.5)
+
+
+def test_the_pool_is_bounded() -> None:
+    taken = 0
+
+    def source() -> object:
+        nonlocal taken
+        for i in range(1000):
+            taken += 1
+            yield Loop(i, np.zeros(500, np.int16), np.zeros(6, np.float32))
+
+    drawn = shuffled(source(), rng(), most_bytes=20_000)
+    next(drawn)
+    assert taken == 21
+    assert len({loop.key for loop in drawn}) == 999
+
+
+def test_work_ahead_hands_over_items_and_errors() -> None:
+    assert list(ahead(lambda: iter(range(10)))) == list(range(10))
+
+    def fails() -> object:
+        yield 1
+        raise ValueError("broken")
+
+    made = ahead(fails)
+    assert next(made) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(made)

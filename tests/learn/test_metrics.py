@@ -1,0 +1,85 @@
+"""Figures against what can be counted by hand."""
+
+import numpy as np
+import pytest
+
+from looptagger.learn import metrics
+from looptagger.learn.scoring import published_windows
+from looptagger.roles import ROLES
+
+
+def one_role(truth: list[int], scores: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """The same role six times."""
+    return np.array(truth, bool)[:, None].repeat(6, 1), np.array(scores)[:, None].repeat(6, 1)
+
+
+def test_areas_are_those_counted_by_hand() -> None:
+    truth, scores = one_role([1, 0, 1, 0, 0], [0.9, 0.8, 0.7, 0.2, 0.1])
+    assert metrics.roc_auc(truth, scores)["bass"] == pytest.approx(5 / 6)  # of 6 pairs, one is the wrong way round
+    assert metrics.pr_auc(truth, scores)["bass"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_roles_that_cannot_be_judged_are_named_not_averaged() -> None:
+    truth = np.zeros((4, 6), bool)
+    truth[:2, 0] = True
+    truth[:, 1] = True
+    scores = np.linspace(1, 0, 4)[:, None].repeat(6, 1)
+    found = metrics.roc_auc(truth, scores)
+    assert found == {"percussion": 1.0, **dict.fromkeys(ROLES[1:])}
+    assert metrics.macro(found) == 1.0
+    assert metrics.macro(dict.fromkeys(ROLES)) is None
+    assert metrics.f1(truth, scores > 0.5)["voice"] is None
+
+
+def test_thresholds_part_what_can_be_parted() -> None:
+    truth, scores = one_role([1, 1, 0, 0], [0.3, 0.2, 0.1, 0.05])
+    found = metrics.best_thresholds(truth, scores)
+    assert found["fx"] == pytest.approx(0.15)
+    assert metrics.f1(truth, scores >= 0.15)["fx"] == 1.0
+    truth[:] = False
+    assert set(metrics.best_thresholds(truth, scores).values()) == {0.5}
+
+
+def test_thresholds_stay_between_nothing_and_everything() -> None:
+    truth, scores = one_role([1, 0], [1.0, 1.0])
+    assert metrics.best_thresholds(truth, scores)["bass"] == 0.5
+    truth, scores = one_role([1, 0, 0], [0.0001, 0.00005, 0.0])
+    assert metrics.best_thresholds(truth, scores)["bass"] == 0.01
+
+
+def test_intervals_hold_the_figure_and_narrow_with_more_loops() -> None:
+    rng = np.random.default_rng(0)
+    widths = []
+    for count in (60, 600):
+        truth = rng.random((count, 6)) < 0.3
+        scores = truth * 0.3 + rng.random((count, 6))
+        found = metrics.interval(metrics.roc_auc, truth, scores, resamples=100)
+        value = metrics.macro(metrics.roc_auc(truth, scores))
+        low, high = found["macro"]
+        assert low < value < high
+        widths.append(found["bass"][1] - found["bass"][0])
+    assert widths[1] < 0.5 * widths[0]
+    assert found == metrics.interval(metrics.roc_auc, truth, scores, resamples=100)  # seeded
+
+
+def test_the_published_f1_is_loop_by_loop() -> None:
+    truth = np.array([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0]], bool)
+    scores = np.array([[0.9, 0.2, 0, 0, 0], [0.9, 0.05, 0, 0, 0]])
+    assert metrics.f1_samples(truth, scores) == pytest.approx((2 / 3 + 2 / 3) / 2)
+
+
+def test_cross_entropy_of_sure_and_unsure_scores() -> None:
+    truth, scores = one_role([1, 0], [0.5, 0.5])
+    assert metrics.cross_entropy(truth, scores) == pytest.approx(np.log(2))
+    assert metrics.cross_entropy(truth, truth.astype(float)) == pytest.approx(0, abs=1e-6)
+
+
+def test_published_windows_never_reach_the_end_and_pad_short_loops() -> None:
+    waveform = np.arange(1, 4001, dtype=np.int16)
+    found = published_windows(waveform, 1000, 0)
+    assert found.shape == (16, 1000)
+    assert found[:, 0].tolist() == [1 + i * (3000 // 16) for i in range(16)]
+    assert found.max() < 4000
+    short = published_windows(waveform[:10], 1000, 3)
+    assert (np.count_nonzero(short, axis=1) == 10).all()
+    assert np.array_equal(short, published_windows(waveform[:10], 1000, 3))

@@ -1,0 +1,195 @@
+"""Training without Ray: it learns, it resumes exactly, it writes what it says."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from looptagger.archive.storage import Folder
+from looptagger.config import Phase, Train, load
+from looptagger.errors import UserError
+from looptagger.learn import record, run, table, training
+from looptagger.learn.evaluation import evaluate, warning
+from looptagger.learn.learner import Learner, Trainee
+from looptagger.learn.peers import Peers
+from looptagger.learn.schedule import rate
+from looptagger.learn.task import Census, Task
+from looptagger.model import checkpoint
+from looptagger.model.hcnn import HCNN
+from looptagger.model.predictor import Predictor
+from looptagger.roles import ROLES
+from tests.learn.tree import separable, store
+
+Data = tuple[Folder, table.Dataset]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    place = tmp_path_factory.mktemp("fsld")
+    return store(separable(place / "tree", 24).write("json"), place / "table", shares=(0.6, 0.2, 0.2))
+
+
+def settings(*overrides: str) -> Train:
+    small = ["model.channels=4", "batch=16", "epochs=2", "phases=[{lr: 0.003, warmup_epochs: 1, cosine: true}]"]
+    return load(Train, None, [*small, *overrides])
+
+
+def fit(data: Data, out: Path, chosen: Train, epoch: Callable[[Any], None] = lambda row: None) -> run.State:
+    folder, dataset = data
+
+    def part(name: str) -> Any:
+        return lambda: table.rows(folder, dataset, chosen.split, name)
+
+    labels = np.concatenate([table.truth(rows) for rows in part("train")()])
+    provenance = {"data": {**dataset.model_dump(), "split": chosen.split}}
+    card = checkpoint.Card(name="trial", model=chosen.model, provenance=provenance)
+    told = training.Told(epoch=epoch)
+    task = Task(chosen, Census.of(labels), card)
+    return training.fit(task, part("train"), part("validation"), Folder(str(out)), Peers(), told)
+
+
+def weights(data: bytes | None) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load(data or b"")
+
+
+def test_a_narrow_network_learns_the_roles(data: Data, tmp_path: Path) -> None:
+    state = fit(data, tmp_path, settings("model.channels=8", "epochs=18", "batch=8", "augment.wrap=true"))
+    predictor = Predictor.load(tmp_path)
+    report = evaluate(predictor, *data, "grouped", "test", "ours")
+    assert report["roc_auc"]["macro"] > 0.95
+    assert report["f1"]["macro"] > 0.6
+    assert report["not_judged"] == []
+    low, high = report["roc_auc_interval"]["macro"]
+    assert low <= report["roc_auc"]["macro"] <= high
+    assert set(predictor.card.thresholds.values()) != {0.5}
+    assert predictor.card.provenance["reached"]["roc_auc"] == state.best_value
+    published = evaluate(predictor, *data, "grouped", "test", "published")
+    assert set(published["positives"]) == set(ROLES[:5])
+    assert 0 < published["f1_samples"] <= 1
+    assert warning(predictor, data[1], "grouped", "test") is None
+    assert "flattering" in str(warning(predictor, data[1], "grouped", "train"))
+    assert "has heard some" in str(warning(predictor, data[1], "paper", "test"))
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "more", [[], ["average_epochs=1", "balance=sampling", "augment.mix=0.5", "augment.time_mask=9"]]
+)
+def test_a_killed_run_ends_exactly_where_an_undisturbed_one_ends(data: Data, tmp_path: Path, more: list[str]) -> None:
+    phases = "phases=[{lr: 0.003, warmup_epochs: 1}, {from_epoch: 2, optimiser: sgd, lr: 0.001, from_best: true}]"
+    chosen = settings("epochs=4", phases, *more)
+    whole = fit(data, tmp_path / "whole", chosen)
+
+    def kill(row: dict[str, Any]) -> None:
+        if row["epoch"] in (1, 3):
+            raise Killed
+
+    for _ in range(2):
+        with pytest.raises(Killed):
+            fit(data, tmp_path / "cut", chosen, kill)
+    resumed = fit(data, tmp_path / "cut", chosen)
+    assert resumed.epoch == whole.epoch == 4
+    assert [row["epoch"] for row in resumed.log] == [1, 2, 3, 4]
+    first, second = (state.learner["network"] for state in (whole, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert resumed.best == whole.best
+    assert [row["loss"] for row in resumed.log] == [row["loss"] for row in whole.log]
+
+
+def test_the_folder_holds_model_log_and_state_in_step(data: Data, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    state = fit(data, tmp_path, settings(), rows.append)
+    log = [json.loads(line) for line in (tmp_path / record.LOG).read_text().splitlines()]
+    assert log == rows == state.log
+    assert {"epoch", "train_loss", "loss", "roc_auc", "pr_auc", "roc_auc_voice", "crops_per_s", "seconds"} <= log[
+        0
+    ].keys()
+    best = max(row["epoch"] for row in log if row["best"])
+    card = checkpoint.card((tmp_path / record.MODEL).read_bytes(), "it")
+    assert card.provenance["reached"]["epoch"] == best
+    (tmp_path / record.LOG).unlink()
+    fit(data, tmp_path, settings())  # nothing is left to do, but what follows from the state comes back
+    assert record.rows(Folder(str(tmp_path))) == log
+
+
+def test_a_broken_state_is_a_sentence(data: Data, tmp_path: Path) -> None:
+    Folder(str(tmp_path)).write(record.STATE, b"nonsense")
+    with pytest.raises(UserError, match="--overwrite"):
+        fit(data, tmp_path, settings())
+
+
+def test_a_loss_that_explodes_is_a_sentence(data: Data, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no longer a number"):
+        fit(data, tmp_path, settings("phases=[{lr: 1.0e+20, optimiser: sgd}]"))
+
+
+@pytest.mark.parametrize("kind", ["hcnn", "cnn"])
+def test_training_sees_what_the_network_computes(kind: str) -> None:
+    chosen = settings(f"model.kind={kind}")
+    network = HCNN(chosen.model, chosen.audio).eval()
+    waveform = torch.randn(2, 48_000) * 0.1
+    with torch.no_grad():
+        trained = Trainee(network, chosen.augment, torch.float32).eval()(waveform)
+        assert torch.allclose(trained, network(waveform), atol=1e-5)
+        half = Trainee(network, chosen.augment, torch.bfloat16).eval()(waveform)
+    assert half.dtype == torch.float32
+    assert torch.allclose(half, trained, atol=0.1)
+
+
+def test_the_filters_learn_and_masks_hide() -> None:
+    chosen = settings("augment.band_mask=64", "augment.time_mask=64")
+    learner = Learner(chosen, Census(16, (3,) * 6), Peers())
+    learner.enter(0, None)
+    before = learner.network.front.q.detach().clone()
+    waveform = (np.random.default_rng(0).normal(0, 0.1, (16, 48_000))).astype(np.float32)
+    from looptagger.learn.batches import Batch
+
+    list(learner.train(0, [Batch(waveform, np.ones((16, 6), np.float32))]))
+    assert not torch.equal(before, learner.network.front.q)
+
+
+def test_the_rate_warms_up_and_falls() -> None:
+    phase = Phase(lr=1.0, warmup_epochs=2, cosine=True)
+    later = Phase(from_epoch=10, lr=0.1, optimiser="sgd")
+    chosen = Train(epochs=20, phases=(phase, later))
+    assert [rate(chosen, epoch) for epoch in (0, 1, 2)] == [0, 0.5, 1.0]
+    assert rate(chosen, 6) == pytest.approx(0.5)
+    assert rate(chosen, 9.999) == pytest.approx(0, abs=1e-3)
+    assert rate(chosen, 10) == rate(chosen, 19.9) == 0.1
+
+
+def test_phases_must_follow_each_other() -> None:
+    with pytest.raises(UserError, match="phases must begin at epoch 0"):
+        load(Train, None, ["phases=[{from_epoch: 5}]"])
+
+
+def test_evaluating_what_cannot_be_judged_is_a_sentence(data: Data, tiny_model: str) -> None:
+    predictor = Predictor.load(tiny_model)
+    folder, dataset = data
+    empty = dataset.model_copy(update={"counts": {"paper": {"test": {"loops": 0}}}})
+    with pytest.raises(UserError, match="holds no loops"):
+        evaluate(predictor, folder, empty, "paper", "test", "ours")
+    with pytest.raises(UserError, match="8,000 Hz, the model hears 16,000 Hz"):
+        evaluate(predictor, folder, dataset.model_copy(update={"sample_rate": 8000}), "paper", "test", "ours")
+
+
+def test_curves_are_a_picture_and_tensorboard_can_read_the_log(data: Data, tmp_path: Path) -> None:
+    state = fit(data, tmp_path, settings())
+    folder = Folder(str(tmp_path))
+    record.draw(folder, state.log)
+    assert (tmp_path / record.CURVES).read_bytes().startswith(b"\x89PNG")
+    board = record.Board(folder, state.log)
+    board.close()
+    (events,) = (tmp_path / record.BOARD).iterdir()
+    written = events.read_bytes()
+    assert all(tag in written for tag in (b"loss/train", b"loss/validation", b"roc_auc/macro", b"pr_auc/bass"))
+    record.Board(folder, state.log).close()
+    assert len(list((tmp_path / record.BOARD).iterdir())) == 1
