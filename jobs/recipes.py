@@ -43,6 +43,8 @@ VARIANTS = {
     "balanced loss": ["balance=loss"],
     "balanced sampling": ["balance=sampling"],
 }
+PLAIN = ["augment.wrap=false", "augment.mix=0", "average_epochs=0"]
+"""Switches off what the recommended recipe has on."""
 SHARES = (0.65, 0.0, 0.35)
 
 
@@ -107,7 +109,7 @@ def main(data: str, out: Path, seeds: int, overrides: tuple[str, ...], more: tup
         for name, switched in {**VARIANTS, **{each: each.split() for each in more}}.items():
             if (name, seed) in done:
                 continue
-            settings = config.load(config.Train, None, [*overrides, *switched, f"seed={seed}"])
+            settings = config.load(config.Train, None, [*PLAIN, *overrides, *switched, f"seed={seed}"])
             lines.append({"variant": name, "seed": seed, **trained(settings, *parts)})
             with out.open("a") as file:
                 file.write(json.dumps(lines[-1]) + "\n")

@@ -151,11 +151,11 @@ class Train(Settings):
     audio: Audio = Audio()
     epochs: int = Field(100, ge=1)
     batch: int = Field(64, ge=2, description="crops a step, over all workers")
-    phases: tuple[Phase, ...] = Field((Phase(),), min_length=1)
-    augment: Augment = Augment()
+    phases: tuple[Phase, ...] = Field((Phase(weight_decay=0.01, warmup_epochs=2, cosine=True),), min_length=1)
+    augment: Augment = Augment(wrap=True, mix=0.5)
     balance: Literal["none", "loss", "sampling"] = Field("none", description="what is done for rare roles")
     average_epochs: float = Field(
-        0.0, ge=0, description="weights are a running mean over about so many epochs; 0: none"
+        5.0, ge=0, description="weights are a running mean over about so many epochs; 0: none"
     )
     select: Literal["loss", "roc_auc", "pr_auc"] = Field("roc_auc", description="what the best epoch is best at")
     licence: str = Field("unknown", description="of the weights, as their card will say")

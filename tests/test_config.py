@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from looptagger.config import Model, Tag, load
+from looptagger.config import Augment, Model, Prepare, Settings, Tag, Train, load
 from looptagger.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -44,13 +44,22 @@ def test_bad_files_are_named(tmp_path: Path, text: str) -> None:
         load(Tag, tmp_path / "nope.yaml")
 
 
-def test_the_shipped_file_lists_every_setting_at_its_default() -> None:
+@pytest.mark.parametrize("kind", [Tag, Prepare, Train])
+def test_the_shipped_files_list_every_setting_at_its_default(kind: type[Settings]) -> None:
     import yaml
 
-    assert load(Tag, CONFIGS / "tag.yaml") == Tag()
-    assert yaml.safe_load((CONFIGS / "tag.yaml").read_text()).keys() == Tag.model_fields.keys()
-    for name, group in yaml.safe_load((CONFIGS / "tag.yaml").read_text()).items():
-        assert group.keys() == type(getattr(Tag(), name)).model_fields.keys()
+    file = CONFIGS / f"{kind.__name__.lower()}.yaml"
+    assert load(kind, file) == kind()
+    assert yaml.safe_load(file.read_text()) == kind().model_dump(mode="json")
+
+
+def test_the_papers_recipe_is_the_papers() -> None:
+    paper = load(Train, CONFIGS / "train_paper.yaml")
+    assert paper.augment == Augment()
+    assert (paper.epochs, paper.balance, paper.average_epochs) == (200, "none", 0)
+    assert [(phase.from_epoch, phase.optimiser, phase.lr) for phase in paper.phases] == [
+        (0, "adam", 1e-4), (60, "sgd", 1e-3), (80, "sgd", 1e-4), (100, "sgd", 1e-5),
+    ]  # fmt: skip
 
 
 def test_settings_do_not_change() -> None:

@@ -35,7 +35,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 
 def settings(*overrides: str) -> Train:
-    small = ["model.channels=4", "batch=16", "epochs=2", "phases=[{lr: 0.003, warmup_epochs: 1, cosine: true}]"]
+    plain = ["augment.wrap=false", "augment.mix=0", "average_epochs=0"]
+    small = [*plain, "model.channels=4", "batch=16", "epochs=2", "phases=[{lr: 0.003, warmup_epochs: 1, cosine: true}]"]
     return load(Train, None, [*small, *overrides])
 
 
