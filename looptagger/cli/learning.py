@@ -56,12 +56,16 @@ def train(data: str, out: str, **options: Any) -> None:
     from looptagger.cluster.training_job import train as run
 
     given = settings(config.Train, options)
+    took_s: list[float] = []
     with terminal.progress_view() as view:
 
         def step(epoch: int, step: int, steps: int, loss: float) -> None:
-            view.show(f"epoch {epoch}/{given.epochs}, step {step}/{steps}, loss {loss:.3f}", False)
+            left_s = (given.epochs - epoch + 1 - step / steps) * took_s[-1] if took_s else None
+            left = f", {terminal.clock(left_s)} left" if left_s is not None else ""
+            view.show(f"epoch {epoch}/{given.epochs}, step {step}/{steps}, loss {loss:.3f}{left}", False)
 
         def epoch(row: dict[str, Any]) -> None:
+            took_s.append(row["seconds"])
             terminal.note(tables.epoch_line(row, given.epochs))
 
         log = run(TrainJob(data, out, given, **options), Events(terminal.note, step, epoch))

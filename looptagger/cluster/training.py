@@ -16,6 +16,7 @@ import ray.data
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from looptagger.archive.storage import Folder
 from looptagger.cluster.parts import READER, PartSource
@@ -112,7 +113,8 @@ def run(job: Job, force: Workforce, retries: int, heard: Callable[[str, Any], No
 
     The trainer runs in a thread, so that this one hears the workers' words, and an interrupt.
     """
-    words = Queue(actor_options={"num_cpus": 0})
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    words = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # no other node's end may take it along
     outcome: list[BaseException | None] = []
 
     def fit() -> None:
