@@ -43,7 +43,7 @@ VARIANTS = {
     "balanced loss": ["balance=loss"],
     "balanced sampling": ["balance=sampling"],
 }
-PLAIN = ["augment.wrap=false", "augment.mix=0", "average_epochs=0"]
+PLAIN = ["balance=none", "augment.mix=0", "average_epochs=0"]
 """Switches off what the recommended recipe has on."""
 SHARES = (0.65, 0.0, 0.35)
 

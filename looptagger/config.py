@@ -152,8 +152,8 @@ class Train(Settings):
     epochs: int = Field(100, ge=1)
     batch: int = Field(64, ge=2, description="crops a step, over all workers")
     phases: tuple[Phase, ...] = Field((Phase(weight_decay=0.01, warmup_epochs=2, cosine=True),), min_length=1)
-    augment: Augment = Augment(wrap=True, mix=0.5)
-    balance: Literal["none", "loss", "sampling"] = Field("none", description="what is done for rare roles")
+    augment: Augment = Augment(mix=0.5)
+    balance: Literal["none", "loss", "sampling"] = Field("sampling", description="what is done for rare roles")
     average_epochs: float = Field(
         5.0, ge=0, description="weights are a running mean over about so many epochs; 0: none"
     )

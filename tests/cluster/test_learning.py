@@ -221,5 +221,5 @@ def test_a_run_is_not_taken_for_another(data: tuple[Folder, table.Dataset], tmp_
 
 
 def _as_flags() -> list[str]:
-    plain = ["augment.wrap=false", "augment.mix=0", "average_epochs=0"]
+    plain = ["balance=none", "augment.mix=0", "average_epochs=0"]
     return [*plain, "model.channels=4", "batch=16", "epochs=2", "phases=[{lr: 0.003, warmup_epochs: 1, cosine: true}]"]

@@ -18,7 +18,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def settings(*overrides: str) -> Train:
-    return load(Train, None, ["audio.chunk_samples=100", "batch=8", "augment.wrap=false", "augment.mix=0", *overrides])
+    return load(Train, None, ["audio.chunk_samples=100", "batch=8", "balance=none", "augment.mix=0", *overrides])
 
 
 def loops_table(count: int, labels: np.ndarray | None = None, samples: int = 250) -> pa.Table:

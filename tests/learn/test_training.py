@@ -35,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 
 def settings(*overrides: str) -> Train:
-    plain = ["augment.wrap=false", "augment.mix=0", "average_epochs=0"]
+    plain = ["balance=none", "augment.mix=0", "average_epochs=0"]
     small = [*plain, "model.channels=4", "batch=16", "epochs=2", "phases=[{lr: 0.003, warmup_epochs: 1, cosine: true}]"]
     return load(Train, None, [*small, *overrides])
 
