@@ -44,7 +44,7 @@ def prepare(
     collection = preparing.collect(job.source, job.prepare, job.labels)
     rows = preparing.to_rows(collection.loops, job.prepare)
     with lock.held(folder):
-        old = [name for name in folder.names() if name.startswith("part-")]
+        old = [name for name in folder.names() if name.startswith(table.STEM)]
         folder.delete([table.NAME, *old])
         writer = preparing.TableWriter(folder, collection, job.prepare)
         done = 0

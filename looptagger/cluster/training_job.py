@@ -112,8 +112,9 @@ class Pictures:
             self._draw()
 
     def _draw(self) -> None:
-        if self.log:
-            record.draw(self.out, self.log)
+        log = record.rows(self.out)  # which has the epochs that ended while nobody listened, too
+        if log:
+            record.draw(self.out, log)
         self.board.store()
         self.drawn = time.monotonic()
 

@@ -1,6 +1,6 @@
 """The training table: prepared loops as Parquet, one row a loop, with waveform, labels and split columns.
 
-`DIR/part-*.parquet` holds the rows in a shuffled order; `DIR/dataset.json`, written last, says what they are.
+`DIR/loops-*.parquet` holds the rows in a shuffled order; `DIR/dataset.json`, written last, says what they are.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from looptagger.errors import UserError
 from looptagger.learn.splits import SPLITS
 from looptagger.roles import ROLES
 
-NAME = "dataset.json"
+NAME, STEM = "dataset.json", "loops-"
 PART_ROWS = 64
 """Loops a part: some 20 MB of 10 s loops."""
 
@@ -65,8 +65,8 @@ class Dataset(Settings):
 
 
 def part_name(number: int) -> str:
-    """The file of a part."""
-    return f"part-{number:05d}.parquet"
+    """The file of a part: not named as tags are, so that neither is ever taken for the other."""
+    return f"{STEM}{number:05d}.parquet"
 
 
 def write_part(folder: Folder, number: int, table: pa.Table) -> None:

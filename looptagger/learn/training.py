@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from looptagger.archive.storage import Folder
 from looptagger.config import Compute
+from looptagger.errors import UserError
 from looptagger.learn import metrics, run
 from looptagger.learn.batches import ahead, batches
 from looptagger.learn.learner import Learner
@@ -44,6 +45,8 @@ def fit(task: Task, train: Tables, validation: Tables, folder: Folder, peers: Pe
     """
     learner = Learner(task.settings, task.census, peers)
     state = run.load(folder) or State()
+    if len(set(peers.gather(state.epoch))) > 1:
+        raise UserError(f"{folder.uri}: the workers see different files there; use s3:// or a folder that all share.")
     if state.epoch:
         learner.restore(state.learner)
         if peers.rank == 0:

@@ -31,7 +31,7 @@ def test_a_tree_becomes_a_table(tmp_path: Path, layout: str) -> None:
     assert rows.schema == table.SCHEMA
     assert rows.num_rows == dataset.loops == 72 == len(set(rows.column("id").to_pylist()))
     assert dataset.annotated == 76
-    assert dataset.parts == ("part-00000.parquet", "part-00001.parquet")
+    assert dataset.parts == ("loops-00000.parquet", "loops-00001.parquet")
     seconds = np.array([len(wave) for wave in table.waveforms(rows)]) / 16_000
     assert seconds == pytest.approx(rows.column("duration_s").to_numpy(), abs=1e-3)
     labels = table.truth(rows)
