@@ -78,5 +78,5 @@ def test_other_files_are_refused(small: bytes, tmp_path: Path) -> None:
             checkpoint.load(data, "strange")
     with pytest.raises(UserError, match="no such model"):
         checkpoint.resolve(str(tmp_path / "nope"))
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="a checkpoint, a training run"):
         checkpoint.resolve(str(tmp_path))
