@@ -86,6 +86,12 @@ def evaluated(report: Mapping[str, Any], unfair: str | None) -> None:
     table(("role", "loops", *(f"{FIGURES[name]} [95 %]" for name in names)), [*rows, last])
     if "f1_samples" in report:
         terminal.out.print(f"F1, loop by loop, at a threshold of 0.1: {report['f1_samples']:.3f}")
+    if "said" in report:
+        said = ", ".join(f"{name} ({share:.0%})" for name, share in report["said"].items())
+        terminal.out.print(
+            f"The highest score is right for {report['first_right']:.1%} of the loops. Roles said a loop: {said}.",
+            soft_wrap=True,
+        )
     if report["not_judged"]:
         terminal.note(f"Not judged, as none of the loops (or every one) plays it: {', '.join(report['not_judged'])}.")
     if unfair:

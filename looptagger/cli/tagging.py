@@ -7,13 +7,13 @@ import click
 
 from looptagger import config, terminal
 from looptagger.cli.options import ADDRESS, EXAMPLE, folder, settings, storage_options
-from looptagger.model.checkpoint import UNTRAINED
+from looptagger.model.checkpoint import STARTER
 
 
 @click.command(context_settings=EXAMPLE)
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("-o", "--out", required=True, metavar="OUT", help="Folder or s3:// prefix for the tags.")
-@click.option("--model", default=UNTRAINED, show_default=True, metavar="NAME|PATH", help="The checkpoint to use.")
+@click.option("--model", default=STARTER, show_default=True, metavar="NAME|PATH", help="The checkpoint to use.")
 @click.option("--limit", type=click.IntRange(1), help="Take only the first N clips; without it the rest follows.")
 @click.option("--update", is_flag=True, help="List the sources again and tag what is new.")
 @click.option("--overwrite", is_flag=True, help="Start anew: delete the tags in OUT first.")

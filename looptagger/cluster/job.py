@@ -29,7 +29,7 @@ class TagJob:
 
     sources: tuple[str, ...]
     out: str
-    model: str = checkpoint.UNTRAINED
+    model: str = checkpoint.STARTER
     tag: Tag = Tag()
     limit: int | None = None
     update: bool = False
@@ -77,8 +77,8 @@ def tag(job: TagJob, events: Events | None = None) -> Summary:
     dataset.check_place(job.out)
     model = checkpoint.resolve(job.model, job.tag.storage)
     card = checkpoint.card(model, job.model)
-    if not card.trained:
-        events.note(f"The model {card.name} has random weights: it shows the pipeline, its scores mean nothing.")
+    if card.about:
+        events.note(f"The model {card.name}: {card.about}")
     folder = Folder(job.out, job.tag.storage)
     with lock.held(folder):
         record = dataset.prepare(folder, _request(job, model, card), job.tag.storage, events.listed)

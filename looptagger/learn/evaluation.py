@@ -54,14 +54,18 @@ def evaluate(
 
 
 def ours(truth: Truth, scores: Floats, predictor: Predictor) -> Report:
-    """Six roles: ROC-AUC and PR-AUC with 95 % intervals, F1 at the model's thresholds; each role and the mean."""
+    """Six roles: ROC-AUC and PR-AUC with 95 % intervals, F1 at the model's thresholds; each role and the mean.
+
+    Also how often the highest score is right, and how many roles the loops are said to play.
+    """
     limits = predictor.thresholds
     areas = {"roc_auc": metrics.roc_auc, "pr_auc": metrics.pr_auc}
 
     def f1(truth: Truth, scores: Floats) -> ByRole:
         return metrics.f1(truth, scores >= limits)
 
-    return _report(truth, scores, {**areas, "f1": f1})
+    report = _report(truth, scores, {**areas, "f1": f1})
+    return {**report, "first_right": metrics.first_right(truth, scores), "said": metrics.said(scores >= limits)}
 
 
 def published(truth: Truth, scores: Floats) -> Report:

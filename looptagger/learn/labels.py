@@ -6,6 +6,7 @@ from pathlib import Path
 from looptagger.archive.storage import scheme
 from looptagger.errors import UserError
 from looptagger.learn.loops import Collection, Drops, Loop
+from looptagger.learn.splits import PARTS
 from looptagger.roles import ROLES
 
 NAMES = ("labels.csv", "labels.tsv")
@@ -23,7 +24,8 @@ def read(file: Path, folder: Path | None = None) -> Collection:
     """The loops of a labels file; relative paths count from `folder`, by default the file's own.
 
     Columns: path, roles (`bass;melody`; also separated by `,`, `|` or blanks), and if there: id (by default the path),
-    uploader, pack, licence. Raises UserError that names the file, the row and what is wrong.
+    uploader, pack, licence, part (train, validation, test; empty: to be dealt). Raises UserError that names the file,
+    the row and what is wrong.
     """
     base = (folder or file.parent).absolute()
     drops = Drops()
@@ -66,4 +68,7 @@ def _loop(row: dict[str, str], base: Path, where: str) -> Loop:
     uri = path if scheme(path) != "file" else str(base / path)
     uploader, pack = (row.get(name, "").strip() or None for name in ("uploader", "pack"))
     licence = (row.get("licence") or row.get("license") or "").strip() or None
-    return Loop(row.get("id", "").strip() or path, uri, roles, uploader, pack, licence)
+    part = row.get("part", "").strip().lower() or None
+    if part not in (None, *PARTS):
+        raise UserError(f"{where}: unknown part {part!r}; the parts are {', '.join(PARTS)}.")
+    return Loop(row.get("id", "").strip() or path, uri, roles, uploader, pack, licence, part)

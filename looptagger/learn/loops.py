@@ -21,6 +21,8 @@ class Loop:
     uploader: str | None = None
     pack: str | None = None
     licence: str | None = None
+    part: str | None = None
+    """Train, validation or test, where whoever made the data says so; else it is dealt."""
 
     @property
     def group(self) -> str:

@@ -47,6 +47,17 @@ def f1_samples(truth: Truth, scores: Floats, threshold: float = 0.1) -> float:
     return float(f1_score(truth, scores >= threshold, average="samples", zero_division=0.0))
 
 
+def first_right(truth: Truth, scores: Floats) -> float:
+    """The share of loops whose highest score is that of a role they play."""
+    return float(truth[np.arange(len(truth)), scores.argmax(axis=1)].mean())
+
+
+def said(predicted: Truth) -> dict[str, float]:
+    """The share of loops by how many roles they are said to play: `0`, `1`, `2`, `3+`."""
+    counts = np.minimum(predicted.sum(axis=1), 3)
+    return {name: float((counts == i).mean()) for i, name in enumerate(("0", "1", "2", "3+"))}
+
+
 def macro(values: ByRole) -> float | None:
     """The mean over the roles that have a figure."""
     known = [value for value in values.values() if value is not None]

@@ -19,19 +19,29 @@ def splits(loops: Sequence[Loop], shares: Sequence[float], seed: int) -> dict[st
     """The part of each loop, in the order given, in each of the three splits. The same loops and seed, the same parts.
 
     `paper`: at random. `stratified`: each role has the same shares, as near as they go. `grouped`: the same, and all
-    loops of one uploader are in one part.
+    loops of one uploader are in one part. Loops that come with a part keep it in all three; the others are dealt.
     """
+    fixed = [loop.part for loop in loops]
+    dealt = iter(zip(*_dealt_out([loop for loop in loops if not loop.part], shares, seed), strict=True))
+    parts = [[part] * len(SPLITS) if part else next(dealt) for part in fixed]
+    return {name: [str(each[i]) for each in parts] for i, name in enumerate(SPLITS)}
+
+
+def _dealt_out(loops: Sequence[Loop], shares: Sequence[float], seed: int) -> list[list[str]]:
+    """The parts of loops in the three splits, in the order of SPLITS."""
+    if not loops:
+        return [[] for _ in SPLITS]
     order = sorted(range(len(loops)), key=lambda i: loops[i].id)
     labels = np.array([[role in loops[i].roles for role in ROLES] for i in order], float)
     alone = [loops[i].id for i in order]
     groups = [loops[i].group for i in order]
-    found = {
-        "paper": _random(len(loops), shares, seed),
-        "stratified": _balanced(labels, alone, shares, seed),
-        "grouped": _balanced(labels, groups, shares, seed),
-    }
+    found = (
+        _random(len(loops), shares, seed),
+        _balanced(labels, alone, shares, seed),
+        _balanced(labels, groups, shares, seed),
+    )
     back = np.argsort(order)
-    return {name: [PARTS[part] for part in parts[back]] for name, parts in found.items()}
+    return [[PARTS[part] for part in parts[back]] for parts in found]
 
 
 def _random(count: int, shares: Sequence[float], seed: int) -> NDArray[np.int64]:

@@ -21,8 +21,11 @@ IN_RUN = "model.safetensors"
 """The checkpoint in the folder of a training run."""
 MAX_HEADER = 1 << 20
 MAX_BYTES = 1 << 30
+STARTER = "starter"
+"""The name of the model that looptagger brings along: MODEL_CARD.md says what it was trained on."""
 UNTRAINED = "untrained"
 """The name of a model with random weights from a fixed seed: it shows the pipeline, its scores mean nothing."""
+SHIPPED = Path(__file__).with_name("starter.safetensors")
 
 
 class Card(Settings):
@@ -35,6 +38,8 @@ class Card(Settings):
     roles: tuple[str, ...] = ROLES
     thresholds: dict[str, float] = Field(default_factory=lambda: dict.fromkeys(ROLES, 0.5))
     licence: str = "unknown"
+    about: str = ""
+    """A sentence for users: what it was trained on."""
     trained: bool = True
     provenance: dict[str, Any] = Field(default_factory=dict)
 
@@ -109,11 +114,16 @@ def _first_problem(error: Exception) -> str:
     return one_line(re.sub(r"(,\s*\"[^\"]*\")+", " and more", lines[1] if len(lines) > 1 else lines[0]))
 
 
-def dump(network: "HCNN", card: Card) -> bytes:
-    """A network and its card as the bytes of a checkpoint. The same network and card give the same bytes."""
+def dump(network: "HCNN", card: Card, half: bool = False) -> bytes:
+    """A network and its card as the bytes of a checkpoint. The same network and card give the same bytes.
+
+    `half`: in float16, at half the size; for weights that are to travel.
+    """
     import safetensors.torch
 
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    if half:
+        weights = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
     return safetensors.torch.save(weights, metadata={KEY: json.dumps(card.model_dump(mode="json"), sort_keys=True)})
 
 
@@ -127,6 +137,7 @@ def untrained(model: Model | None = None, seed: int = 0) -> bytes:
         name=UNTRAINED,
         model=model or Model(),
         licence="CC0-1.0",
+        about="random weights; it shows the pipeline, its scores mean nothing.",
         trained=False,
         provenance={"made": "random weights", "seed": seed},
     )
@@ -139,12 +150,14 @@ def resolve(name: str, storage: Storage = Storage()) -> bytes:
     """The checkpoint that a name, a path, a URI or the folder of a training run means. Raises UserError for none."""
     if name == UNTRAINED:
         return untrained()
+    if name == STARTER:
+        return read_bytes(SHIPPED)
     if scheme(name) != "file":
         return _fetched(name.rstrip("/"), storage)
     path = Path(name)
     path = path / IN_RUN if path.is_dir() else path
     if not path.exists():
-        raise UserError(f"{name}: no such model; give a checkpoint, a training run, or the name {UNTRAINED}.")
+        raise UserError(f"{name}: no such model; give a checkpoint, a training run, or a name: {STARTER}, {UNTRAINED}.")
     return read_bytes(path)
 
 

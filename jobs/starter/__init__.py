@@ -1,0 +1,1 @@
+"""The starter model: open sounds into labelled clips, a training, the weights that looptagger ships."""

@@ -1,0 +1,5 @@
+"""`python -m jobs.starter OUT`: make the starter data."""
+
+from jobs.starter.build import main
+
+main()

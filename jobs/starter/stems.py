@@ -1,0 +1,212 @@
+"""One role at a time: each maker draws an instrument from the stock and has it play a pattern of a song."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jobs.starter import patterns, synth, voices
+from jobs.starter.drums import DRUMS, drum
+from jobs.starter.effects import levelled
+from jobs.starter.instruments import from_font, from_samples, kit_of, sequence, sound, struck
+from jobs.starter.noises import noise
+from jobs.starter.patterns import Note, Rng, Song
+from jobs.starter.shelf import Sound
+from jobs.starter.synth import Wave
+
+BASSES = (*range(32, 40), 32, 33, 34, 38, 39, 38, 39, 43, 58, 87)
+CHORDS = (*range(0, 8), *range(16, 32), 0, 4, 5, 24, 25, 46, 48, 49, 50, 51, 61, 62, 63, *range(88, 97), 99)
+MELODIES = (
+    *range(0, 16),
+    22,
+    *range(24, 31),
+    40,
+    41,
+    42,
+    45,
+    46,
+    *range(56, 61),
+    *range(64, 87),
+    *range(104, 112),
+    114,
+    11,
+    12,
+    13,
+)
+CHOIRS = (52, 53, 54, 85, 91)
+NOISES = range(119, 128)
+KITS = (0, 0, 8, 16, 24, 25, 26, 32, 40, 48)
+KEYS = {
+    "kick": (35, 36),
+    "snare": (38, 40, 37, 39),
+    "hat": (42, 44, 42, 70, 69),
+    "extra": (41, 43, 45, 47, 50, 51, 46, 54, 56, 60, 62, 64, 65, 67, 76, 75),
+    "extra2": (49, 51, 61, 63, 66, 68, 73, 77, 80, 81),
+}
+
+
+@dataclass(frozen=True)
+class Stem:
+    """What a maker made: a waveform at RATE, longer than the song where notes ring on; its roles; its source."""
+
+    wave: Wave
+    roles: frozenset[str]
+    source: str
+
+
+class Stock:
+    """The sounds of one part of the data, to draw from."""
+
+    def __init__(self, sounds: list[Sound], rng: Rng) -> None:
+        self.sounds, self.rng = sounds, rng
+
+    def has(self, kind: str, role: str = "") -> bool:
+        """Whether there are sounds of a kind."""
+        return any(each.kind == kind and (not role or role in each.roles) for each in self.sounds)
+
+    def some(self, kind: str, role: str = "", by: Callable[[Sound], str] = lambda each: each.package) -> list[Sound]:
+        """All sounds of one source of a kind: large packages come more often, but not in proportion."""
+        groups: dict[str, list[Sound]] = {}
+        for each in self.sounds:
+            if each.kind == kind and (not role or role in each.roles):
+                groups.setdefault(by(each), []).append(each)
+        weights = np.sqrt([len(group) for group in groups.values()])
+        return list(groups.values())[self.rng.choice(len(groups), p=weights / weights.sum())]
+
+    def one(self, kind: str, role: str = "") -> Sound:
+        """A sound of a kind."""
+        found = self.some(kind, role)
+        return found[self.rng.integers(len(found))]
+
+    def speaker(self) -> list[Sound]:
+        """Some speech by one speaker."""
+        found = self.some("speech", by=lambda each: f"{each.package} {each.folder.split('/')[-2:]}")
+        return [found[i] for i in self.rng.choice(len(found), min(5, len(found)), replace=False)]
+
+
+def pick(rng: Rng, **weights: float) -> str:
+    """A name, drawn by weight."""
+    total = np.array(list(weights.values()))
+    return str(rng.choice(list(weights), p=total / total.sum()))
+
+
+def _synthetic(rng: Rng, song: Song, notes: list[Note], role: str) -> Wave:
+    patch = synth.patch(rng, role)
+    voice = lambda note, before: synth.note(note.pitch, note.beats * song.beat_s, note.level, patch, rng, before)  # noqa: E731
+    return synth.played(notes, song.beat_s, song.seconds + 1.0, voice)
+
+
+def _pitched(rng: Rng, song: Song, stock: Stock, notes: list[Note], role: str, programs: tuple[int, ...]) -> Stem:
+    """Notes on a soundfont's preset, on real sampled notes, or on the synthesizer."""
+    how = pick(rng, font=0.5, synth=0.25, notes=0.25)
+    if how == "synth":
+        return Stem(_synthetic(rng, song, notes, role), frozenset({role}), "synthesizer")
+    if how == "notes":
+        paths = stock.some("notes", role)
+        wave = from_samples([each.path for each in paths], notes, song.beat_s, song.seconds)
+        return Stem(wave, frozenset({role}), paths[0].package)
+    font, program = stock.one("font"), int(rng.choice(programs))
+    wave = from_font(font.path, program, notes, song.beat_s, song.seconds)
+    return Stem(wave, frozenset({role}), f"{font.package} {program}")
+
+
+def bass(rng: Rng, song: Song, stock: Stock) -> Stem:
+    """A bass line."""
+    return _pitched(rng, song, stock, patterns.bass(rng, song), "bass", BASSES)
+
+
+def chord(rng: Rng, song: Song, stock: Stock) -> Stem:
+    """Chords; now and then real guitar strums, or a choir's."""
+    notes = patterns.chords(rng, song)
+    if rng.random() < 0.1:
+        strums = stock.some("strums", by=lambda each: Path(each.path).stem[:6]) if stock.has("strums") else []
+        if strums:
+            onsets = sorted({round(note.start * 4) / 4 for note in notes})
+            waves = [sound(str(rng.choice([each.path for each in strums]))) for _ in onsets]
+            wave = sequence(waves, [onset * song.beat_s for onset in onsets], song.seconds)
+            return Stem(wave, frozenset({"chord"}), strums[0].package)
+    if rng.random() < 0.06:
+        stem = _from_choir(rng, song, stock, notes)
+        return Stem(stem.wave, frozenset({"chord", "voice"}), stem.source)
+    return _pitched(rng, song, stock, notes, "chord", CHORDS)
+
+
+def melody(rng: Rng, song: Song, stock: Stock) -> Stem:
+    """A melody or an arpeggio."""
+    notes = patterns.melody(rng, song) if rng.random() < 0.68 else patterns.arpeggio(rng, song)
+    return _pitched(rng, song, stock, notes, "melody", MELODIES)
+
+
+def percussion(rng: Rng, song: Song, stock: Stock) -> Stem:
+    """A drum groove."""
+    groove = patterns.groove(rng, song)
+    how = pick(rng, font=0.3, kit=0.4, synth=0.22, clip=0.08)
+    if how == "clip" and stock.has("clip", "percussion"):
+        real = stock.one("clip", "percussion")
+        return Stem(sound(real.path), frozenset({"percussion"}), real.package)
+    if how == "kit":
+        paths = [each.path for each in stock.some("drums", by=lambda each: each.folder)]
+        return Stem(struck(groove, kit_of(paths, rng), song.beat_s, song.seconds), frozenset({"percussion"}), "kit")
+    if how == "font":
+        font = stock.one("drumfont" if rng.random() < 0.3 else "font")
+        keys = {voice: int(rng.choice(KEYS[voice])) for voice in groove}
+        notes = [note._replace(pitch=keys[voice]) for voice, line in groove.items() for note in line]
+        wave = from_font(font.path, int(rng.choice(KITS)), notes, song.beat_s, song.seconds, drums=True)
+        return Stem(wave, frozenset({"percussion"}), f"{font.package} drums")
+    wave = np.zeros(int((song.seconds + 1) * synth.RATE), np.float32)
+    for voice, notes in groove.items():
+        hit = drum(str(rng.choice(DRUMS[voice])), rng)
+        wave += synth.played(notes, song.beat_s, song.seconds + 1, hit) * np.float32(rng.uniform(0.4, 1))
+    return Stem(wave, frozenset({"percussion"}), "synthesizer")
+
+
+def fx(rng: Rng, song: Song, stock: Stock) -> Stem:
+    """Sound effects: a real one, several in a row, or made ones."""
+    how = pick(rng, real=0.5, several=0.2, made=0.25, font=0.05)
+    if how == "made":
+        return Stem(noise(rng, song.seconds), frozenset({"fx"}), "synthesizer")
+    if how == "font":
+        font, program = stock.one("font"), int(rng.choice(NOISES))
+        notes = [Note(beat, 2.0, int(rng.integers(40, 80)), 1.0) for beat in patterns.rhythm(rng, 0.12, 1)]
+        return Stem(from_font(font.path, program, notes, song.beat_s, song.seconds), frozenset({"fx"}), font.package)
+    if how == "real":
+        real = stock.one("clip", "fx")
+        wave = sound(real.path)
+        return Stem(wave[::-1].copy() if rng.random() < 0.07 else wave, frozenset({"fx"}), real.package)
+    real = stock.one("clip", "fx")
+    few = [sound(stock.one("clip", "fx").path), sound(real.path)]
+    onsets = [beat for bar in range(song.bars) for beat in (4 * bar + b for b in patterns.rhythm(rng, 0.12, 2))]
+    waves = [levelled(few[rng.integers(2)]) for _ in onsets]
+    return Stem(sequence(waves, [beat * song.beat_s for beat in onsets], song.seconds), frozenset({"fx"}), real.package)
+
+
+def _from_choir(rng: Rng, song: Song, stock: Stock, notes: list[Note]) -> Stem:
+    font, program = stock.one("font"), int(rng.choice(CHOIRS))
+    return Stem(from_font(font.path, program, notes, song.beat_s, song.seconds), frozenset({"voice"}), font.package)
+
+
+def voice(rng: Rng, song: Song, stock: Stock) -> Stem:
+    """Voices: spoken, chopped, sung, robotic, vocoded, beatboxed, a choir's."""
+    how = pick(rng, said=0.36, chopped=0.15, sung=0.2, robot=0.06, vocoded=0.06, beatbox=0.07, choir=0.06, espeak=0.04)
+    speech = stock.speaker()
+    said = sound(speech[0].path) if how != "espeak" else voices.spoken(rng)
+    if how == "choir":
+        return _from_choir(rng, song, stock, patterns.melody(rng, song))
+    roles, wave = frozenset({"voice"}), None
+    if how == "chopped":
+        onsets = [4.0 * bar + beat for bar in range(song.bars) for beat in patterns.rhythm(rng, 0.25)]
+        wave = voices.chopped([sound(each.path) for each in speech], onsets, song.beat_s, song.seconds, rng)
+    elif how == "sung":
+        wave = voices.sung(speech[0].path, patterns.melody(rng, song), song.beat_s, song.seconds, rng)
+    elif how == "beatbox":
+        wave = voices.beatboxed(speech[0].path, patterns.groove(rng, song), song.beat_s, song.seconds, rng)
+        roles = frozenset({"voice", "percussion"}) if wave is not None else roles
+    elif how == "robot":
+        wave = voices.robotic(said, rng)
+    elif how == "vocoded":
+        wave = synth.vocoded(said, levelled(_synthetic(rng, song, patterns.chords(rng, song), "chord")))
+    return Stem(said if wave is None else wave, roles, speech[0].package)
+
+
+MAKERS = {"bass": bass, "chord": chord, "melody": melody, "percussion": percussion, "fx": fx, "voice": voice}
