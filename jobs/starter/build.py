@@ -16,6 +16,7 @@ import soxr
 
 from jobs.starter.effects import dressed, levelled
 from jobs.starter.patterns import Rng, song
+from jobs.starter.presets import render_all
 from jobs.starter.shelf import HERE, Sound, fetch, shelf
 from jobs.starter.stems import MAKERS, Stem, Stock, pick
 from jobs.starter.synth import RATE, Wave
@@ -30,12 +31,11 @@ COMBINATIONS = (
 COLUMNS = ("path", "roles", "part", "uploader", "pack", "licence")
 
 
-def clip(seed: int, number: int, part: str, sounds: list[Sound]) -> tuple[Wave, frozenset[str], str, str]:
+def clip(seed: int, number: int, part: str, stock: Stock) -> tuple[Wave, frozenset[str], str, str]:
     """Clip number so-and-so: waveform at RATE, roles, its source, and what kind of clip it is."""
-    rng = np.random.default_rng([seed, number, len(part)])
-    stock = Stock([each for each in sounds if each.part == part], rng)
+    stock.rng = rng = np.random.default_rng([seed, number, len(part)])
     tune = song(rng)
-    kind = pick(rng, bass=0.12, chord=0.13, melody=0.14, percussion=0.13, fx=0.16, voice=0.15, several=0.17)
+    kind = pick(rng, bass=0.11, chord=0.12, melody=0.13, percussion=0.13, fx=0.19, voice=0.16, several=0.16)
     names = str(rng.choice(COMBINATIONS)).split() if kind == "several" else [kind]
     made = [MAKERS[name](rng, tune, stock) for name in names]
     roles = frozenset(role for stem in made for role in stem.roles)
@@ -86,7 +86,7 @@ def _write(task: tuple[int, int, str, str]) -> dict[str, Any] | None:
     row_file = Path(out) / "rows" / f"{name}.csv"
     if not row_file.exists():
         try:
-            wave, roles, source, kind = clip(seed, number, part, _SOUNDS)
+            wave, roles, source, kind = clip(seed, number, part, _STOCKS[part])
         except Undecoded:  # a sound on the shelf that is broken, or silent
             return None
         wave = soxr.resample(wave, RATE, STORED_RATE)
@@ -97,11 +97,13 @@ def _write(task: tuple[int, int, str, str]) -> dict[str, Any] | None:
     return dict(zip(COLUMNS, row_file.read_text().split("\t"), strict=True))
 
 
-_SOUNDS: list[Sound] = []
+_STOCKS: dict[str, Stock] = {}
 
 
 def _ready(folder: str) -> None:
-    _SOUNDS.extend(shelf(Path(folder)))
+    sounds = shelf(Path(folder))
+    for part in ("train", "validation"):
+        _STOCKS[part] = Stock([each for each in sounds if each.part == part], np.random.default_rng())
 
 
 def real_rows(sounds: list[Sound], audio: Path) -> list[dict[str, Any]]:
@@ -131,6 +133,8 @@ def main(out: Path, train: int, validation: int, processes: int, seed: int) -> N
     (audio / "rows").mkdir(parents=True, exist_ok=True)
     for package in fetch(out / "shelf"):
         click.echo(f"fetching {package}", err=True)
+    for number, preset in enumerate(render_all(out / "shelf", processes), 1):
+        click.echo(f"rendering preset {number}: {preset}", err=True)
     rows = real_rows(shelf(out / "shelf"), audio)
     counts = {"train": train, "validation": validation}
     tasks = [(seed, number, part, str(audio)) for part, count in counts.items() for number in range(count)]

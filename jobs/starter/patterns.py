@@ -147,7 +147,7 @@ def chords(rng: Rng, song: Song) -> list[Note]:
     one = {"pad": [0.0], "half": [0.0, 2.0]}.get(str(kind)) or rhythm(rng, 0.3 if kind == "stab" else 0.45)
     onsets = _varied(rng, song, one)
     share = {"pad": 1.0, "half": 0.97, "stab": rng.uniform(0.15, 0.5)}.get(str(kind), rng.uniform(0.5, 1.0))
-    octave = int(rng.choice([3, 3, 4, 4]))
+    octave = int(rng.choice([2, 3, 3, 4, 4]))
     notes = []
     for beat, length in zip(onsets, _lengths(onsets, song.beats, float(share)), strict=True):
         spread = rng.uniform(0.01, 0.06) if kind == "strum" else 0.0

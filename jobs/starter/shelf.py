@@ -16,7 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ZIPS = (".zip", ".wz")
-SOUNDS = (".wav", ".ogg", ".oga", ".opus", ".flac", ".mp3", ".aiff", ".g722", ".sf2", ".sf3")
+SOUNDS = (".wav", ".ogg", ".oga", ".opus", ".flac", ".mp3", ".aiff", ".g722", ".sf2", ".sf3", ".xiz", ".xpf")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Sound:
 
     path: str
     package: str
+    row: int
+    """Of sources.tsv."""
     part: str
     kind: str
     roles: tuple[str, ...]
@@ -32,8 +34,13 @@ class Sound:
 
     @property
     def folder(self) -> str:
-        """Sounds of one folder belong together: a drum kit, a speaker."""
-        return str(Path(self.path).parent)
+        """Sounds of one folder belong together: a drum kit, a speaker, the notes of an instrument."""
+        return os.path.dirname(self.path)
+
+    @property
+    def series(self) -> str:
+        """Sounds whose names begin alike."""
+        return os.path.basename(self.path)[:6]
 
 
 def sources() -> list[dict[str, str]]:
@@ -87,7 +94,7 @@ def shelf(folder: Path) -> list[Sound]:
     """All sounds that sources.tsv names, in a fixed order. A row that finds none is an error."""
     found: list[Sound] = []
     files: dict[str, list[str]] = {}
-    for row in sources():
+    for number, row in enumerate(sources()):
         package = row["package"]
         if package not in files:
             files[package] = sorted(str(path) for path in (folder / package).rglob("*") if path.is_file())
@@ -96,5 +103,5 @@ def shelf(folder: Path) -> list[Sound]:
         if not paths:
             raise SystemExit(f"{package}: no file matches {row['pattern']}; has the package changed?")
         roles = tuple(row["roles"].split())
-        found += [Sound(path, package, row["part"], row["kind"], roles, row["licence"]) for path in paths]
+        found += [Sound(path, package, number, row["part"], row["kind"], roles, row["licence"]) for path in paths]
     return found

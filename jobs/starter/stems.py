@@ -1,6 +1,5 @@
 """One role at a time: each maker draws an instrument from the stock and has it play a pattern of a song."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,23 +55,31 @@ class Stem:
 
 
 class Stock:
-    """The sounds of one part of the data, to draw from."""
+    """The sounds of one part of the data, to draw from by whatever `rng` is at the moment."""
 
     def __init__(self, sounds: list[Sound], rng: Rng) -> None:
         self.sounds, self.rng = sounds, rng
+        self.groups: dict[tuple[str, str, str], list[list[Sound]]] = {}
 
     def has(self, kind: str, role: str = "") -> bool:
         """Whether there are sounds of a kind."""
-        return any(each.kind == kind and (not role or role in each.roles) for each in self.sounds)
+        return bool(self._grouped(kind, role, "row"))
 
-    def some(self, kind: str, role: str = "", by: Callable[[Sound], str] = lambda each: each.package) -> list[Sound]:
-        """All sounds of one source of a kind: large packages come more often, but not in proportion."""
-        groups: dict[str, list[Sound]] = {}
-        for each in self.sounds:
-            if each.kind == kind and (not role or role in each.roles):
-                groups.setdefault(by(each), []).append(each)
-        weights = np.sqrt([len(group) for group in groups.values()])
-        return list(groups.values())[self.rng.choice(len(groups), p=weights / weights.sum())]
+    def some(self, kind: str, role: str = "", by: str = "row") -> list[Sound]:
+        """All sounds of one source of a kind: large sources come more often, but not in proportion."""
+        groups = self._grouped(kind, role, by)
+        weights = np.sqrt([len(group) for group in groups])
+        return groups[self.rng.choice(len(groups), p=weights / weights.sum())]
+
+    def _grouped(self, kind: str, role: str, by: str) -> list[list[Sound]]:
+        key = (kind, role, by)
+        if key not in self.groups:
+            found: dict[str, list[Sound]] = {}
+            for each in self.sounds:
+                if each.kind == kind and (not role or role in each.roles):
+                    found.setdefault(getattr(each, by), []).append(each)
+            self.groups[key] = list(found.values())
+        return self.groups[key]
 
     def one(self, kind: str, role: str = "") -> Sound:
         """A sound of a kind."""
@@ -81,7 +88,8 @@ class Stock:
 
     def speaker(self) -> list[Sound]:
         """Some speech by one speaker."""
-        found = self.some("speech", by=lambda each: f"{each.package} {each.folder.split('/')[-2:]}")
+        drawn = self.one("speech")
+        found = [each for each in self.sounds if each.kind == "speech" and each.path.startswith(drawn.folder)]
         return [found[i] for i in self.rng.choice(len(found), min(5, len(found)), replace=False)]
 
 
@@ -99,16 +107,21 @@ def _synthetic(rng: Rng, song: Song, notes: list[Note], role: str) -> Wave:
 
 def _pitched(rng: Rng, song: Song, stock: Stock, notes: list[Note], role: str, programs: tuple[int, ...]) -> Stem:
     """Notes on a soundfont's preset, on real sampled notes, or on the synthesizer."""
-    how = pick(rng, font=0.5, synth=0.25, notes=0.25)
+    how = pick(rng, font=0.36, synth=0.12, notes=0.22, preset=0.3)
     if how == "synth":
         return Stem(_synthetic(rng, song, notes, role), frozenset({role}), "synthesizer")
-    if how == "notes":
-        paths = stock.some("notes", role)
-        wave = from_samples([each.path for each in paths], notes, song.beat_s, song.seconds)
-        return Stem(wave, frozenset({role}), paths[0].package)
+    if how in ("notes", "preset"):
+        return _sampled(song, stock, notes, role, how)
     font, program = stock.one("font"), int(rng.choice(programs))
     wave = from_font(font.path, program, notes, song.beat_s, song.seconds)
     return Stem(wave, frozenset({role}), f"{font.package} {program}")
+
+
+def _sampled(song: Song, stock: Stock, notes: list[Note], role: str, kind: str) -> Stem:
+    """Notes on an instrument whose notes lie in one folder."""
+    found = stock.some(kind, role, by="folder")
+    wave = from_samples([each.path for each in found], notes, song.beat_s, song.seconds)
+    return Stem(wave, frozenset({role}), f"{found[0].package} {Path(found[0].folder).name}")
 
 
 def bass(rng: Rng, song: Song, stock: Stock) -> Stem:
@@ -120,7 +133,7 @@ def chord(rng: Rng, song: Song, stock: Stock) -> Stem:
     """Chords; now and then real guitar strums, or a choir's."""
     notes = patterns.chords(rng, song)
     if rng.random() < 0.1:
-        strums = stock.some("strums", by=lambda each: Path(each.path).stem[:6]) if stock.has("strums") else []
+        strums = stock.some("strums", by="series") if stock.has("strums") else []
         if strums:
             onsets = sorted({round(note.start * 4) / 4 for note in notes})
             waves = [sound(str(rng.choice([each.path for each in strums]))) for _ in onsets]
@@ -141,13 +154,17 @@ def melody(rng: Rng, song: Song, stock: Stock) -> Stem:
 def percussion(rng: Rng, song: Song, stock: Stock) -> Stem:
     """A drum groove."""
     groove = patterns.groove(rng, song)
-    how = pick(rng, font=0.3, kit=0.4, synth=0.22, clip=0.08)
+    how = pick(rng, font=0.24, kit=0.36, synth=0.14, clip=0.06, hits=0.2)
+    if how == "hits":
+        return _hits(rng, song, stock)
     if how == "clip" and stock.has("clip", "percussion"):
         real = stock.one("clip", "percussion")
         return Stem(sound(real.path), frozenset({"percussion"}), real.package)
     if how == "kit":
-        paths = [each.path for each in stock.some("drums", by=lambda each: each.folder)]
-        return Stem(struck(groove, kit_of(paths, rng), song.beat_s, song.seconds), frozenset({"percussion"}), "kit")
+        drums = stock.some("drums", by="folder")
+        kit = kit_of([each.path for each in drums], rng)
+        wave = struck(groove, kit, song.beat_s, song.seconds)
+        return Stem(wave, frozenset({"percussion"}), f"{drums[0].package} kit")
     if how == "font":
         font = stock.one("drumfont" if rng.random() < 0.3 else "font")
         keys = {voice: int(rng.choice(KEYS[voice])) for voice in groove}
@@ -161,15 +178,30 @@ def percussion(rng: Rng, song: Song, stock: Stock) -> Stem:
     return Stem(wave, frozenset({"percussion"}), "synthesizer")
 
 
+def _hits(rng: Rng, song: Song, stock: Stock) -> Stem:
+    """One drum: a single stroke that rings out, or a few."""
+    real = stock.some("drums", by="folder")
+    wave = levelled(sound(str(rng.choice([each.path for each in real]))))
+    if rng.random() < 0.5:
+        onsets = patterns.rhythm(rng, float(rng.uniform(0.1, 0.5)))
+        wave = sequence(
+            [wave * rng.uniform(0.5, 1) for _ in onsets], [b * song.beat_s for b in onsets], 4 * song.beat_s
+        )
+    return Stem(wave, frozenset({"percussion"}), f"{real[0].package} hits")
+
+
 def fx(rng: Rng, song: Song, stock: Stock) -> Stem:
     """Sound effects: a real one, several in a row, or made ones."""
-    how = pick(rng, real=0.5, several=0.2, made=0.25, font=0.05)
+    how = pick(rng, real=0.48, several=0.14, made=0.24, font=0.04, preset=0.1)
     if how == "made":
         return Stem(noise(rng, song.seconds), frozenset({"fx"}), "synthesizer")
     if how == "font":
         font, program = stock.one("font"), int(rng.choice(NOISES))
         notes = [Note(beat, 2.0, int(rng.integers(40, 80)), 1.0) for beat in patterns.rhythm(rng, 0.12, 1)]
         return Stem(from_font(font.path, program, notes, song.beat_s, song.seconds), frozenset({"fx"}), font.package)
+    if how == "preset":
+        notes = [Note(0.0, rng.uniform(1, 8), int(rng.integers(24, 84)), 1.0) for _ in range(rng.integers(1, 3))]
+        return _sampled(song, stock, notes, "fx", "preset")
     if how == "real":
         real = stock.one("clip", "fx")
         wave = sound(real.path)
@@ -182,13 +214,26 @@ def fx(rng: Rng, song: Song, stock: Stock) -> Stem:
 
 
 def _from_choir(rng: Rng, song: Song, stock: Stock, notes: list[Note]) -> Stem:
+    if rng.random() < 0.5 and stock.has("preset", "voice"):
+        return _sampled(song, stock, notes, "voice", "preset")
     font, program = stock.one("font"), int(rng.choice(CHOIRS))
     return Stem(from_font(font.path, program, notes, song.beat_s, song.seconds), frozenset({"voice"}), font.package)
 
 
 def voice(rng: Rng, song: Song, stock: Stock) -> Stem:
     """Voices: spoken, chopped, sung, robotic, vocoded, beatboxed, a choir's."""
-    how = pick(rng, said=0.36, chopped=0.15, sung=0.2, robot=0.06, vocoded=0.06, beatbox=0.07, choir=0.06, espeak=0.04)
+    how = pick(
+        rng,
+        said=0.2,
+        altered=0.14,
+        chopped=0.1,
+        sung=0.28,
+        robot=0.05,
+        vocoded=0.06,
+        beatbox=0.08,
+        choir=0.06,
+        espeak=0.03,
+    )
     speech = stock.speaker()
     said = sound(speech[0].path) if how != "espeak" else voices.spoken(rng)
     if how == "choir":
@@ -199,6 +244,8 @@ def voice(rng: Rng, song: Song, stock: Stock) -> Stem:
         wave = voices.chopped([sound(each.path) for each in speech], onsets, song.beat_s, song.seconds, rng)
     elif how == "sung":
         wave = voices.sung(speech[0].path, patterns.melody(rng, song), song.beat_s, song.seconds, rng)
+    elif how == "altered":
+        wave = voices.altered(speech[0].path, rng)
     elif how == "beatbox":
         wave = voices.beatboxed(speech[0].path, patterns.groove(rng, song), song.beat_s, song.seconds, rng)
         roles = frozenset({"voice", "percussion"}) if wave is not None else roles

@@ -41,30 +41,58 @@ def _made(f0: Doubles, spectrum: Doubles, breath: Doubles) -> Wave:
     return np.asarray(signal.resample_poly(wave, RATE, WORLD_RATE), np.float32)
 
 
-def sung(path: str, notes: Sequence[Note], beat_s: float, seconds: float, rng: Rng) -> Wave | None:
-    """Syllables of a speaker, held and tuned to notes, with vibrato. None where the speech has too little voice."""
+def altered(path: str, rng: Rng) -> Wave:
+    """Speech by another throat: higher or lower, with shorter or longer formants, livelier or flatter."""
     f0, spectrum, breath = _analysed(path)
     voiced = np.flatnonzero(f0)
-    if len(voiced) < 30:
-        return None
-    lift = 12 * round((69 + 12 * np.log2(np.median(f0[voiced]) / 440) - np.median([n.pitch for n in notes])) / 12)
+    middle = np.median(f0[voiced]) if len(voiced) else 1.0
+    lift, life = 2 ** rng.uniform(-0.6, 1.0), rng.uniform(0.3, 1.8)
+    bent = np.where(f0 > 0, lift * middle * (np.maximum(f0, 1) / middle) ** life, 0.0)
+    return _made(np.clip(bent, 0, 900), _warped(spectrum, rng.uniform(0.85, 1.25)), breath)
+
+
+def _warped(spectrum: Doubles, ratio: float) -> Doubles:
+    """The same spectra with all formants moved by a ratio."""
+    bins = np.arange(spectrum.shape[1])
+    at = np.minimum(bins / ratio, bins[-1])
+    low = at.astype(int)
+    share = at - low
+    high = np.minimum(low + 1, bins[-1])
+    return np.ascontiguousarray(spectrum[:, low] ** (1 - share) * spectrum[:, high] ** share)
+
+
+def sung(path: str, notes: Sequence[Note], beat_s: float, seconds: float, rng: Rng) -> Wave | None:
+    """A phrase sung: syllables of a speaker held on notes, the pitch gliding from one to the next, with vibrato.
+
+    None where the speech has too little voice.
+    """
+    f0, spectrum, breath = _analysed(path)
+    voiced = np.flatnonzero(f0)
     runs = [run for run in np.split(voiced, np.flatnonzero(np.diff(voiced) > 1) + 1) if len(run) >= 10]
-    if not runs:
+    if len(voiced) < 30 or not runs:
         return None
-    depth = rng.uniform(0, 0.35)
-    waves = []
+    own = 69 + 12 * np.log2(np.median(f0[voiced]) / 440) + rng.choice([0, 4, 7])
+    lift = 12 * round((own - float(np.median([note.pitch for note in notes]))) / 12)
+    count = int(seconds / FRAME_S)
+    at, pitch, level = np.zeros(count, int), np.full(count, np.nan), np.zeros(count)
     for i, note in enumerate(notes):
-        run = runs[i % len(runs)] if rng.random() < 0.8 else runs[rng.integers(len(runs))]
-        count = max(12, int(note.beats * beat_s / FRAME_S))
-        lead = min(8, run[0])
-        at = np.concatenate([np.arange(run[0] - lead, run[0]), np.linspace(run[0], run[-1], count)]).astype(int)
-        time = np.arange(len(at)) * FRAME_S
-        bend = depth * np.sin(2 * np.pi * 5.3 * time) * np.minimum(time / 0.3, 1) - np.exp(-time * 40)
-        tone = 440 * 2 ** ((note.pitch + lift + bend - 69) / 12)
-        wave = _made(np.where(f0[at] > 0, tone, 0.0), spectrum[at], breath[at])
-        fade = np.minimum(1, np.arange(len(wave))[::-1] / (0.03 * RATE))
-        waves.append((wave * fade * note.level).astype(np.float32))
-    return sequence(waves, [note.start * beat_s for note in notes], seconds)
+        run = runs[i % len(runs)]
+        first = int(note.start * beat_s / FRAME_S)
+        last = min(count, first + max(16, int(note.beats * beat_s / FRAME_S)))
+        lead = min(10, int(run[0]), first)
+        frames = np.concatenate([np.arange(run[0] - lead, run[0]), np.linspace(run[0], run[-1], max(0, last - first))])
+        at[first - lead : last] = frames[: last - first + lead]
+        pitch[first:last], level[first - lead : last] = note.pitch + lift, note.level
+    known = np.flatnonzero(~np.isnan(pitch))
+    steps = np.interp(np.arange(count), known, pitch[known])
+    glide = np.hanning(int(rng.uniform(0.04, 0.16) / FRAME_S) | 1)
+    time = np.arange(count) * FRAME_S
+    drift = np.convolve(rng.normal(0, 1, count), np.hanning(81), "same") * rng.uniform(0, 0.05)
+    bend = rng.uniform(0, 0.5) * np.sin(2 * np.pi * rng.uniform(4.5, 6.5) * time) + drift
+    tone = 440 * 2 ** ((np.convolve(steps, glide / glide.sum(), "same") + bend - 69) / 12)
+    soft = np.convolve(level, np.hanning(9) / np.hanning(9).sum(), "same")
+    warped = _warped(spectrum, rng.uniform(0.9, 1.15))[at] * (soft[:, None] ** 2 + 1e-9)
+    return _made(np.where((f0[at] > 0) & (level > 0), tone, 0.0), warped, breath[at])
 
 
 def beatboxed(path: str, groove: dict[str, list[Note]], beat_s: float, seconds: float, rng: Rng) -> Wave | None:

@@ -33,6 +33,7 @@ def test_a_labels_file_with_and_without_its_optional_columns(tmp_path: Path) -> 
     ("text", "says"),
     [
         ("path,roles\na.wav,drums\n", "row 1: unknown role 'drums'; the roles are percussion"),
+        ("path,roles,part\na.wav,bass,dev\n", "row 1: unknown part 'dev'; the parts are train, validation, test"),
         ("path,roles\na.wav,bass\na.wav,fx\n", "row 2: the id 'a.wav' comes twice"),
         ("file,roles\na.wav,bass\n", "needs a column `path`; this one has file, roles"),
         ("", "needs a column `path`; this one has none"),
@@ -99,6 +100,18 @@ def test_no_uploader_leaks_and_shares_are_kept(seed: int) -> None:
             by_part = Counter(part for loop, part in zip(loops, found[name], strict=True) if role in loop.roles)
             for part, share in zip(PARTS, (0.9, 0.05, 0.05), strict=True):
                 assert abs(by_part[part] - share * by_part.total()) <= max(tolerance, 0.15 * share * by_part.total())
+
+
+def test_loops_that_come_with_a_part_keep_it(tmp_path: Path) -> None:
+    text = "path,roles,part\n" + "".join(f"{i}.wav,fx,{'test' if i < 30 else ''}\n" for i in range(100))
+    loops = labels.read(write(tmp_path, text)).loops
+    found = splits(loops, (0.8, 0.1, 0.1), 0)
+    for parts in found.values():
+        assert set(parts[:30]) == {"test"}
+        assert Counter(parts[30:]) == {"train": 56, "validation": 7, "test": 7}
+    alone = splits(loops[30:], (0.8, 0.1, 0.1), 0)
+    assert {name: parts[30:] for name, parts in found.items()} == alone
+    assert splits(loops[:30], (0.8, 0.1, 0.1), 0) == {name: ["test"] * 30 for name in found}
 
 
 def test_splits_are_seeded_and_do_not_depend_on_order() -> None:

@@ -83,3 +83,10 @@ def test_published_windows_never_reach_the_end_and_pad_short_loops() -> None:
     short = published_windows(waveform[:10], 1000, 3)
     assert (np.count_nonzero(short, axis=1) == 10).all()
     assert np.array_equal(short, published_windows(waveform[:10], 1000, 3))
+
+
+def test_first_roles_and_how_many_are_said() -> None:
+    truth = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 1], [1, 1, 1]], bool)
+    scores = np.array([[0.9, 0.1, 0.2], [0.6, 0.1, 0.5], [0.1, 0.1, 0.2], [0.6, 0.7, 0.8]])
+    assert metrics.first_right(truth, scores) == 0.75
+    assert metrics.said(scores >= 0.5) == {"0": 0.25, "1": 0.25, "2": 0.25, "3+": 0.25}
