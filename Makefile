@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench recipes
+.PHONY: help setup demo test lint bench recipes starter heldout
 
 help:           ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,3 +27,17 @@ bench: setup    ## measure the job, the forward, the decoder and the driver's me
 
 recipes: setup  ## measure which parts of a training recipe help, on a prepared data set: make recipes DATA=fsld
 	$(BIN)/python jobs/recipes.py $(DATA) -o build/recipes.jsonl
+
+STARTER := build/starter
+starter: setup  ## rebuild the starter model: fetch open sounds, render clips, train, put it into the package (hours)
+	@which apt-get dpkg-deb npm lmms espeak-ng fluidsynth >/dev/null || { echo "Needs Debian, and: apt-get install npm lmms espeak-ng fluidsynth"; exit 2; }
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c configs/constraints.txt -e '.[starter]'
+	$(BIN)/python -m jobs.starter $(STARTER)
+	test -f $(STARTER)/data/dataset.json || $(BIN)/looptagger prepare $(STARTER)/audio -o $(STARTER)/data
+	$(BIN)/looptagger train $(STARTER)/data -o $(STARTER)/run --config jobs/starter/train.yaml
+	$(BIN)/python -m jobs.starter.ship $(STARTER)/run $(STARTER)/data
+
+heldout: setup  ## judge the starter model on real audio it never heard, from five Debian packages
+	@ls /usr/share/scratch /usr/lib/python3/dist-packages/pyo /usr/share/lmms /usr/share/puredata/doc /usr/share/SuperCollider >/dev/null || { echo "apt-get install scratch python3-pyo lmms-common puredata-doc supercollider-common"; exit 2; }
+	$(BIN)/looptagger prepare / --labels tests/data/heldout.tsv -o build/heldout --overwrite --set min_s=0.5
+	$(BIN)/looptagger evaluate starter --data build/heldout --split all
