@@ -27,6 +27,14 @@ from looptagger.learn import table
 from looptagger.learn.table import Dataset
 
 WAIT_S = 0.5
+KEEP_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+    "MALLOC_TOP_PAD_": str(256 << 20),
+}
+"""Has glibc keep what a worker frees. By default it gives large blocks back to the kernel, which zeroes them again for
+each tensor of each step: half of a training's time on CPUs."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,7 @@ def trainer(job: Job, force: Workforce, retries: int, scratch: str) -> TorchTrai
             name="training",
             failure_config=ray.train.FailureConfig(max_failures=retries),
             storage_path=scratch,
+            worker_runtime_env={"env_vars": KEEP_MEMORY},
         ),
     )
 

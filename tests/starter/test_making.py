@@ -1,4 +1,4 @@
-"""How the starter's clips are made: patterns, sounds from nothing, effects, the list of sources. No package is fetched."""
+"""How the starter's clips are made: patterns, sounds from nothing, effects, the list of sources. Nothing is fetched."""
 
 import re
 from pathlib import Path
