@@ -17,8 +17,9 @@ import soxr
 from jobs.starter.effects import dressed, levelled
 from jobs.starter.patterns import Rng, song
 from jobs.starter.presets import render_all
-from jobs.starter.shelf import HERE, Sound, fetch, shelf
-from jobs.starter.stems import MAKERS, Stem, Stock, pick
+from jobs.starter.shelf import Sound, fetch, shelf
+from jobs.starter.stems import MAKERS, Stem
+from jobs.starter.stock import Stock, pick
 from jobs.starter.synth import RATE, Wave
 from looptagger.audio.decode import Undecoded
 
@@ -35,7 +36,7 @@ def clip(seed: int, number: int, part: str, stock: Stock) -> tuple[Wave, frozens
     """Clip number so-and-so: waveform at RATE, roles, its source, and what kind of clip it is."""
     stock.rng = rng = np.random.default_rng([seed, number, len(part)])
     tune = song(rng)
-    kind = pick(rng, bass=0.11, chord=0.12, melody=0.13, percussion=0.13, fx=0.19, voice=0.16, several=0.16)
+    kind = pick(rng, bass=0.11, chord=0.12, melody=0.13, percussion=0.14, fx=0.18, voice=0.17, several=0.15)
     names = str(rng.choice(COMBINATIONS)).split() if kind == "several" else [kind]
     made = [MAKERS[name](rng, tune, stock) for name in names]
     roles = frozenset(role for stem in made for role in stem.roles)
@@ -106,24 +107,22 @@ def _ready(folder: str) -> None:
         _STOCKS[part] = Stock([each for each in sounds if each.part == part], np.random.default_rng())
 
 
-def real_rows(sounds: list[Sound], audio: Path) -> list[dict[str, Any]]:
-    """The Sonic Pi samples as they are, with the roles that sonic_pi.tsv gives them: validation."""
-    roles = dict(line.split("\t") for line in (HERE / "sonic_pi.tsv").read_text().splitlines()[1:])
+def real_rows(sounds: list[Sound]) -> list[dict[str, Any]]:
+    """The Sonic Pi samples to validate on, as they are."""
     found = []
     for each in sounds:
-        name = Path(each.path).name
-        if each.kind == "listed" and name in roles:
+        if each.kind == "listed":
             path = str(Path(each.path).absolute())
-            row = (path, roles[name].replace(",", ";"), each.part, each.package, "real", each.licence)
+            row = (path, ";".join(each.roles), each.part, each.package, "real", each.licence)
             found.append(dict(zip(COLUMNS, row, strict=True)))
     return found
 
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--train", default=10_000, help="Clips to train on.")
+@click.option("--train", default=20_000, help="Clips to train on.")
 @click.option(
-    "--validation", default=800, help="Clips to choose the best epoch and the thresholds on, besides real ones."
+    "--validation", default=1000, help="Clips to choose the best epoch and the thresholds on, besides real ones."
 )
 @click.option("--processes", default=multiprocessing.cpu_count())
 @click.option("--seed", default=0)
@@ -135,7 +134,7 @@ def main(out: Path, train: int, validation: int, processes: int, seed: int) -> N
         click.echo(f"fetching {package}", err=True)
     for number, preset in enumerate(render_all(out / "shelf", processes), 1):
         click.echo(f"rendering preset {number}: {preset}", err=True)
-    rows = real_rows(shelf(out / "shelf"), audio)
+    rows = real_rows(shelf(out / "shelf"))
     counts = {"train": train, "validation": validation}
     tasks = [(seed, number, part, str(audio)) for part, count in counts.items() for number in range(count)]
     with multiprocessing.get_context("spawn").Pool(processes, _ready, (str(out / "shelf"),)) as pool:

@@ -85,7 +85,7 @@ def midi_of(path: str) -> int:
 
 
 @functools.lru_cache(maxsize=4000)
-def _moved(path: str, semitones: int) -> Wave:
+def moved(path: str, semitones: int) -> Wave:
     """A sound played faster or slower."""
     wave = sound(path)
     moved: Wave = soxr.resample(wave, RATE * 2 ** (semitones / 12), RATE, quality="MQ") if semitones else wave
@@ -98,7 +98,7 @@ def from_samples(paths: Sequence[str], notes: Sequence[Note], beat_s: float, sec
     out = np.zeros(int((seconds + TAIL_S) * RATE), np.float32)
     for note in notes:
         nearest = int(np.argmin(np.abs(pitches - note.pitch)))
-        wave = _moved(paths[nearest], int(np.clip(note.pitch - pitches[nearest], -12, 12)))
+        wave = moved(paths[nearest], int(np.clip(note.pitch - pitches[nearest], -12, 12)))
         held = max(int(note.beats * beat_s * RATE), 400)
         wave = wave[: held + int(0.12 * RATE)].copy()
         fade = max(0, len(wave) - held)

@@ -142,6 +142,8 @@ def chords(rng: Rng, song: Song) -> list[Note]:
     """Chords of three to five voices: pads, stabs, strums, comping."""
     kind = rng.choice(["pad", "stab", "strum", "comp", "half"])
     voicing = [0, 2, 4] + [int(v) for v in rng.choice([6, 7, 8, 9], rng.integers(0, 3), replace=False)]
+    if rng.random() < 0.12:  # a rock guitar's power chords: no third
+        voicing = [0, 4, 7]
     lift = rng.integers(0, 3)  # inversion
     steps = sorted(v + 7 if i < lift else v for i, v in enumerate(voicing))
     one = {"pad": [0.0], "half": [0.0, 2.0]}.get(str(kind)) or rhythm(rng, 0.3 if kind == "stab" else 0.45)

@@ -10,8 +10,9 @@ import re
 import subprocess
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -103,5 +104,22 @@ def shelf(folder: Path) -> list[Sound]:
         if not paths:
             raise SystemExit(f"{package}: no file matches {row['pattern']}; has the package changed?")
         roles = tuple(row["roles"].split())
-        found += [Sound(path, package, number, row["part"], row["kind"], roles, row["licence"]) for path in paths]
+        sounds = [Sound(path, package, number, row["part"], row["kind"], roles, row["licence"]) for path in paths]
+        found += _listed(sounds) if row["kind"] == "listed" else sounds
+    return found
+
+
+def _listed(sounds: list[Sound]) -> list[Sound]:
+    """The Sonic Pi samples that sonic_pi.tsv gives roles: half to train on; the others, and the demo's, to validate."""
+    listed = dict(line.split("\t") for line in (HERE / "sonic_pi.tsv").read_text().splitlines()[1:])
+    demo = {path.name for path in (HERE.parents[1] / "tests" / "data" / "loops").iterdir()}
+    found = []
+    for each in sounds:
+        name = os.path.basename(each.path)
+        if name in listed:
+            roles = tuple(listed[name].split(","))
+            is_drum = roles == ("percussion",) and not name.startswith("loop_")
+            is_heard = zlib.crc32(name.encode()) % 2 and name not in demo
+            part, kind = ("train", "drums" if is_drum else "clip") if is_heard else ("validation", "listed")
+            found.append(replace(each, part=part, kind=kind, roles=roles))
     return found

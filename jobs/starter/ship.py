@@ -17,6 +17,8 @@ ABOUT = (
     "for the model of the paper, train on FSLD: looptagger train."
 )
 
+LICENCE = "Apache-2.0; of the audio: see MODEL_CARD.md"
+
 
 @click.command()
 @click.argument("run")
@@ -25,7 +27,7 @@ ABOUT = (
 def main(run: str, data: str, out: Path) -> None:
     """Ship the best model of RUN, with thresholds for DATA's validation part."""
     network, card = checkpoint.load(checkpoint.resolve(run), run)
-    card = card.model_copy(update={"name": checkpoint.STARTER, "about": ABOUT})
+    card = card.model_copy(update={"name": checkpoint.STARTER, "about": ABOUT, "licence": LICENCE})
     half = checkpoint.dump(network, card, half=True)
     folder = Folder(data)
     rows = table.rows(folder, table.find(folder), "grouped", "validation")

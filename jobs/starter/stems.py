@@ -8,10 +8,10 @@ import numpy as np
 from jobs.starter import patterns, synth, voices
 from jobs.starter.drums import DRUMS, drum
 from jobs.starter.effects import levelled
-from jobs.starter.instruments import from_font, from_samples, kit_of, sequence, sound, struck
+from jobs.starter.instruments import from_font, from_samples, kit_of, moved, sequence, sound, struck
 from jobs.starter.noises import noise
 from jobs.starter.patterns import Note, Rng, Song
-from jobs.starter.shelf import Sound
+from jobs.starter.stock import Stock, pick
 from jobs.starter.synth import Wave
 
 BASSES = (*range(32, 40), 32, 33, 34, 38, 39, 38, 39, 43, 58, 87)
@@ -35,6 +35,8 @@ MELODIES = (
 )
 CHOIRS = (52, 53, 54, 85, 91)
 NOISES = range(119, 128)
+SINGERS = ((0,), (0,), (0,), (0, 0), (0, 12), (0, 4, 7), (0, -5))
+"""How many sing a phrase, and how far from each other in semitones."""
 KITS = (0, 0, 8, 16, 24, 25, 26, 32, 40, 48)
 KEYS = {
     "kick": (35, 36),
@@ -54,51 +56,6 @@ class Stem:
     source: str
 
 
-class Stock:
-    """The sounds of one part of the data, to draw from by whatever `rng` is at the moment."""
-
-    def __init__(self, sounds: list[Sound], rng: Rng) -> None:
-        self.sounds, self.rng = sounds, rng
-        self.groups: dict[tuple[str, str, str], list[list[Sound]]] = {}
-
-    def has(self, kind: str, role: str = "") -> bool:
-        """Whether there are sounds of a kind."""
-        return bool(self._grouped(kind, role, "row"))
-
-    def some(self, kind: str, role: str = "", by: str = "row") -> list[Sound]:
-        """All sounds of one source of a kind: large sources come more often, but not in proportion."""
-        groups = self._grouped(kind, role, by)
-        weights = np.sqrt([len(group) for group in groups])
-        return groups[self.rng.choice(len(groups), p=weights / weights.sum())]
-
-    def _grouped(self, kind: str, role: str, by: str) -> list[list[Sound]]:
-        key = (kind, role, by)
-        if key not in self.groups:
-            found: dict[str, list[Sound]] = {}
-            for each in self.sounds:
-                if each.kind == kind and (not role or role in each.roles):
-                    found.setdefault(getattr(each, by), []).append(each)
-            self.groups[key] = list(found.values())
-        return self.groups[key]
-
-    def one(self, kind: str, role: str = "") -> Sound:
-        """A sound of a kind."""
-        found = self.some(kind, role)
-        return found[self.rng.integers(len(found))]
-
-    def speaker(self) -> list[Sound]:
-        """Some speech by one speaker."""
-        drawn = self.one("speech")
-        found = [each for each in self.sounds if each.kind == "speech" and each.path.startswith(drawn.folder)]
-        return [found[i] for i in self.rng.choice(len(found), min(5, len(found)), replace=False)]
-
-
-def pick(rng: Rng, **weights: float) -> str:
-    """A name, drawn by weight."""
-    total = np.array(list(weights.values()))
-    return str(rng.choice(list(weights), p=total / total.sum()))
-
-
 def _synthetic(rng: Rng, song: Song, notes: list[Note], role: str) -> Wave:
     patch = synth.patch(rng, role)
     voice = lambda note, before: synth.note(note.pitch, note.beats * song.beat_s, note.level, patch, rng, before)  # noqa: E731
@@ -107,7 +64,10 @@ def _synthetic(rng: Rng, song: Song, notes: list[Note], role: str) -> Wave:
 
 def _pitched(rng: Rng, song: Song, stock: Stock, notes: list[Note], role: str, programs: tuple[int, ...]) -> Stem:
     """Notes on a soundfont's preset, on real sampled notes, or on the synthesizer."""
-    how = pick(rng, font=0.36, synth=0.12, notes=0.22, preset=0.3)
+    how = pick(rng, font=0.35, synth=0.12, notes=0.2, preset=0.28, clip=0.05)
+    if how == "clip" and stock.has("clip", role):
+        real = stock.one("clip", role)
+        return Stem(sound(real.path), frozenset(real.roles), real.package)
     if how == "synth":
         return Stem(_synthetic(rng, song, notes, role), frozenset({role}), "synthesizer")
     if how in ("notes", "preset"):
@@ -154,12 +114,12 @@ def melody(rng: Rng, song: Song, stock: Stock) -> Stem:
 def percussion(rng: Rng, song: Song, stock: Stock) -> Stem:
     """A drum groove."""
     groove = patterns.groove(rng, song)
-    how = pick(rng, font=0.24, kit=0.36, synth=0.14, clip=0.06, hits=0.2)
+    how = pick(rng, font=0.2, kit=0.3, synth=0.12, clip=0.08, hits=0.3)
     if how == "hits":
         return _hits(rng, song, stock)
     if how == "clip" and stock.has("clip", "percussion"):
         real = stock.one("clip", "percussion")
-        return Stem(sound(real.path), frozenset({"percussion"}), real.package)
+        return Stem(sound(real.path), frozenset(real.roles), real.package)
     if how == "kit":
         drums = stock.some("drums", by="folder")
         kit = kit_of([each.path for each in drums], rng)
@@ -179,15 +139,21 @@ def percussion(rng: Rng, song: Song, stock: Stock) -> Stem:
 
 
 def _hits(rng: Rng, song: Song, stock: Stock) -> Stem:
-    """One drum: a single stroke that rings out, or a few."""
-    real = stock.some("drums", by="folder")
-    wave = levelled(sound(str(rng.choice([each.path for each in real]))))
+    """One drum: a single stroke that rings out, or a few; at times higher or lower than recorded."""
+    if rng.random() < 0.25:
+        font, note = stock.one("font"), Note(0.0, 2.0, int(rng.integers(35, 82)), float(rng.uniform(0.5, 1)))
+        source, wave = font.package, from_font(font.path, 0, [note], 0.5, 1.5, drums=True)
+    else:
+        real = stock.some("drums", by="folder")
+        steps = int(rng.integers(-8, 9)) if rng.random() < 0.4 else 0
+        source, wave = real[0].package, moved(str(rng.choice([each.path for each in real])), steps)
+    wave = levelled(wave)
     if rng.random() < 0.5:
         onsets = patterns.rhythm(rng, float(rng.uniform(0.1, 0.5)))
         wave = sequence(
             [wave * rng.uniform(0.5, 1) for _ in onsets], [b * song.beat_s for b in onsets], 4 * song.beat_s
         )
-    return Stem(wave, frozenset({"percussion"}), f"{real[0].package} hits")
+    return Stem(wave, frozenset({"percussion"}), f"{source} hits")
 
 
 def fx(rng: Rng, song: Song, stock: Stock) -> Stem:
@@ -243,7 +209,9 @@ def voice(rng: Rng, song: Song, stock: Stock) -> Stem:
         onsets = [4.0 * bar + beat for bar in range(song.bars) for beat in patterns.rhythm(rng, 0.25)]
         wave = voices.chopped([sound(each.path) for each in speech], onsets, song.beat_s, song.seconds, rng)
     elif how == "sung":
-        wave = voices.sung(speech[0].path, patterns.melody(rng, song), song.beat_s, song.seconds, rng)
+        steps = SINGERS[int(rng.integers(len(SINGERS)))]
+        roles = frozenset({"voice", "chord"}) if len(steps) > 2 else roles
+        wave = voices.choral(speech[0].path, patterns.melody(rng, song), song.beat_s, song.seconds, rng, steps)
     elif how == "altered":
         wave = voices.altered(speech[0].path, rng)
     elif how == "beatbox":

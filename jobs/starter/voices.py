@@ -95,6 +95,22 @@ def sung(path: str, notes: Sequence[Note], beat_s: float, seconds: float, rng: R
     return _made(np.where((f0[at] > 0) & (level > 0), tone, 0.0), warped, breath[at])
 
 
+def choral(
+    path: str, notes: Sequence[Note], beat_s: float, seconds: float, rng: Rng, steps: Sequence[int]
+) -> Wave | None:
+    """The same phrase sung several times, each so many semitones away and a little later: doubled, or in parts."""
+    takes = []
+    for step in steps:
+        late = rng.uniform(0, 0.06)
+        moved = [note._replace(pitch=note.pitch + step, start=note.start + late) for note in notes]
+        takes.append(sung(path, moved, beat_s, seconds, rng))
+    heard = [take for take in takes if take is not None]
+    if not heard:
+        return None
+    count = min(len(take) for take in heard)
+    return np.asarray(np.sum([take[:count] for take in heard], axis=0), np.float32)
+
+
 def beatboxed(path: str, groove: dict[str, list[Note]], beat_s: float, seconds: float, rng: Rng) -> Wave | None:
     """A groove made with a mouth: breath of a speaker as hats and snares, his voice falling as the kick."""
     f0, spectrum, breath = _analysed(path)

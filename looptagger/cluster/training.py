@@ -108,7 +108,7 @@ def trainer(job: Job, force: Workforce, retries: int, scratch: str) -> TorchTrai
         torch_config=TorchConfig(backend="nccl" if force.gpus else "gloo"),
         datasets={"train": rows},
         dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
-        run_config=ray.train.RunConfig(
+        run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # mypy sees Train V1's
             name="training",
             failure_config=ray.train.FailureConfig(max_failures=retries),
             storage_path=scratch,
