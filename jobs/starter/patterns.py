@@ -146,8 +146,10 @@ def chords(rng: Rng, song: Song) -> list[Note]:
         voicing = [0, 4, 7]
     lift = rng.integers(0, 3)  # inversion
     steps = sorted(v + 7 if i < lift else v for i, v in enumerate(voicing))
+    if rng.random() < 0.35:  # the root below, as pianists and guitarists play it
+        steps = [-7, *steps]
     one = {"pad": [0.0], "half": [0.0, 2.0]}.get(str(kind)) or rhythm(rng, 0.3 if kind == "stab" else 0.45)
-    onsets = _varied(rng, song, one)
+    onsets = [0.0] if rng.random() < 0.12 else _varied(rng, song, one)  # one chord that rings
     share = {"pad": 1.0, "half": 0.97, "stab": rng.uniform(0.15, 0.5)}.get(str(kind), rng.uniform(0.5, 1.0))
     octave = int(rng.choice([2, 3, 3, 4, 4]))
     notes = []

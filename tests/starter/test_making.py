@@ -22,7 +22,7 @@ def test_patterns_lie_in_their_song_and_come_again(seed: int) -> None:
     assert 1 <= song.seconds <= 9 or song.bars == 1
     for make, low, high in (
         (patterns.bass, 26, 55),
-        (patterns.chords, 36, 100),
+        (patterns.chords, 24, 100),
         (patterns.melody, 48, 110),
         (patterns.arpeggio, 36, 110),
     ):
