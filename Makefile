@@ -30,7 +30,7 @@ recipes: setup  ## measure which parts of a training recipe help, on a prepared 
 
 STARTER := build/starter
 starter: setup  ## rebuild the starter model: fetch open sounds, render clips, train, put it into the package (hours)
-	@which apt-get dpkg-deb npm lmms espeak-ng fluidsynth >/dev/null || { echo "Needs Debian, and: apt-get install npm lmms espeak-ng fluidsynth"; exit 2; }
+	@which apt-get dpkg-deb npm lmms espeak-ng fluidsynth g++ >/dev/null || { echo "Needs Debian 12, and: apt-get install npm lmms espeak-ng fluidsynth g++ python3-dev"; exit 2; }
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c configs/constraints.txt -e '.[starter]'
 	$(BIN)/python -m jobs.starter $(STARTER)
 	test -f $(STARTER)/data/dataset.json || $(BIN)/looptagger prepare $(STARTER)/audio -o $(STARTER)/data

@@ -4,8 +4,11 @@ OUT/shelf holds the packages' sounds, OUT/audio the clips as 16 kHz FLAC with la
 """
 
 import csv
+import hashlib
 import multiprocessing
+import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +43,10 @@ def clip(seed: int, number: int, part: str, stock: Stock) -> tuple[Wave, frozens
     names = str(rng.choice(COMBINATIONS)).split() if kind == "several" else [kind]
     made = [MAKERS[name](rng, tune, stock) for name in names]
     roles = frozenset(role for stem in made for role in stem.roles)
-    tonal = not roles & {"fx", "voice"}
+    plays = not roles & {"fx", "voice"}
     fitted = [_fitted(stem, tune.seconds, rng, len(made) > 1, tune.bpm) for stem in made]
     wave: Wave = np.sum(fitted, axis=0, dtype=np.float32)
-    if len(made) == 1 and tonal and rng.random() < 0.15:
+    if len(made) == 1 and plays and rng.random() < 0.15:
         wave = _one_shot(wave, rng)
     wave = trimmed(wave)
     wave = levelled(dressed(wave, rng, RATE, tune.bpm, 0.4 if len(made) > 1 else 0.15), float(rng.uniform(0.3, 0.99)))
@@ -90,11 +93,15 @@ def _write(task: tuple[int, int, str, str]) -> dict[str, Any] | None:
             wave, roles, source, kind = clip(seed, number, part, _STOCKS[part])
         except Undecoded:  # a sound on the shelf that is broken, or silent
             return None
+        except Exception as error:
+            raise RuntimeError(f"clip {name}: {error}") from error
         wave = soxr.resample(wave, RATE, STORED_RATE)
         if len(wave) < STORED_RATE // 10 or not np.isfinite(wave).all():
             return None
         soundfile.write(Path(out) / f"{name}.flac", np.clip(wave, -1, 1), STORED_RATE)
-        row_file.write_text("\t".join([f"{name}.flac", ";".join(sorted(roles)), part, source, kind, "mixed"]))
+        coming = row_file.with_suffix(".tmp")
+        coming.write_text("\t".join([f"{name}.flac", ";".join(sorted(roles)), part, source, kind, "mixed"]))
+        coming.rename(row_file)
     return dict(zip(COLUMNS, row_file.read_text().split("\t"), strict=True))
 
 
@@ -104,18 +111,28 @@ _STOCKS: dict[str, Stock] = {}
 def _ready(folder: str) -> None:
     sounds = shelf(Path(folder))
     for part in ("train", "validation"):
-        _STOCKS[part] = Stock([each for each in sounds if each.part == part], np.random.default_rng())
+        _STOCKS[part] = Stock([each for each in sounds if each.part == part], espeaks=part == "train")
 
 
-def real_rows(sounds: list[Sound]) -> list[dict[str, Any]]:
-    """The Sonic Pi samples to validate on, as they are."""
+def real_rows(sounds: list[Sound], audio: Path) -> list[dict[str, Any]]:
+    """The Sonic Pi samples to validate on, as they are; paths count from the folder of labels.csv."""
     found = []
     for each in sounds:
         if each.kind == "listed":
-            path = str(Path(each.path).absolute())
+            path = os.path.relpath(each.path, audio)
             row = (path, ";".join(each.roles), each.part, each.package, "real", each.licence)
             found.append(dict(zip(COLUMNS, row, strict=True)))
     return found
+
+
+def _same_recipe(note: Path, seed: int) -> None:
+    """Refuse to go on with clips that another seed or other code made. Raises SystemExit."""
+    made = [Path(__file__).parent.glob(pattern) for pattern in ("*.py", "*.tsv")]
+    texts = [path.read_bytes() for path in sorted(path for paths in made for path in paths)]
+    recipe = hashlib.blake2b(b"".join(texts) + str(seed).encode(), digest_size=8).hexdigest()
+    if note.exists() and note.read_text() != recipe:
+        raise SystemExit(f"{note.parent}: made by another recipe; delete it, and the data and run beside it.")
+    note.write_text(recipe)
 
 
 @click.command()
@@ -130,15 +147,17 @@ def main(out: Path, train: int, validation: int, processes: int, seed: int) -> N
     """Fetch the packages, make the clips, write labels.csv."""
     audio = out / "audio"
     (audio / "rows").mkdir(parents=True, exist_ok=True)
+    _same_recipe(audio / "recipe", seed)
     for package in fetch(out / "shelf"):
         click.echo(f"fetching {package}", err=True)
     for number, preset in enumerate(render_all(out / "shelf", processes), 1):
         click.echo(f"rendering preset {number}: {preset}", err=True)
-    rows = real_rows(shelf(out / "shelf"))
+    rows = real_rows(shelf(out / "shelf"), audio)
     counts = {"train": train, "validation": validation}
     tasks = [(seed, number, part, str(audio)) for part, count in counts.items() for number in range(count)]
-    with multiprocessing.get_context("spawn").Pool(processes, _ready, (str(out / "shelf"),)) as pool:
-        for done, row in enumerate(pool.imap(_write, tasks, chunksize=8), 1):
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _ready, (str(out / "shelf"),)) as pool:
+        for done, row in enumerate(pool.map(_write, tasks, chunksize=8), 1):
             rows += [row] if row else []
             if done % 50 == 0 or done == len(tasks):
                 print(f"\r{done:,}/{len(tasks):,} clips", end="", file=sys.stderr, flush=True)

@@ -29,7 +29,10 @@ def table(labels: Path) -> str:
         for row in csv.DictReader(file):
             parts[row["part"]] += 1
             used.update({(source.split(" ")[0], row["part"]) for source in row["uploader"].split(" + ")})
-    about: dict[str, tuple[str, list[str]]] = {"synthesizer": ("ours", ["jobs/starter's synthesizer, drums, noises"])}
+    about: dict[str, tuple[str, list[str]]] = {
+        "synthesizer": ("ours", ["jobs/starter's synthesizer, drums, noises"]),
+        "espeak-ng": ("GPL-3+ (the program)", ["synthetic speech"]),
+    }
     for row in sources():
         licence, uses = about.setdefault(row["package"], (row["licence"], []))
         uses += [USES[row["kind"]]] if USES[row["kind"]] not in uses else []

@@ -18,10 +18,12 @@ from looptagger.config import Audio, Limits
 LONGEST_S = 12.0
 TAIL_S = 1.5
 """Rendered past the end, so that the last notes ring out."""
+BLOCK = 64
+"""Samples that FluidSynth renders at once."""
 PITCHES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 
 
-@functools.lru_cache(maxsize=600)
+@functools.lru_cache(maxsize=150)
 def sound(path: str) -> Wave:
     """A file as mono float32 at RATE, without silence at its start; at most LONGEST_S."""
     if path.endswith(".g722"):
@@ -46,6 +48,7 @@ def _g722(path: str) -> Wave:
 def _font(path: str) -> tuple[fluidsynth.Synth, int]:
     synth = fluidsynth.Synth(samplerate=float(RATE), gain=0.5)
     synth.set_reverb(0, 0, 0, 0)
+    synth.setting("synth.chorus.active", 0)  # its phase would carry over from clip to clip
     number = synth.sfload(path)
     return synth, number
 
@@ -71,9 +74,10 @@ def from_font(
             synth.noteon(channel, note.pitch, max(1, min(127, int(note.level * 120))))
         else:
             synth.noteoff(channel, note.pitch)
-    pieces.append(synth.get_samples(max(1, int((seconds + TAIL_S) * RATE) - now)))
+    rest = max(1, int((seconds + TAIL_S) * RATE) - now)
+    pieces.append(synth.get_samples(rest))
     synth.all_sounds_off(-1)
-    synth.get_samples(2048)
+    synth.get_samples(2048 + -(now + rest) % BLOCK)  # the next clip begins with a block, as this one did
     stereo = np.concatenate(pieces).reshape(-1, 2)
     return np.asarray(stereo.mean(axis=1) / 32768, np.float32)
 
@@ -84,7 +88,7 @@ def midi_of(path: str) -> int:
     return 12 * (int(octave) + 1) + PITCHES[letter] + len(sharp)
 
 
-@functools.lru_cache(maxsize=4000)
+@functools.lru_cache(maxsize=800)
 def moved(path: str, semitones: int) -> Wave:
     """A sound played faster or slower."""
     wave = sound(path)

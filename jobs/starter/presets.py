@@ -21,16 +21,19 @@ from jobs.starter.synth import RATE
 
 PITCHES = range(24, 85, 6)
 HELD_S, EVERY_S = 2.0, 3.0
+TIMEOUT_S = 300
 NAMES = ("C", "Cs", "D", "Ds", "E", "F", "Fs", "G", "Gs", "A", "As", "B")
-ROLES = {
-    "fx": r"noise|wind\b|rain|thunder|fx\b|effect|explo|laser|alien|robot|helicop|storm|scratch|glitch|machine|siren"
-    r"|alarm|water|ufo|laugh|scream|swoosh|whoosh",
-    "voice": r"choir|voice|vocal|vox|aah|ooh",
-    "bass": r"bass|sub\b",
-    "chord": r"pad|string|organ|rhodes|piano|warm|soft|ambient|atmos|brass|orch|chord|accord|epiano|clav",
-    "melody": r"lead|pluck|bell|flute|reed|wind|sax|trumpet|oboe|guitar|harp|synth|saw|square|marimba|glock|celest",
-}
-"""What presets are for, by the names of their files and banks; the others are left out."""
+ROLES = (
+    ("voice", r"choir|voice|vocal|vox|aah|ooh"),
+    ("bass", r"bass(?!oon)|\bsub\b"),
+    ("chord", r"pad|string|organ(?!ic)|rhodes|piano|brass|orch|chord|accord|clav"),
+    ("melody", r"lead|pluck|bell|flute|reed|sax|trumpet|oboe|clarinet|bassoon|guitar|\bharp|marimba|glock|celest"),
+    ("fx", r"noise|\bwind|\brain|thunder|fx\b|effect|explo|laser|alien|robot|helicop|storm|scratch|glitch|siren|alarm"
+           r"|water|\bufo|laugh|scream|swoosh|whoosh"),
+    ("chord", r"warm|soft|ambient|atmos"),
+    ("melody", r"synth|saw|square"),
+)  # fmt: skip
+"""What presets are for, by the names of their files, else of their banks; the surest words first, others left out."""
 
 PROJECT = """<?xml version="1.0"?><!DOCTYPE lmms-project>
 <lmms-project version="1.0" creator="LMMS" creatorversion="1.2.2" type="song">
@@ -53,7 +56,7 @@ version-revision="1"><MASTER><par name="volume" value="80"/><par name="key_shift
 def role_of(preset: Path) -> str | None:
     """What a preset is for, from its name, else its bank's."""
     for text in (preset.stem.lower(), preset.parent.name.lower()):
-        for role, pattern in ROLES.items():
+        for role, pattern in ROLES:
             if re.search(pattern, text):
                 return role
     return None
@@ -78,16 +81,18 @@ def project(preset: Path) -> str:
 
 
 def render(preset: Path, out: Path) -> bool:
-    """Write a preset's notes into a folder; False where LMMS makes no sound of it."""
+    """Write a preset's notes into a folder; False where LMMS makes no sound of it. Raises SystemExit when it hangs."""
     with tempfile.TemporaryDirectory() as folder:
         song, wav = Path(folder) / "x.mmp", Path(folder) / "x.wav"
         song.write_text(project(preset))
         command = ["lmms", "--allowroot", "render", str(song), "-f", "wav", "-o", str(wav), "-s", "44100"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         try:
-            subprocess.run(command, timeout=120, env={**os.environ, "QT_QPA_PLATFORM": "offscreen"}, **quiet)  # type: ignore[call-overload]
+            subprocess.run(command, timeout=TIMEOUT_S, env={**os.environ, "QT_QPA_PLATFORM": "offscreen"}, **quiet)  # type: ignore[call-overload]
             wave, rate = soundfile.read(wav, dtype="float32", always_2d=True)
-        except (OSError, RuntimeError, subprocess.TimeoutExpired):
+        except subprocess.TimeoutExpired:
+            raise SystemExit(f"{preset}: LMMS took over {TIMEOUT_S} s; is the machine busy? Try again.") from None
+        except (OSError, RuntimeError):
             return False
     mono = soxr.resample(wave.mean(axis=1), rate, RATE)
     every = int(EVERY_S * RATE)
@@ -95,19 +100,22 @@ def render(preset: Path, out: Path) -> bool:
     peaks = [float(np.abs(note).max(initial=0)) for note in notes]
     if min(peaks) < 1e-3:
         return False
-    out.mkdir(parents=True)
+    coming = out.with_suffix(".part")
+    coming.mkdir(parents=True, exist_ok=True)
     for pitch, note in zip(PITCHES, notes, strict=True):
-        soundfile.write(out / f"{NAMES[pitch % 12]}{pitch // 12 - 1}.flac", levelled(note), RATE)
+        soundfile.write(coming / f"{NAMES[pitch % 12]}{pitch // 12 - 1}.flac", levelled(note), RATE)
+    coming.rename(out)
     return True
 
 
 def render_all(shelf: Path, threads: int) -> Iterator[str]:
     """Render the presets on the shelf that have a role, each into its package's `rendered/ROLE/BANK/PRESET`.
 
-    What is there already is left; yields the names of the others as they are done.
+    What is there already is left; yields the names of the others as they are done. LMMS brings a copy of
+    ZynAddSubFX's banks, which is passed over.
     """
     wanted = []
-    for preset in sorted([*shelf.rglob("*.xiz"), *shelf.rglob("*.xpf")]):
+    for preset in sorted([*(shelf / "zynaddsubfx-data").rglob("*.xiz"), *shelf.rglob("*.xpf")]):
         home = shelf / preset.relative_to(shelf).parts[0] / "rendered"
         out = home / str(role_of(preset)) / preset.parent.name / preset.stem
         if role_of(preset) and not out.exists() and not out.with_suffix(".silent").exists():

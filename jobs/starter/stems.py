@@ -15,24 +15,13 @@ from jobs.starter.stock import Stock, pick
 from jobs.starter.synth import Wave
 
 BASSES = (*range(32, 40), 32, 33, 34, 38, 39, 38, 39, 43, 58, 87)
-CHORDS = (*range(0, 8), *range(16, 32), 0, 4, 5, 24, 25, 46, 48, 49, 50, 51, 61, 62, 63, *range(88, 97), 99)
+CHORDS = (
+    *range(0, 8), *range(16, 32), 0, 4, 5, 24, 25, 46, 48, 49, 50, 51, 61, 62, 63, 88, 89, 90, *range(92, 97), 99,
+)  # fmt: skip
 MELODIES = (
-    *range(0, 16),
-    22,
-    *range(24, 31),
-    40,
-    41,
-    42,
-    45,
-    46,
-    *range(56, 61),
-    *range(64, 87),
-    *range(104, 112),
-    114,
-    11,
-    12,
-    13,
-)
+    *range(0, 16), 11, 12, 13, 22, *range(24, 31), 40, 41, 42, 45, 46, *range(56, 61), *range(64, 85), 86,
+    *range(104, 112), 114,
+)  # fmt: skip
 CHOIRS = (52, 53, 54, 85, 91)
 NOISES = range(119, 128)
 SINGERS = ((0,), (0,), (0,), (0, 0), (0, 12), (0, 4, 7), (0, -5))
@@ -172,11 +161,12 @@ def fx(rng: Rng, song: Song, stock: Stock) -> Stem:
         real = stock.one("clip", "fx")
         wave = sound(real.path)
         return Stem(wave[::-1].copy() if rng.random() < 0.07 else wave, frozenset({"fx"}), real.package)
-    real = stock.one("clip", "fx")
-    few = [sound(stock.one("clip", "fx").path), sound(real.path)]
+    pair = [stock.one("clip", "fx"), stock.one("clip", "fx")]
+    few = [sound(each.path) for each in pair]
     onsets = [beat for bar in range(song.bars) for beat in (4 * bar + b for b in patterns.rhythm(rng, 0.12, 2))]
     waves = [levelled(few[rng.integers(2)]) for _ in onsets]
-    return Stem(sequence(waves, [beat * song.beat_s for beat in onsets], song.seconds), frozenset({"fx"}), real.package)
+    wave = sequence(waves, [beat * song.beat_s for beat in onsets], song.seconds)
+    return Stem(wave, frozenset({"fx"}), " + ".join(dict.fromkeys(each.package for each in pair)))
 
 
 def _from_choir(rng: Rng, song: Song, stock: Stock, notes: list[Note]) -> Stem:
@@ -201,7 +191,9 @@ def voice(rng: Rng, song: Song, stock: Stock) -> Stem:
         espeak=0.03,
     )
     speech = stock.speaker()
-    said = sound(speech[0].path) if how != "espeak" else voices.spoken(rng)
+    if how == "espeak" and stock.espeaks:
+        return Stem(voices.spoken(rng), frozenset({"voice"}), "espeak-ng")
+    said = sound(speech[0].path)
     if how == "choir":
         return _from_choir(rng, song, stock, patterns.melody(rng, song))
     roles, wave = frozenset({"voice"}), None
@@ -210,8 +202,8 @@ def voice(rng: Rng, song: Song, stock: Stock) -> Stem:
         wave = voices.chopped([sound(each.path) for each in speech], onsets, song.beat_s, song.seconds, rng)
     elif how == "sung":
         steps = SINGERS[int(rng.integers(len(SINGERS)))]
-        roles = frozenset({"voice", "chord"}) if len(steps) > 2 else roles
         wave = voices.choral(speech[0].path, patterns.melody(rng, song), song.beat_s, song.seconds, rng, steps)
+        roles = frozenset({"voice", "chord"}) if len(steps) > 2 and wave is not None else roles
     elif how == "altered":
         wave = voices.altered(speech[0].path, rng)
     elif how == "beatbox":
@@ -221,7 +213,8 @@ def voice(rng: Rng, song: Song, stock: Stock) -> Stem:
         wave = voices.robotic(said, rng)
     elif how == "vocoded":
         wave = synth.vocoded(said, levelled(_synthetic(rng, song, patterns.chords(rng, song), "chord")))
-    return Stem(said if wave is None else wave, roles, speech[0].package)
+    source = " + ".join(dict.fromkeys(each.package for each in (speech if how == "chopped" else speech[:1])))
+    return Stem(said if wave is None else wave, roles, source)
 
 
 MAKERS = {"bass": bass, "chord": chord, "melody": melody, "percussion": percussion, "fx": fx, "voice": voice}

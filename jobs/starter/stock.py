@@ -9,8 +9,9 @@ from jobs.starter.shelf import Sound
 class Stock:
     """The sounds of one part of the data, to draw from by whatever `rng` is at the moment."""
 
-    def __init__(self, sounds: list[Sound], rng: Rng) -> None:
-        self.sounds, self.rng = sounds, rng
+    def __init__(self, sounds: list[Sound], espeaks: bool) -> None:
+        self.sounds, self.espeaks = sounds, espeaks  # espeak-ng's voices are in one part only
+        self.rng = np.random.default_rng(0)  # until a clip brings its own
         self.groups: dict[tuple[str, str, str], list[list[Sound]]] = {}
 
     def has(self, kind: str, role: str = "") -> bool:
@@ -39,9 +40,9 @@ class Stock:
         return found[self.rng.integers(len(found))]
 
     def speaker(self) -> list[Sound]:
-        """Some speech by one speaker."""
+        """Some speech of one folder, which mostly is one speaker's."""
         drawn = self.one("speech")
-        found = [each for each in self.sounds if each.kind == "speech" and each.path.startswith(drawn.folder)]
+        found = [each for each in self.sounds if each.kind == "speech" and each.folder == drawn.folder]
         return [found[i] for i in self.rng.choice(len(found), min(5, len(found)), replace=False)]
 
 
