@@ -146,8 +146,10 @@ def chords(rng: Rng, song: Song) -> list[Note]:
         voicing = [0, 4, 7]
     lift = rng.integers(0, 3)  # inversion
     steps = sorted(v + 7 if i < lift else v for i, v in enumerate(voicing))
-    if rng.random() < 0.35:  # the root below, as pianists and guitarists play it
-        steps = [-7, *steps]
+    right = 1.0
+    if rng.random() < 0.4:  # the root below, as pianists and guitarists play it; in octaves, too, and the loudest
+        steps = [-14, -7, *steps] if rng.random() < 0.4 else [-7, *steps]
+        right = float(rng.uniform(0.3, 1.0))
     one = {"pad": [0.0], "half": [0.0, 2.0]}.get(str(kind)) or rhythm(rng, 0.3 if kind == "stab" else 0.45)
     onsets = [0.0] if rng.random() < 0.12 else _varied(rng, song, one)  # one chord that rings
     share = {"pad": 1.0, "half": 0.97, "stab": rng.uniform(0.15, 0.5)}.get(str(kind), rng.uniform(0.5, 1.0))
@@ -158,9 +160,19 @@ def chords(rng: Rng, song: Song) -> list[Note]:
         down = rng.random() < 0.6
         level = float(rng.uniform(0.6, 1.0))
         for i, step in enumerate(steps if down else steps[::-1]):
-            pitch = song.pitch(song.degree_at(beat) + step, octave)
-            notes.append(Note(_late(song, beat) + i * spread, length, pitch, level))
+            pitch = max(song.pitch(song.degree_at(beat) + step, octave), 24 + song.root)
+            notes.append(Note(_late(song, beat) + i * spread, length, pitch, level * (right if step >= 0 else 1.0)))
     return notes
+
+
+def held(rng: Rng, song: Song) -> list[Note]:
+    """A few long notes."""
+    every = float(rng.choice([2, 4, 4, 8, 16]))
+    onsets = [beat for beat in np.arange(0, song.beats, every) if beat == 0 or rng.random() < 0.85]
+    lengths = _lengths(onsets, song.beats, float(rng.uniform(0.6, 1.0)))
+    degrees = [int(rng.choice([0, 2, 4, 7])) + song.degree_at(beat) for beat in onsets]
+    pitches = [song.pitch(degree, int(rng.choice([4, 5]))) for degree in degrees]
+    return [Note(float(b), n, p, float(rng.uniform(0.7, 1))) for b, n, p in zip(onsets, lengths, pitches, strict=True)]
 
 
 def melody(rng: Rng, song: Song) -> list[Note]:

@@ -183,7 +183,8 @@ def voice(rng: Rng, song: Song, stock: Stock) -> Stem:
         said=0.2,
         altered=0.14,
         chopped=0.1,
-        sung=0.28,
+        sung=0.22,
+        held=0.12,
         robot=0.05,
         vocoded=0.06,
         beatbox=0.08,
@@ -200,9 +201,10 @@ def voice(rng: Rng, song: Song, stock: Stock) -> Stem:
     if how == "chopped":
         onsets = [4.0 * bar + beat for bar in range(song.bars) for beat in patterns.rhythm(rng, 0.25)]
         wave = voices.chopped([sound(each.path) for each in speech], onsets, song.beat_s, song.seconds, rng)
-    elif how == "sung":
+    elif how in ("sung", "held"):
         steps = SINGERS[int(rng.integers(len(SINGERS)))]
-        wave = voices.choral(speech[0].path, patterns.melody(rng, song), song.beat_s, song.seconds, rng, steps)
+        notes = patterns.melody(rng, song) if how == "sung" else patterns.held(rng, song)
+        wave = voices.choral(speech[0].path, notes, song.beat_s, song.seconds, rng, steps, how == "held")
         roles = frozenset({"voice", "chord"}) if len(steps) > 2 and wave is not None else roles
     elif how == "altered":
         wave = voices.altered(speech[0].path, rng)

@@ -61,17 +61,28 @@ def _warped(spectrum: Doubles, ratio: float) -> Doubles:
     return np.ascontiguousarray(spectrum[:, low] ** (1 - share) * spectrum[:, high] ** share)
 
 
-def sung(path: str, notes: Sequence[Note], beat_s: float, seconds: float, rng: Rng) -> Wave | None:
-    """A phrase sung: syllables of a speaker held on notes, the pitch gliding from one to the next, with vibrato.
+def _held(run: NDArray[np.int64], count: int, spectrum: Doubles, rng: Rng) -> Doubles:
+    """Frames of a vowel held: quickly into the loudest moment of a voiced run, and to and fro about it."""
+    best = int(run[np.argmax(spectrum[run].sum(axis=1))])
+    into = min(count, best - int(run[0]) + 1)
+    wander = np.convolve(rng.normal(0, 1, count), np.hanning(61), "same")[: count - into] * 0.6
+    return np.concatenate([np.linspace(run[0], best, into), np.clip(best + wander, run[0], run[-1])])
 
-    None where the speech has too little voice.
+
+def sung(
+    path: str, notes: Sequence[Note], beat_s: float, seconds: float, rng: Rng, vowels: bool = False
+) -> Wave | None:
+    """A phrase sung: syllables of a speaker on notes, the pitch gliding from one to the next, with vibrato.
+
+    Syllables are stretched, or with `vowels` held at their loudest, as trained singers do. None where the speech has
+    too little voice.
     """
     f0, spectrum, breath = _analysed(path)
     voiced = np.flatnonzero(f0)
     runs = [run for run in np.split(voiced, np.flatnonzero(np.diff(voiced) > 1) + 1) if len(run) >= 10]
     if len(voiced) < 30 or not runs:
         return None
-    own = 69 + 12 * np.log2(np.median(f0[voiced]) / 440) + rng.choice([0, 4, 7])
+    own = 69 + 12 * np.log2(np.median(f0[voiced]) / 440) + rng.choice([0, 4, 7, 12, 16] if vowels else [0, 4, 7])
     lift = 12 * round((own - float(np.median([note.pitch for note in notes]))) / 12)
     count = int(seconds / FRAME_S)
     at, pitch, level = np.zeros(count, int), np.full(count, np.nan), np.zeros(count)
@@ -80,15 +91,17 @@ def sung(path: str, notes: Sequence[Note], beat_s: float, seconds: float, rng: R
         first = int(note.start * beat_s / FRAME_S)
         last = min(count, first + max(16, int(note.beats * beat_s / FRAME_S)))
         lead = min(10, int(run[0]), first)
-        frames = np.concatenate([np.arange(run[0] - lead, run[0]), np.linspace(run[0], run[-1], max(0, last - first))])
+        long = max(0, last - first)
+        body = _held(run, long, spectrum, rng) if vowels else np.linspace(run[0], run[-1], long)
+        frames = np.concatenate([np.arange(run[0] - lead, run[0]), body])
         at[first - lead : last] = frames[: last - first + lead]
         pitch[first:last], level[first - lead : last] = note.pitch + lift, note.level
     known = np.flatnonzero(~np.isnan(pitch))
     steps = np.interp(np.arange(count), known, pitch[known])
-    glide = np.hanning(int(rng.uniform(0.04, 0.16) / FRAME_S) | 1)
+    glide = np.hanning(int(rng.uniform(0.04, 0.4 if vowels else 0.16) / FRAME_S) | 1)
     time = np.arange(count) * FRAME_S
     drift = np.convolve(rng.normal(0, 1, count), np.hanning(81), "same") * rng.uniform(0, 0.05)
-    bend = rng.uniform(0, 0.5) * np.sin(2 * np.pi * rng.uniform(4.5, 6.5) * time) + drift
+    bend = rng.uniform(0, 1.0 if vowels else 0.5) * np.sin(2 * np.pi * rng.uniform(4.5, 6.5) * time) + drift
     tone = 440 * 2 ** ((np.convolve(steps, glide / glide.sum(), "same") + bend - 69) / 12)
     soft = np.convolve(level, np.hanning(9) / np.hanning(9).sum(), "same")
     warped = _warped(spectrum, rng.uniform(0.9, 1.15))[at] * (soft[:, None] ** 2 + 1e-9)
@@ -96,14 +109,20 @@ def sung(path: str, notes: Sequence[Note], beat_s: float, seconds: float, rng: R
 
 
 def choral(
-    path: str, notes: Sequence[Note], beat_s: float, seconds: float, rng: Rng, steps: Sequence[int]
+    path: str,
+    notes: Sequence[Note],
+    beat_s: float,
+    seconds: float,
+    rng: Rng,
+    steps: Sequence[int],
+    vowels: bool = False,
 ) -> Wave | None:
     """The same phrase sung several times, each so many semitones away and a little later: doubled, or in parts."""
     takes = []
     for step in steps:
         late = rng.uniform(0, 0.06)
         moved = [note._replace(pitch=note.pitch + step, start=note.start + late) for note in notes]
-        takes.append(sung(path, moved, beat_s, seconds, rng))
+        takes.append(sung(path, moved, beat_s, seconds, rng, vowels))
     heard = [take for take in takes if take is not None]
     if not heard:
         return None
