@@ -6,13 +6,13 @@ validation part. The run's folder holds the state that resumes; Ray only replace
 
 import os
 import tempfile
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 import ray.data
+import ray.exceptions
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
@@ -120,27 +120,30 @@ def trainer(job: Job, force: Workforce, retries: int, scratch: str) -> TorchTrai
 def run(job: Job, force: Workforce, retries: int, heard: Callable[[str, Any], None]) -> None:
     """Train to the end; `heard` is called with ("step", ...) and ("epoch", row). Raises UserError.
 
-    The trainer runs in a thread, so that this one hears the workers' words, and an interrupt.
+    The trainer runs in a process of its own beside this one, which hears the workers' words, and an interrupt: a thread
+    that waits inside Ray while another shuts it down can crash both.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     words = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # no other node's end may take it along
-    outcome: list[BaseException | None] = []
+    trained = ray.remote(_train).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
+    outcome = trained.remote(replace(job, words=words), force, retries)
+    while not _hear(words, heard):  # Ray's own tidying up after the last epoch can take 10 s; nobody needs it
+        if ray.wait([outcome], timeout=0)[0] and not _hear(words, heard):
+            _end(outcome)
+            return
 
-    def fit() -> None:
-        try:
-            with tempfile.TemporaryDirectory(prefix="looptagger-", ignore_cleanup_errors=True) as scratch:
-                trainer(replace(job, words=words), force, retries, scratch).fit()
-            outcome.append(None)
-        except BaseException as error:
-            outcome.append(error)
 
-    thread = threading.Thread(target=fit, daemon=True, name="trainer")
-    thread.start()
-    ended = False
-    while not ended and thread.is_alive():  # Ray's own tidying up after the last epoch can take 10 s; nobody needs it
-        ended = _hear(words, heard)
-    if not ended and not _hear(words, heard) and outcome[0] is not None:
-        raise RuntimeError(f"training failed: {one_line(outcome[0])}") from outcome[0]
+def _train(job: Job, force: Workforce, retries: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="looptagger-", ignore_cleanup_errors=True) as scratch:
+        trainer(job, force, retries, scratch).fit()
+
+
+def _end(outcome: Any) -> None:
+    """Raise what ended a training that said nothing itself."""
+    try:
+        ray.get(outcome)
+    except ray.exceptions.RayError as error:
+        raise RuntimeError(f"training failed: {one_line(getattr(error, 'cause', error))}") from error
 
 
 def _hear(words: Queue, heard: Callable[[str, Any], None]) -> bool:
