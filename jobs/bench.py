@@ -138,7 +138,8 @@ def plain_rate(clips: Sequence[Path]) -> float:
     from looptagger.config import Audio, Tag
     from looptagger.model import checkpoint
     from looptagger.model.predictor import Predictor
-    from looptagger.steps import decoded, tagged
+    from looptagger.steps.decoding import decoded
+    from looptagger.steps.tagging import tagged
 
     torch.set_num_threads(1)
     predictor = Predictor(checkpoint.untrained())

@@ -60,6 +60,7 @@ class Limits(Settings):
     max_bytes: int = Field(2 << 30, ge=1, description="of one file")
     max_seconds: float = Field(2 * 3600, gt=0, description="of audio that must be decoded from its start")
     max_decode_s: float = Field(60.0, gt=0, description="of work on one clip")
+    max_memory: int = Field(4 << 30, ge=256 << 20, description="bytes of a process that decodes")
 
 
 class Storage(Settings):

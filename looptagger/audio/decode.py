@@ -51,7 +51,7 @@ class Clip:
 def decode(file: BinaryIO, audio: Audio, chunking: Chunking, limits: Limits) -> Clip:
     """The chunks of an audio file; `file` is any seekable binary file.
 
-    Raises Undecoded: `undecodable`, `empty`, `silent` or `too_large`.
+    Raises Undecoded: `undecodable`, `empty`, `silent` or `too_large`; and MemoryError.
     """
 
     def heard(source: AudioSource) -> Clip:
@@ -90,6 +90,8 @@ def _first_that_reads(file: BinaryIO, limits: Limits, heard: Callable[[AudioSour
                 raise
         except TimeoutError:
             raise Undecoded("undecodable", f"decoding took longer than {limits.max_decode_s:g} s") from None
+        except MemoryError:
+            raise
         except Exception as error:  # codecs raise anything on broken input, and each is only this clip's reason
             refusals.append(f"{name}: {_reason(error)}")
     raise Undecoded("undecodable", "no decoder could read it (" + "; ".join(refusals) + ")")

@@ -79,7 +79,7 @@ def _decoded(rows: pa.Table, job: PrepareJob, note: Callable[[str], None]) -> It
 
 def _decode(rows: pa.Table, settings: Prepare, environment: dict[str, str]) -> Iterator[pa.Table]:
     from looptagger.cluster.session import adopt
-    from looptagger.learn.preparing import prepared
+    from looptagger.steps.isolated import HERE
 
     adopt(environment)
-    yield from prepared(rows, settings)
+    yield from HERE.done("prepared", rows, settings.limits, settings=settings)

@@ -124,14 +124,14 @@ def _read(folder: Folder, work: Work, environment: dict[str, str]) -> Iterator[p
     yield table if work.only is None else table.take(pa.array(work.only))
 
 
-# looptagger.steps is imported in the workers only: it brings torch, two seconds that the driver need not wait for.
+# The steps are imported in the workers only: torch takes two seconds that the driver need not wait for.
 
 
 def _decode(rows: pa.Table, job: Job) -> Iterator[pa.Table]:
-    from looptagger.steps import decoded
+    from looptagger.steps.isolated import HERE
 
     adopt(job.environment)
-    yield from decoded(rows, job.audio, job.tag)
+    yield from HERE.done("decoded", rows, job.tag.limits, audio=job.audio, tag=job.tag)
 
 
 class Predict:
@@ -148,7 +148,7 @@ class Predict:
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Manifest rows, or decoded rows -> tagged rows."""
-        from looptagger.steps import tagged
+        from looptagger.steps.tagging import tagged
 
         for table in _decode(rows, self.job) if self.decodes else (rows,):
             yield tagged(table, self.predictor, self.job.chunks, self.job.embeddings)

@@ -1,7 +1,8 @@
 """From labelled loops to rows of the training table: decode, keep or drop with a reason, count."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +25,8 @@ FETCH_ROWS = 8
 
 REASONS = {"missing": "no audio", "too_large": "too large or long"}
 """What the printed table calls the statuses of files; the others keep their names."""
+
+NOTHING = np.empty(0, np.int16)
 
 ROWS = pa.schema(
     [pa.field("uri", pa.string()), *(field for field in table.SCHEMA if field.name not in ("waveform", "duration_s"))]
@@ -65,10 +68,22 @@ def to_rows(loops: Sequence[Loop], settings: Prepare) -> pa.Table:
     return found.take(pa.array(np.random.default_rng(settings.seed).permutation(len(loops))))
 
 
-def prepared(rows: pa.Table, settings: Prepare) -> Iterator[pa.Table]:
-    """Rows with `waveform`, `duration_s` and `drop`: the reason why a loop cannot be used, or null."""
+def prepared(
+    rows: pa.Table,
+    settings: Prepare,
+    begin: Callable[[int], None] = lambda row: None,
+    lost: Iterable[tuple[int, str]] = (),
+) -> Iterator[pa.Table]:
+    """Rows with `waveform`, `duration_s` and `drop`: the reason why a loop cannot be used, or null.
+
+    `begin` is told the number of each row before it is decoded; `lost` rows are not, and are dropped as broken.
+    """
+    reasons, numbers = dict(lost), count()
     for group, files in opened(rows, FETCH_ROWS, settings.storage, settings.limits):
-        heard = [_heard(file, settings) for file in files]
+        heard = []
+        for file, row in zip(files, numbers, strict=False):
+            begin(row)
+            heard.append(_heard(file, settings) if row not in reasons else _dropped(Undecoded("undecodable", "")))
         group = group.append_column(
             "waveform", pa.array([each[0] for each in heard], table.SCHEMA.field("waveform").type)
         )
@@ -78,19 +93,22 @@ def prepared(rows: pa.Table, settings: Prepare) -> Iterator[pa.Table]:
 
 def _heard(file: BinaryIO | Unread, settings: Prepare) -> tuple[Any, float, str | None]:
     """Waveform, seconds and no reason, or a reason."""
-    nothing = np.empty(0, np.int16)
     if isinstance(file, Unread):
-        return nothing, 0.0, REASONS.get(file.status, file.status)
+        return _dropped(file)
     try:
         with file:
             clip = decode_whole(file, Audio(sample_rate=settings.sample_rate), settings.limits, settings.silence_db)
     except Undecoded as undecoded:
-        return nothing, 0.0, REASONS.get(undecoded.status, undecoded.status)
+        return _dropped(undecoded)
     except Exception as error:  # opened but not readable; it costs this loop alone
-        return nothing, 0.0, unread(error).status
+        return _dropped(unread(error))
     if clip.duration_s < settings.min_s:
-        return nothing, clip.duration_s, f"shorter than {settings.min_s:g} s"
+        return NOTHING, clip.duration_s, f"shorter than {settings.min_s:g} s"
     return clip.pcm[0], clip.duration_s, None
+
+
+def _dropped(why: Undecoded | Unread) -> tuple[Any, float, str]:
+    return NOTHING, 0.0, REASONS.get(why.status, why.status)
 
 
 class TableWriter:

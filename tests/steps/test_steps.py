@@ -5,10 +5,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from looptagger import steps
 from looptagger.archive.writer import CHUNK_SCORES, CHUNK_STARTS
 from looptagger.config import Audio, Tag
 from looptagger.model.predictor import Predictor
+from looptagger.steps import decoding, tagging
 from tests.conftest import audio_bytes, tone, write_tones
 
 
@@ -24,7 +24,7 @@ def rows(paths: list[Path | str]) -> pa.Table:
 
 def run(table: pa.Table, predictor: Predictor, **how: bool) -> pa.Table:
     wanted = {"chunks": False, "embedding": False} | how
-    tables = [steps.tagged(each, predictor, **wanted) for each in steps.decoded(table, Audio(), Tag())]
+    tables = [tagging.tagged(each, predictor, **wanted) for each in decoding.decoded(table, Audio(), Tag())]
     return pa.concat_tables(tables)
 
 
@@ -48,7 +48,7 @@ def test_a_file_that_opens_but_cannot_be_read_costs_its_own_row(predictor: Predi
         def read(self, *_: object) -> bytes:
             raise OSError(5, "Input/output error")
 
-    row = steps._hear(Broken(), Audio(), Tag())
+    row = decoding._hear(Broken(), Audio(), Tag())
     assert row == {"status": "unreadable", "error": "Input/output error", "n_chunks": 0}
 
 
@@ -57,7 +57,7 @@ def test_long_clips_are_opened_fewer_at_a_time(tmp_path: Path) -> None:
     sizes = {most: [] for most in (40, 500, 1200)}
     for most, found in sizes.items():
         found += [
-            each.num_rows for each in steps.decoded(rows(list(paths)), Audio(), Tag(chunking={"max_chunks": most}))
+            each.num_rows for each in decoding.decoded(rows(list(paths)), Audio(), Tag(chunking={"max_chunks": most}))
         ]
     assert sizes == {40: [16, 4], 500: [4] * 5, 1200: [1] * 20}
 

@@ -1,0 +1,1 @@
+"""The jobs' steps as functions over Arrow tables, and the process that decodes apart."""

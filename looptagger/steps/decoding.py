@@ -1,0 +1,93 @@
+"""The tagging job's first step, over Arrow tables: manifest rows -> decoded rows. No Ray here, and no torch.
+
+A row is a clip all the way. Between the steps it carries its chunks as int16 bytes; whatever happens to a clip, its
+row stays, with a status and a reason.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from looptagger.archive import tags
+from looptagger.archive.fetch import opened
+from looptagger.archive.storage import Unread, unread
+from looptagger.archive.writer import CHUNK_STARTS
+from looptagger.audio.decode import Clip, Undecoded, decode
+from looptagger.config import Audio, Tag
+
+FETCH_ROWS = 16
+"""Files opened at once: the next ones are fetched while these are decoded."""
+
+HELD_CHUNKS = 2048
+"""Chunks that such a group may hold, 200 MB: with a higher `max_chunks` fewer files are opened at once."""
+
+PCM = "_pcm"
+
+_DECODED = [tags.OWN.field(name) for name in ("error", "duration_s", "sample_rate", "channels", "codec", "n_chunks")]
+_HEARD = [
+    pa.field("status", pa.string()),
+    *_DECODED,
+    pa.field(PCM, pa.large_binary()),
+    pa.field(CHUNK_STARTS, pa.list_(pa.float64())),
+]
+
+
+def decoded(
+    rows: pa.Table,
+    audio: Audio,
+    tag: Tag,
+    begin: Callable[[int], None] = lambda row: None,
+    lost: Iterable[tuple[int, str]] = (),
+) -> Iterator[pa.Table]:
+    """Manifest rows with what decoding made of them, a few at a time: status, facts of the file, int16 chunks.
+
+    `begin` is told the number of each row before it is decoded; `lost` rows are not, and have their reason already.
+    """
+    most = max(1, min(FETCH_ROWS, HELD_CHUNKS // tag.chunking.max_chunks))
+    reasons, numbers = dict(lost), count()
+    for group, files in opened(rows, most, tag.storage, tag.limits):
+        heard = []
+        for file, row in zip(files, numbers, strict=False):
+            if row in reasons:
+                heard.append(_failed("undecodable", reasons[row]))
+            else:
+                begin(row)
+                heard.append(_hear(file, audio, tag))
+        columns = [pa.array([row.get(field.name) for row in heard], field.type) for field in _HEARD]
+        for field, column in zip(_HEARD, columns, strict=True):
+            group = group.append_column(field, column)
+        yield group
+
+
+def _hear(file: BinaryIO | Unread, audio: Audio, tag: Tag) -> dict[str, Any]:
+    """A clip's decoded columns, or its status and reason."""
+    if isinstance(file, Unread):
+        return _failed(file.status, str(file))
+    try:
+        with file:
+            return _columns(decode(file, audio, tag.chunking, tag.limits))
+    except Undecoded as undecoded:
+        return _failed(undecoded.status, str(undecoded))
+    except MemoryError:
+        return _failed("too_large", f"decoding needs more than limits.max_memory = {tag.limits.max_memory:,} bytes")
+    except Exception as error:  # a file that could be opened but not read; whatever it is, it costs this clip alone
+        return _failed("unreadable", str(unread(error)))
+
+
+def _failed(status: str, reason: str) -> dict[str, Any]:
+    return {"status": status, "error": reason, "n_chunks": 0}
+
+
+def _columns(clip: Clip) -> dict[str, Any]:
+    return {
+        "status": "ok",
+        "duration_s": clip.duration_s,
+        "sample_rate": clip.sample_rate,
+        "channels": clip.channels,
+        "codec": clip.codec,
+        "n_chunks": len(clip.pcm),
+        PCM: clip.pcm.tobytes(),
+        CHUNK_STARTS: clip.start_s,
+    }

@@ -1,0 +1,185 @@
+"""Decoding in a process of its own, so that a file that crashes, hangs or swells a decoder costs its own row alone.
+
+C libraries read files from strangers: a crash takes the whole process with it, and a loop inside one call heeds no
+clock. The helper says which row it begins, and ends itself where a row takes too long; when it is gone, that row has
+its reason and another helper goes on with the rest. Rows and chunks travel as Arrow streams, nothing is pickled.
+"""
+
+import faulthandler
+import json
+import os
+import resource
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import IO, Any, BinaryIO
+
+import pyarrow as pa
+
+from looptagger.config import Audio, Limits, Prepare, Settings, Tag
+from looptagger.learn import preparing
+from looptagger.steps import decoding
+
+STEPS: Mapping[str, tuple[Callable[..., Iterator[pa.Table]], Mapping[str, type[Settings]]]] = {
+    "decoded": (decoding.decoded, {"audio": Audio, "tag": Tag}),
+    "prepared": (preparing.prepared, {"settings": Prepare}),
+}
+"""What a helper can do to rows, and the settings that it takes."""
+BEGUN, TABLE, DONE, FAILED = b"b", b"t", b"d", b"f"
+"""What the helper says: a row's number as it begins; a table; that all rows are through; an error that is ours."""
+GRACE = 1.5
+"""A helper ends itself after this many times the seconds that a clip may take: the clock between blocks comes first."""
+HUNG = 1
+"""The exit code of a helper that ended itself."""
+LOST_BEFORE = 3
+"""Helpers that may die before any row has begun; then something other than a clip is wrong."""
+
+
+class Helper:
+    """A decoding process, started when it is first needed and again when it is gone."""
+
+    def __init__(self, *command: str) -> None:
+        self.command = command or (sys.executable, "-m", "looptagger.steps.isolated")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.heard: BinaryIO | None = None
+
+    def done(self, step: str, rows: pa.Table, limits: Limits, **settings: Settings) -> Iterator[pa.Table]:
+        """What a step gives for the rows; a row that cost a helper its life has that as its reason."""
+        given, lost, deaths = 0, dict[int, str](), 0
+        while given < rows.num_rows:
+            row = None
+            asked = {"step": step, "limits": limits.model_dump(), "lost": list(lost.items())}
+            asked |= {"settings": {name: each.model_dump(mode="json") for name, each in settings.items()}}
+            for kind, content in self._told(rows.slice(given), asked):
+                if kind == BEGUN:
+                    row = struct.unpack("<q", content)[0]
+                else:
+                    table = _table(content)
+                    given, row = given + table.num_rows, None
+                    lost = {number - table.num_rows: reason for number, reason in lost.items()}
+                    yield table
+            if given < rows.num_rows:
+                reason = self._end(limits)
+                deaths += row is None
+                if row is not None:
+                    lost[row] = reason
+                elif deaths == LOST_BEFORE:
+                    raise RuntimeError(f"the decoding process ends before it begins: {reason}")
+
+    def _told(self, rows: pa.Table, asked: Mapping[str, Any]) -> Iterator[tuple[bytes, bytes]]:
+        """The helper's words on some rows, up to the last one or to its end."""
+        try:
+            process = self._running()
+            assert process.stdin
+            assert self.heard
+            _say(process.stdin, TABLE, _bytes(rows.replace_schema_metadata({"asked": json.dumps(asked)})))
+            while (said := _hear(self.heard)) is not None and said[0] != DONE:
+                if said[0] == FAILED:
+                    raise RuntimeError(said[1].decode())
+                yield said
+        except BrokenPipeError:
+            return
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self.process is None or self.process.poll() is not None:
+            read, write = os.pipe()
+            self.process = subprocess.Popen([*self.command, str(write)], stdin=subprocess.PIPE, pass_fds=[write])
+            os.close(write)
+            self.heard = os.fdopen(read, "rb")
+        return self.process
+
+    def _end(self, limits: Limits) -> str:
+        """Why the helper is gone, in words; another takes its place when it is needed."""
+        assert self.process
+        self.close()
+        code = self.process.returncode
+        if code == HUNG:
+            return f"the decoder hung: no end after {GRACE * limits.max_decode_s:g} s"
+        return f"the decoder crashed ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
+
+    def close(self) -> None:
+        """End the helper."""
+        if self.process and self.process.stdin and self.heard:
+            with suppress(BrokenPipeError):
+                self.process.stdin.close()
+            self.heard.close()
+            self.process.wait()
+
+
+HERE = Helper()
+"""This process's helper."""
+
+
+def _say(to: IO[bytes], kind: bytes, content: bytes | memoryview = b"") -> None:
+    to.write(kind + struct.pack("<q", len(content)))
+    to.write(content)
+    to.flush()
+
+
+def _hear(source: BinaryIO) -> tuple[bytes, bytes] | None:
+    """The next word, or None when the other side is gone."""
+    head = source.read(9)
+    if len(head) < 9:
+        return None
+    content = source.read(struct.unpack("<q", head[1:])[0])
+    return head[:1], content
+
+
+def _bytes(table: pa.Table) -> memoryview:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return memoryview(sink.getvalue())
+
+
+def _table(content: bytes) -> pa.Table:
+    with pa.ipc.open_stream(content) as stream:
+        return stream.read_all()
+
+
+def main(out: BinaryIO, source: BinaryIO) -> None:
+    """The helper's life: rows come in, words go out, until the other side is gone."""
+    while (said := _hear(source)) is not None:
+        rows = _table(said[1])
+        asked = json.loads(rows.schema.metadata.pop(b"asked"))
+        step, kinds = STEPS[asked["step"]]
+        limits, settings = Limits(**asked["limits"]), {name: kinds[name](**asked["settings"][name]) for name in kinds}
+        _bound_memory(limits.max_memory)
+        try:
+            plain = rows.replace_schema_metadata()
+            for table in step(plain, **settings, begin=_watched(out, limits), lost=asked["lost"]):
+                faulthandler.cancel_dump_traceback_later()
+                _say(out, TABLE, _bytes(table))
+            _say(out, DONE)
+        except Exception as error:  # no clip's fault: said to the worker, who knows what to do
+            _say(out, FAILED, f"{type(error).__name__}: {error}".encode())
+
+
+def _watched(out: BinaryIO, limits: Limits) -> Callable[[int], None]:
+    """Called as each row begins: says so, and sets the clock that ends this process from C, whoever holds the GIL."""
+    nowhere = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+
+    def begin(row: int) -> None:
+        _say(out, BEGUN, struct.pack("<q", row))
+        faulthandler.dump_traceback_later(GRACE * limits.max_decode_s, exit=True, file=nowhere)
+
+    return begin
+
+
+def _bound_memory(most: int) -> None:
+    """Let allocations beyond so many bytes fail, which is then the reason of the clip that asked for them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def run() -> None:
+    """Be a helper: rows from stdin, words to the file descriptor that the last argument names."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the job, which ends this by closing its side
+    main(os.fdopen(int(sys.argv[-1]), "wb"), sys.stdin.buffer)
+
+
+if __name__ == "__main__":
+    run()

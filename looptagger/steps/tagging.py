@@ -1,0 +1,55 @@
+"""The tagging job's second step, over Arrow tables: decoded rows -> tagged rows. No Ray here."""
+
+import numpy as np
+import pyarrow as pa
+
+from looptagger.archive.writer import CHUNK_SCORES
+from looptagger.model.predictor import Floats, Predictor, segment_means
+from looptagger.roles import ROLES
+from looptagger.steps.decoding import PCM
+
+
+def tagged(table: pa.Table, predictor: Predictor, chunks: bool, embedding: bool) -> pa.Table:
+    """Decoded rows with scores, roles and model in the place of their chunks."""
+    heard = [blob.as_buffer() for blob in table.column(PCM) if blob.is_valid]
+    counts = table.column("n_chunks").to_numpy()
+    scored = counts > 0
+    size = predictor.card.audio.chunk_samples
+    scores, means, vectors = np.empty((0, 6), np.float32), np.empty((0, 6), np.float32), None
+    if heard:
+        pcm = np.concatenate([np.frombuffer(buffer, np.int16) for buffer in heard]).reshape(-1, size)
+        scores, embeddings = predictor.chunk_scores(pcm)
+        means = segment_means(scores, counts[scored])
+        vectors = segment_means(embeddings, counts[scored]).astype(np.float16) if embedding else None
+    result = table.drop_columns([PCM])
+    for name, column in _score_columns(means, scored, predictor).items():
+        result = result.append_column(name, column)
+    if embedding:
+        result = result.append_column("embedding", _vectors(vectors, scored, predictor.embedding_size))
+    if chunks:
+        result = result.append_column(CHUNK_SCORES, _nested(scores, counts))
+    return result
+
+
+def _score_columns(means: Floats, scored: np.ndarray, predictor: Predictor) -> dict[str, pa.Array]:
+    full = np.zeros((len(scored), len(ROLES)), np.float32)
+    full[scored] = means
+    columns = {role: pa.array(full[:, i], pa.float32(), mask=~scored) for i, role in enumerate(ROLES)}
+    roles = [predictor.roles(row) if on else None for row, on in zip(full, scored, strict=True)]
+    columns["roles"] = pa.array(roles, pa.list_(pa.string()))
+    columns["model"] = pa.array([predictor.model_id] * len(scored))
+    return columns
+
+
+def _vectors(vectors: np.ndarray | None, scored: np.ndarray, size: int) -> pa.Array:
+    """Half floats (n_scored, size) as a fixed-size list column, null for clips without scores."""
+    full = np.zeros((len(scored), size), np.float16)
+    if vectors is not None:
+        full[scored] = vectors
+    return pa.FixedSizeListArray.from_arrays(pa.array(full.ravel()), size, mask=pa.array(~scored))
+
+
+def _nested(scores: Floats, counts: np.ndarray) -> pa.Array:
+    """Chunk scores (sum(counts), 6) as one flat list a clip."""
+    offsets = np.concatenate([[0], np.cumsum(counts)]) * scores.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(scores.ravel()))

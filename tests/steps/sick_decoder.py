@@ -1,0 +1,42 @@
+"""A helper whose decoder does to some files what broken C code would. Run by test_isolated.py."""
+
+import ctypes
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from looptagger.learn import preparing
+from looptagger.steps import decoding, isolated
+
+
+def held() -> None:
+    """A loop in C that heeds nothing and keeps the GIL."""
+    ctypes.PyDLL(None).sleep(1000)
+
+
+SICK: dict[bytes, Callable[[], object]] = {
+    b"crash": lambda: ctypes.string_at(0),
+    b"abort": os.abort,
+    b"hang.": held,
+    b"slow.": lambda: time.sleep(1000),
+    b"swell": lambda: bytearray(1 << 31),
+    b"leave": lambda: os._exit(0),
+}
+
+
+def sick(decode: Callable[..., Any]) -> Callable[..., Any]:
+    def decoded(file: Any, *how: Any) -> Any:
+        kind = file.read(5)
+        if kind in SICK:
+            SICK[kind]()
+        file.seek(0)
+        return decode(file, *how)
+
+    return decoded
+
+
+if __name__ == "__main__":
+    decoding.decode = sick(decoding.decode)
+    preparing.decode_whole = sick(preparing.decode_whole)
+    isolated.run()

@@ -1,0 +1,77 @@
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from looptagger.config import Audio, Limits, Prepare, Tag
+from looptagger.steps import decoding, isolated
+from tests.conftest import write_tones
+
+LIMITS, QUICK = Limits(), Limits(max_decode_s=1.0, max_memory=1 << 30)
+
+
+@pytest.fixture
+def sick() -> Iterator[isolated.Helper]:
+    helper = isolated.Helper(sys.executable, "-m", "tests.steps.sick_decoder")
+    yield helper
+    helper.close()
+
+
+def rows(paths: list[Path]) -> pa.Table:
+    uris = [str(path) for path in paths]
+    return pa.table({"id": uris, "uri": uris, "bpm": list(range(len(uris)))})
+
+
+def test_a_helper_gives_what_decoding_here_gives(tmp_path: Path) -> None:
+    table = rows([*write_tones(tmp_path, 20), tmp_path / "gone.wav"])
+    helper = isolated.Helper()
+    for _ in range(2):  # one helper serves many shards
+        there = pa.concat_tables(helper.done("decoded", table, LIMITS, audio=Audio(), tag=Tag()))
+        assert there == pa.concat_tables(decoding.decoded(table, Audio(), Tag()))
+    helper.close()
+
+
+def test_what_kills_a_decoder_costs_its_own_row_alone(sick: isolated.Helper, tmp_path: Path) -> None:
+    paths = write_tones(tmp_path, 40)
+    reasons = {
+        0: ("crash", "the decoder crashed (SIGSEGV)"),
+        7: ("hang.", "the decoder hung: no end after 1.5 s"),
+        8: ("abort", "the decoder crashed (SIGABRT)"),
+        21: ("swell", "decoding needs more than limits.max_memory = 1,073,741,824 bytes"),
+        30: ("slow.", "the decoder hung: no end after 1.5 s"),
+        39: ("leave", "the decoder crashed (exit code 0)"),
+    }
+    for number, (kind, _) in reasons.items():
+        paths[number].write_bytes(kind.encode() * 99)
+    table = pa.concat_tables(sick.done("decoded", rows(paths), QUICK, audio=Audio(), tag=Tag(limits=QUICK)))
+    assert table.column("uri").to_pylist() == [str(path) for path in paths]
+    assert table.column("bpm").to_pylist() == list(range(40))
+    said = table.column("error").to_pylist()
+    assert {number: text for number, text in enumerate(said) if text} == {n: text for n, (_, text) in reasons.items()}
+    status = table.column("status").to_pylist()
+    assert [status[number] for number in reasons] == [*["undecodable"] * 3, "too_large", *["undecodable"] * 2]
+    assert status.count("ok") == 34
+
+
+def test_a_helper_that_never_begins_is_no_clips_fault(tmp_path: Path) -> None:
+    helper = isolated.Helper(sys.executable, "-c", "raise SystemExit(3)")
+    with pytest.raises(RuntimeError, match=r"ends before it begins: the decoder crashed \(exit code 3\)"):
+        list(helper.done("decoded", rows(write_tones(tmp_path, 2)), LIMITS, audio=Audio(), tag=Tag()))
+    helper.close()
+
+
+def test_an_error_of_ours_is_said_and_not_a_clips(tmp_path: Path) -> None:
+    helper = isolated.Helper()
+    with pytest.raises(RuntimeError, match="KeyError"):
+        list(helper.done("decoded", pa.table({"id": ["a"]}), LIMITS, audio=Audio(), tag=Tag()))
+    helper.close()
+
+
+def test_preparing_drops_what_kills_a_decoder(sick: isolated.Helper, tmp_path: Path) -> None:
+    paths = write_tones(tmp_path, 12)
+    paths[9].write_bytes(b"crash" * 99)
+    table = pa.concat_tables(sick.done("prepared", rows(paths), LIMITS, settings=Prepare()))
+    assert [number for number, reason in enumerate(table.column("drop").to_pylist()) if reason] == [9]
+    assert table.column("duration_s").to_pylist()[8:11] == [0.25, 0.0, 0.25]
