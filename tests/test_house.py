@@ -17,7 +17,7 @@ LEVELS = [
     {"config"},
     {"archive", "audio"},
     {"model"},
-    {"steps", "learn"},
+    {"steps", "learn", "report"},
     {"cluster"},
     {"terminal", "cli", "__main__"},
 ]

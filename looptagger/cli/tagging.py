@@ -1,6 +1,7 @@
-"""The commands around tags: tag, status, show, compact."""
+"""The commands around tags: tag, status, show, compact, report."""
 
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -95,4 +96,26 @@ def compact(out: str, **storage: Any) -> None:
     terminal.note(f"{terminal.plural(before, 'part')} before, {after:,} now.")
 
 
-COMMANDS: Final = (tag, status, show, compact)
+@click.command(context_settings=EXAMPLE)
+@click.argument("out")
+@click.option("--to", "file", metavar="FILE", help="Where the page goes; OUT-report.html here by default.")
+@storage_options
+def report(out: str, file: str | None, **storage: Any) -> None:
+    """Write one HTML page on what an output holds: roles, confidences, failures, clips to listen to.
+
+    Example: looptagger report tags
+    """
+    from looptagger.archive.storage import Folder
+    from looptagger.report import page
+
+    place = folder(out, storage)
+    path = Path(file or f"{place.path.rpartition('/')[2]}-report.html").absolute()
+    with terminal.progress_view() as view:
+        progress = lambda done, total: view.show(f"{done:,}/{total:,} rows read", done == total)  # noqa: E731
+        found = page.digest(place, progress)
+    total, model = page.record_of(place)
+    Folder(str(path.parent)).write(path.name, page.html(found, out, model, total).encode())
+    terminal.note(f"Open {path} in a browser.")
+
+
+COMMANDS: Final = (tag, status, show, compact, report)

@@ -1,0 +1,1 @@
+"""What an output holds, as a page that people look at."""

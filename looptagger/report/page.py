@@ -1,0 +1,127 @@
+"""The digest of an output as one HTML page that needs nothing else: no network, no scripts, no other files."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+from urllib.parse import quote
+
+from looptagger.archive import dataset, tags
+from looptagger.archive.storage import Folder, scheme
+from looptagger.report.digest import BINS, COLUMNS, LENGTHS_S, Digest, Row
+from looptagger.roles import ROLES
+
+COLOURS = dict(zip(ROLES, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), strict=True))
+"""Okabe and Ito's: told apart by colour-blind readers, too. The same role has the same colour everywhere."""
+PLAYABLE = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".webm")
+"""What browsers play."""
+MOST_CODECS = 12
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A row of a bar chart: its name, what it counts, its length in percent of the longest."""
+
+    name: str
+    count: int
+    percent: float
+    share: float
+    colour: str = "var(--bar)"
+
+
+def digest(folder: Folder, progress: Callable[[int, int], None] = lambda done, total: None) -> Digest:
+    """Read an output, part by part. Raises UserError where there is none."""
+    record = dataset.require(folder)
+    found = Digest()
+    for part in dataset.parts(folder)[0]:
+        found.add(tags.read_part(folder, part.name, COLUMNS))
+        progress(found.clips, record.rows)
+    return found
+
+
+def html(found: Digest, where: str, model: str, total: int) -> str:
+    """The page."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("looptagger", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html").render(
+        where=where,
+        model=model,
+        total=total,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        found=found,
+        failed=found.clips - found.ok,
+        hours=found.audio_s / 3600,
+        roles=ROLES,
+        colours=COLOURS,
+        by_role=bars(ROLES, found.together.diagonal(), found.ok, list(COLOURS.values())),
+        said=bars(("none", *map(str, range(1, len(ROLES) + 1))), found.said, found.ok),
+        histograms=[histogram(found.scores[i]) for i in range(len(ROLES))],
+        together=shares(found),
+        lengths=bars(length_names(), found.lengths, found.ok),
+        codecs=bars(*unzipped(found.codecs.most_common(MOST_CODECS)), found.ok),
+        rates=bars(*unzipped([(f"{rate / 1000:g} kHz", n) for rate, n in found.rates.most_common(8)]), found.ok),
+        statuses=bars(*unzipped([pair for pair in found.statuses.most_common() if pair[0] != "ok"]), found.clips),
+        reasons=sorted(found.reasons.items(), key=lambda each: -each[1][0])[:40],
+        samples=[(role, list(clips(draw.rows))) for role, draw in zip(ROLES, found.by_role, strict=True)],
+        uncertain=list(clips(found.uncertain.rows)),
+        bins=BINS,
+    )
+
+
+def unzipped(pairs: Sequence[tuple[str, int]]) -> tuple[list[str], list[int]]:
+    """Names, and counts."""
+    return [name for name, _ in pairs], [count for _, count in pairs]
+
+
+def bars(names: Sequence[str], counts: Iterable[int], of: int, colours: Sequence[str] = ()) -> list[Bar]:
+    """A bar chart's rows; shares are of `of`."""
+    heights = [int(count) for count in counts]
+    most = max(heights, default=0) or 1
+    return [
+        Bar(name, count, 100 * count / most, count / max(of, 1), *colours[i : i + 1])
+        for i, (name, count) in enumerate(zip(names, heights, strict=True))
+    ]
+
+
+def histogram(counts: Iterable[int]) -> list[tuple[float, int]]:
+    """A histogram's bars: height in percent, on a root scale so that rare scores show, and count."""
+    heights = [int(count) for count in counts]
+    return [(100 * (count / (max(heights) or 1)) ** 0.5, count) for count in heights]
+
+
+def shares(found: Digest) -> list[list[float]]:
+    """Of the clips with the row's role, the share that has the column's, too."""
+    own = found.together.diagonal()
+    return [[float(found.together[i, j] / own[i]) if own[i] else 0.0 for j in range(len(ROLES))] for i in range(6)]
+
+
+def length_names() -> list[str]:
+    """What the bars of the clips' lengths are called."""
+    middle = [f"{a:g} to {b:g} s" for a, b in pairwise(LENGTHS_S)]
+    return [f"under {LENGTHS_S[0]:g} s", *middle, f"{LENGTHS_S[-1]:g} s and more"]
+
+
+def clips(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """Clips as the page shows them, with what a browser on this machine can play."""
+    for row in rows:
+        local = row["uri"].removeprefix("file://") if scheme(row["uri"]) == "file" else ""
+        plays = local.lower().endswith(PLAYABLE) and os.path.exists(local)
+        yield {
+            "id": row["id"],
+            "name": row["id"].rstrip("/").rpartition("/")[2] or row["id"],
+            "src": f"file://{quote(os.path.abspath(local))}" if plays else None,
+            "seconds": row["duration_s"],
+            "scores": [(role, row[role]) for role in ROLES],
+            "roles": row["roles"],
+        }
+
+
+def record_of(folder: Folder) -> tuple[int, str]:
+    """How many rows an output has when it is finished, and the model that makes its tags."""
+    record = dataset.require(folder)
+    return record.rows, str(record.identity["model"])
