@@ -16,11 +16,11 @@ import click
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from looptagger import config
 from looptagger.archive.storage import Folder
 from looptagger.learn import metrics, table
+from looptagger.learn.augment import tensors
 from looptagger.learn.batches import batches
 from looptagger.learn.learner import Learner
 from looptagger.learn.loops import Loop
@@ -63,10 +63,11 @@ def parted(rows: pa.Table, seed: int) -> tuple[pa.Table, pa.Table]:
 def trained(settings: config.Train, train: pa.Table, test: pa.Table) -> dict[str, Any]:
     """The held-out figures of one training, at its last epoch."""
     census = Census.of(table.truth(train))
-    learner = Learner(settings, census, Peers(threads=torch.get_num_threads()))
+    learner = Learner(settings, census, Peers())
     for epoch in range(settings.epochs):
         learner.enter(epoch, None)
-        for _ in learner.train(epoch, batches([train], settings, census, epoch)):
+        feed = (tensors(batch, pinned=False) for batch in batches([train], settings, census, epoch))
+        for _ in learner.train(epoch, feed):
             pass
     card = checkpoint.Card(name="trial", model=settings.model, audio=settings.audio)
     truth, scores = joined(scored([test], Predictor(checkpoint.dump(learner.scored, card))))

@@ -141,6 +141,7 @@ class Workers(Settings):
     workers: int | None = Field(None, ge=1, le=1024, description="by default one a GPU, or one on CPUs")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on GPUs")
+    compile: bool = Field(False, description="the trunk through torch.compile: a minute to begin, then faster on GPUs")
     retries: int = Field(3, ge=0, description="times a failed worker is replaced before the job gives up")
 
 

@@ -92,7 +92,7 @@ def _peers() -> Any:
         torch.backends.cudnn.benchmark = True
     threads = max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
     torch.set_num_threads(threads)  # Ray sets one a logical CPU
-    return Peers(context.get_world_rank(), context.get_world_size(), device, threads)
+    return Peers(context.get_world_rank(), context.get_world_size(), device)
 
 
 def trainer(job: Job, force: Workforce, retries: int, scratch: str) -> TorchTrainer:

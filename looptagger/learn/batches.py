@@ -1,19 +1,19 @@
-"""Labelled loops into batches: shuffled, repeated for rare roles, cropped at random, augmented. Numpy only.
+"""Labelled loops into batches: shuffled, repeated for rare roles, cut at random places, and what becomes of them.
 
-All chance comes from the seed, the epoch and the loop's id: an epoch can be had again, on any number of threads.
+Numpy only, and next to no work: what is drawn is done where the network is, by `augment`. All chance comes from the
+seed, the epoch and the loop's id, so an epoch can be had again.
 """
 
+import math
 import queue
 import threading
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import soxr
 from numpy.typing import NDArray
 
 from looptagger.audio import chunk
@@ -41,10 +41,20 @@ class Loop(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Crops (n, chunk_samples) in [-1, 1] and labels (n, 6)."""
+    """Stretches of n loops, and what is to become of each; `augment.crops` does it."""
 
-    waveform: Floats
+    samples: NDArray[np.int16]
+    """(n, longest): of each, the first `lengths` count."""
+    lengths: NDArray[np.int64]
+    """(n,): so many samples are played in the time of a chunk; another number than a chunk's is another speed."""
+    gains: Floats
+    """(n,): a factor."""
+    others: NDArray[np.int64]
+    """(n,): the crop that is added to each."""
+    levels: Floats
+    """(n,): the factor of that one; 0 for none."""
     labels: Floats
+    """(n, 6), each crop's own."""
 
 
 def batches(
@@ -54,21 +64,26 @@ def batches(
     epoch: int,
     rank: int = 0,
     world: int = 1,
-    threads: int = 1,
 ) -> Iterator[Batch]:
     """One worker's batches of an epoch: always `census.steps`, so that the workers stay in step.
 
     What the tables hold too little is filled up with further crops of loops that came before.
     """
-    size, steps, tables = settings.batch // world, census.steps(settings), iter(tables)
+    count, steps, tables = settings.batch // world, census.steps(settings), iter(tables)
+    size, augment = settings.audio.chunk_samples, settings.augment
     rng = np.random.default_rng([settings.seed, epoch, rank])
     loops = _drawn(tables, settings, census, epoch, rng)
-    with ThreadPoolExecutor(threads) as pool:
-        for step in range(steps):
-            drawn = [next(loops) for _ in range(size)]
-            keys = [[settings.seed, epoch, loop.key, step] for loop in drawn]
-            crops = list(pool.map(lambda loop, key: _crop(loop, key, settings), drawn, keys))
-            yield mixed(Batch(np.stack(crops), np.stack([loop.labels for loop in drawn])), settings.augment.mix, rng)
+    for step in range(steps):
+        drawn = [next(loops) for _ in range(count)]
+        samples = np.empty((count, longest(size, augment)), np.int16)
+        cuts = [
+            cut(row, loop.waveform, size, augment, np.random.default_rng([settings.seed, epoch, loop.key, step]))
+            for row, loop in zip(samples, drawn, strict=True)
+        ]
+        lengths, gains = np.array([each[0] for each in cuts]), np.array([each[1] for each in cuts], np.float32)
+        yield Batch(
+            samples, lengths, gains, *partners(count, augment.mix, rng), np.stack([loop.labels for loop in drawn])
+        )
     for _ in tables:  # leave the source as one leaves a whole epoch
         pass
 
@@ -122,39 +137,33 @@ def _taken(pool: list[Loop], rng: np.random.Generator) -> Loop:
     return pool.pop()
 
 
-def _crop(loop: Loop, key: Sequence[int], settings: Train) -> Floats:
-    return crop(loop.waveform, settings.audio.chunk_samples, settings.augment, np.random.default_rng(key))
+def longest(size: int, augment: Augment) -> int:
+    """Samples of a loop that a crop of `size` can need: more, where it may be played faster."""
+    return math.ceil(size * 2 ** (augment.speed_semitones / 12))
 
 
-def crop(waveform: NDArray[np.int16], size: int, augment: Augment, rng: np.random.Generator) -> Floats:
-    """A random stretch of a loop as `size` float samples; a shorter loop is repeated, as in tagging."""
-    speed = 2 ** (rng.uniform(-1, 1) * augment.speed_semitones / 12)
-    need = round(size * speed)
+def cut(
+    out: NDArray[np.int16], waveform: NDArray[np.int16], size: int, augment: Augment, rng: np.random.Generator
+) -> tuple[int, float]:
+    """Copy a random stretch of a loop to the start of `out`; a shorter loop is repeated, as in tagging.
+
+    Returns its length, which is a chunk's over the speed that was drawn, and the gain that was.
+    """
+    need = round(size * 2 ** (rng.uniform(-1, 1) * augment.speed_semitones / 12))
     if augment.wrap:
-        piece = np.take(waveform, np.arange(need) + rng.integers(len(waveform)), mode="wrap")
+        np.take(waveform, np.arange(need) + rng.integers(len(waveform)), mode="wrap", out=out[:need])
     else:
         start = rng.integers(max(1, len(waveform) - need + 1))
-        piece = chunk.fit(waveform[start:], need)  # type: ignore[assignment]
-    gain = 10 ** (rng.uniform(-1, 1) * augment.gain_db / 20) * (-1 if augment.polarity and rng.random() < 0.5 else 1)
-    samples: Floats = piece.astype(np.float32) * np.float32(gain / 32768)
-    if need != size:
-        samples = chunk.fit(soxr.resample(samples, need, size, quality="MQ"), size)  # type: ignore[assignment]
-    return samples
+        out[:need] = chunk.fit(waveform[start:], need)
+    sign = -1 if augment.polarity and rng.random() < 0.5 else 1
+    return need, sign * 10 ** (rng.uniform(-1, 1) * augment.gain_db / 20)
 
 
-def mixed(batch: Batch, share: float, rng: np.random.Generator) -> Batch:
-    """A share of the crops with another of the batch added, and the roles of both."""
-    count = len(batch.waveform)
-    on = np.flatnonzero(rng.random(count) < share)
-    if not len(on):
-        return batch
-    other = (on + rng.integers(1, max(2, count), len(on))) % count
-    level = 10 ** (rng.uniform(-MIX_DB, MIX_DB, (len(on), 1)) / 20)
-    waveform, labels = batch.waveform.copy(), batch.labels.copy()
-    waveform[on] += (level * batch.waveform[other]).astype(np.float32)
-    waveform[on] /= np.maximum(1.0, np.abs(waveform[on]).max(axis=1, keepdims=True))
-    labels[on] = np.maximum(labels[on], batch.labels[other])
-    return Batch(waveform, labels)
+def partners(count: int, share: float, rng: np.random.Generator) -> tuple[NDArray[np.int64], Floats]:
+    """For each of `count` crops another one, and the level at which it is added: 0 but for a share of them."""
+    others = (np.arange(count) + rng.integers(1, max(2, count), count)) % count
+    levels = 10 ** (rng.uniform(-MIX_DB, MIX_DB, count) / 20) * (rng.random(count) < share)
+    return others, levels.astype(np.float32)
 
 
 def ahead(make: Callable[[], Iterator[T]], count: int = AHEAD) -> Iterator[T]:

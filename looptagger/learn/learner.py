@@ -13,7 +13,7 @@ from torchaudio.functional import mask_along_axis_iid
 
 from looptagger.config import Augment, Train
 from looptagger.errors import UserError
-from looptagger.learn.batches import Batch
+from looptagger.learn.augment import Tensors, crops
 from looptagger.learn.peers import Peers
 from looptagger.learn.schedule import optimiser, phase_at, rate
 from looptagger.learn.task import Census
@@ -28,9 +28,10 @@ class Trainee(nn.Module):
     The front end stays in float32: powers span 100 dB, more than half floats do.
     """
 
-    def __init__(self, network: HCNN, augment: Augment, precision: torch.dtype) -> None:
+    def __init__(self, network: HCNN, augment: Augment, precision: torch.dtype, compiled: bool = False) -> None:
         super().__init__()
         self.network, self.augment, self.precision = network, augment, precision
+        self.classify = torch.compile(network.classify) if compiled else network.classify
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Chunks to float32 logits."""
@@ -40,7 +41,7 @@ class Trainee(nn.Module):
                 maps = mask_along_axis_iid(maps, most, 0.0, axis)
         maps = maps.contiguous(memory_format=torch.channels_last)
         with torch.autocast(maps.device.type, self.precision, enabled=self.precision != torch.float32):
-            return self.network.classify(maps).float()
+            return self.classify(maps).float()  # type: ignore[no-any-return]
 
 
 class Learner:
@@ -51,7 +52,9 @@ class Learner:
         torch.manual_seed(settings.seed)
         self.network = HCNN(settings.model, settings.audio).to(peers.device)
         self.network.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.trainee = peers.shared(Trainee(self.network, settings.augment, _precision(settings, peers)))
+        self.trainee = peers.shared(
+            Trainee(self.network, settings.augment, _precision(settings, peers), settings.compute.compile)
+        )
         self.steps = census.steps(settings)
         self.average: AveragedModel | None = None
         if settings.average_epochs:
@@ -84,7 +87,7 @@ class Learner:
             self.network.load_state_dict(safetensors.torch.load(best))
         self.phase, self.optimiser = number, optimiser(phase, self.network.parameters())
 
-    def train(self, epoch: int, batches: Iterable[Batch]) -> Iterator[tuple[int, Tensor]]:
+    def train(self, epoch: int, batches: Iterable[Tensors]) -> Iterator[tuple[int, Tensor]]:
         """An epoch's steps, one after another: their number from 1, and the mean loss so far. Raises UserError."""
         self.trainee.train()
         total = torch.zeros((), device=self.peers.device)
@@ -99,8 +102,9 @@ class Learner:
                 f"epoch {epoch + 1}: the loss is no longer a number; try a lower phases.lr, or more warm-up."
             )
 
-    def _step(self, batch: Batch) -> Tensor:
-        waveform, labels = (torch.from_numpy(each).to(self.peers.device, non_blocking=True) for each in batch)
+    def _step(self, batch: Tensors) -> Tensor:
+        there = Tensors(*(each.to(self.peers.device, non_blocking=True) for each in batch))
+        waveform, labels = crops(there, self.settings.audio.chunk_samples)
         loss = F.binary_cross_entropy_with_logits(self.trainee(waveform), labels, pos_weight=self.positive_weights)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Peers:
-    """This worker's number, how many there are, its device and the threads it may use."""
+    """This worker's number, how many there are, and its device."""
 
     rank: int = 0
     world: int = 1
     device: torch.device = torch.device("cpu")
-    threads: int = 1
 
     def shared(self, module: nn.Module) -> nn.Module:
         """A module whose gradients are the mean over the workers; batch norms count all workers' crops on GPUs."""

@@ -1,7 +1,7 @@
 """Training from the first epoch, or the last stored one, to the last: the same code on one worker and on many."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from looptagger.archive.storage import Folder
 from looptagger.config import Compute
 from looptagger.errors import UserError
 from looptagger.learn import metrics, run
+from looptagger.learn.augment import Tensors, tensors
 from looptagger.learn.batches import ahead, batches
 from looptagger.learn.learner import Learner
 from looptagger.learn.metrics import Floats, Truth
@@ -67,8 +68,12 @@ def _train(learner: Learner, epoch: int, train: Tables, told: Told) -> tuple[flo
     """One epoch: its mean loss, and crops a second over all workers."""
     settings, census, peers = learner.settings, learner.census, learner.peers
     started = last = time.monotonic()
-    feed = ahead(lambda: batches(train(), settings, census, epoch, peers.rank, peers.world, peers.threads))
-    for step, loss in learner.train(epoch, feed):
+
+    def drawn() -> Iterator[Tensors]:
+        for batch in batches(train(), settings, census, epoch, peers.rank, peers.world):
+            yield tensors(batch, pinned=peers.device.type == "cuda")
+
+    for step, loss in learner.train(epoch, ahead(drawn)):
         if peers.rank == 0 and time.monotonic() - last > TOLD_S:
             last = time.monotonic()
             told.step(epoch + 1, step, learner.steps, float(loss))

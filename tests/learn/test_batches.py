@@ -3,10 +3,12 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from looptagger.config import Augment, Train, load
 from looptagger.learn import table
-from looptagger.learn.batches import Batch, Loop, ahead, batches, crop, mixed, shuffled
+from looptagger.learn.augment import crops, mixed, tensors
+from looptagger.learn.batches import Batch, Loop, ahead, batches, cut, longest, partners, shuffled
 from looptagger.learn.task import Census
 from looptagger.roles import ROLES
 
@@ -34,7 +36,17 @@ def loops_table(count: int, labels: np.ndarray | None = None, samples: int = 250
 
 
 def heard(found: list[Batch]) -> list[int]:
-    return [round(crop[0] * 32768) for batch in found for crop in batch.waveform]
+    return [int(row[0]) for batch in found for row in batch.samples]
+
+
+def crop(waveform: np.ndarray, size: int, augment: Augment, rng: np.random.Generator) -> np.ndarray:
+    """One crop, all the way."""
+    samples = np.empty((1, longest(size, augment)), np.int16)
+    need, gain = cut(samples[0], waveform, size, augment, rng)
+    nothing = np.zeros(1, np.float32), np.zeros((1, 6), np.float32)
+    batch = Batch(samples, np.array([need]), np.array([gain], np.float32), np.zeros(1, np.int64), *nothing)
+    found: np.ndarray = crops(tensors(batch, pinned=False), size)[0][0].numpy()
+    return found
 
 
 def test_crops_come_from_anywhere_in_a_long_loop_and_never_from_outside() -> None:
@@ -85,21 +97,40 @@ def test_speed_shifts_a_tone_by_as_much_as_it_may() -> None:
     assert 1090 < max(found) <= high + 1
 
 
+def test_a_stretch_keeps_a_wave_what_it_is() -> None:
+    time = np.arange(64_000) / 16_000
+    waveform = (10_000 * np.sin(2 * np.pi * 500 * time)).astype(np.int16)
+    samples = crop(waveform[:20_000], 16_000, Augment(speed_semitones=2), rng(3))
+    bins = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    peak = int(np.argmax(bins))
+    assert bins[peak] > 2000 * np.delete(bins, np.arange(peak - 20, peak + 21)).max()
+
+
 def test_mixed_crops_have_both_roles_and_do_not_clip() -> None:
-    labels = np.eye(6, dtype=np.float32)
-    waveform = np.full((6, 50), 0.9, np.float32) * np.arange(1, 7, dtype=np.float32)[:, None] / 6
-    found = mixed(Batch(waveform.copy(), labels.copy()), 1.0, rng())
-    assert (found.labels.sum(axis=1) == 2).all()
-    assert (found.labels >= labels).all()
-    assert np.abs(found.waveform).max() <= 1.0
-    assert not np.isclose(found.waveform, waveform).any()
-    same = mixed(Batch(waveform, labels), 0.0, rng())
-    assert same.waveform is waveform
+    labels = torch.eye(6)
+    waveform = torch.full((6, 50), 0.9) * torch.arange(1, 7)[:, None] / 6
+    others, levels = (torch.from_numpy(each) for each in partners(6, 1.0, rng()))
+    both, roles = mixed(waveform, labels, others, levels)
+    assert (roles.sum(dim=1) == 2).all()
+    assert (roles >= labels).all()
+    assert both.abs().max() <= 1.0
+    assert not torch.isclose(both, waveform).any()
+    same, own = mixed(waveform, labels, others, torch.zeros(6))
+    assert torch.equal(same, waveform)
+    assert torch.equal(own, labels)
+
+
+def test_partners_are_others_and_as_many_as_asked() -> None:
+    others, levels = partners(1000, 0.4, rng())
+    assert (others != np.arange(1000)).all()
+    assert 0.35 < (levels > 0).mean() < 0.45
+    assert levels[levels > 0].min() >= 0.5
+    assert levels.max() <= 2.0
 
 
 def test_an_epoch_has_every_loop_once_and_fills_the_last_batch() -> None:
     found = list(batches([loops_table(20)], settings(), Census(20, (4,) * 6), 0))
-    assert [len(batch.waveform) for batch in found] == [8, 8, 8]
+    assert [len(batch.samples) for batch in found] == [8, 8, 8]
     assert sorted(set(heard(found))) == list(range(1, 21))
     assert sorted(heard(found)[:20]) == list(range(1, 21))
 
@@ -116,7 +147,7 @@ def test_two_workers_part_the_batches_and_stay_in_step() -> None:
     found = [
         list(batches([rows.slice(half, 20 - half)], settings(), census, 0, rank, 2)) for rank, half in ((0, 0), (1, 5))
     ]
-    assert [[len(batch.waveform) for batch in each] for each in found] == [[4] * 5] * 2
+    assert [[len(batch.samples) for batch in each] for each in found] == [[4] * 5] * 2
 
 
 def test_rare_roles_come_more_often_when_asked() -> None:

@@ -14,6 +14,7 @@ from looptagger.archive.storage import Folder
 from looptagger.config import Phase, Train, load
 from looptagger.errors import UserError
 from looptagger.learn import record, run, table, training
+from looptagger.learn.augment import Tensors
 from looptagger.learn.evaluation import evaluate, warning
 from looptagger.learn.learner import Learner, Trainee
 from looptagger.learn.peers import Peers
@@ -59,7 +60,7 @@ def weights(data: bytes | None) -> dict[str, torch.Tensor]:
 
 
 def test_a_narrow_network_learns_the_roles(data: Data, tmp_path: Path) -> None:
-    state = fit(data, tmp_path, settings("model.channels=8", "epochs=18", "batch=8", "augment.wrap=true"))
+    state = fit(data, tmp_path, settings("model.channels=8", "epochs=24", "batch=8", "augment.wrap=true"))
     predictor = Predictor.load(tmp_path)
     report = evaluate(predictor, *data, "grouped", "test", "ours")
     assert report["roc_auc"]["macro"] > 0.95
@@ -150,10 +151,11 @@ def test_the_filters_learn_and_masks_hide() -> None:
     learner = Learner(chosen, Census(16, (3,) * 6), Peers())
     learner.enter(0, None)
     before = learner.network.front.q.detach().clone()
-    waveform = (np.random.default_rng(0).normal(0, 0.1, (16, 48_000))).astype(np.float32)
-    from looptagger.learn.batches import Batch
-
-    list(learner.train(0, [Batch(waveform, np.ones((16, 6), np.float32))]))
+    samples = torch.randint(-9000, 9000, (16, 48_000), dtype=torch.int16)
+    batch = Tensors(
+        samples, torch.full((16,), 48_000), torch.ones(16), torch.arange(16), torch.zeros(16), torch.ones(16, 6)
+    )
+    list(learner.train(0, [batch]))
     assert not torch.equal(before, learner.network.front.q)
 
 
