@@ -12,9 +12,6 @@ from looptagger.archive.storage import Folder
 from looptagger.cluster.session import adopt
 from looptagger.learn import table
 
-READER = 0.1
-"""Logical CPUs of a task that reads a part: beside a worker's 0.9 there is room for it on a full machine."""
-
 
 class PartSource(Datasource):
     """The training part of a split: each read task gives the rows that one file has of it."""

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
@@ -23,18 +23,13 @@ from looptagger.archive import manifest
 from looptagger.archive.dataset import Work
 from looptagger.archive.storage import Folder
 from looptagger.archive.writer import PART, ROW, PartWriter
-from looptagger.cluster.plan import Plan
+from looptagger.cluster.plan import CORE, READER, Plan, readers
 from looptagger.cluster.session import adopt
 from looptagger.config import Audio, Tag
 
 GPU_ROWS = 128
 """Clips handed to a GPU predictor at once; at 40 chunks each, the most there can be by default, 490 MB."""
 
-
-CORE, READER = 0.9, 0.1
-"""Logical CPUs of a worker that fills a core, and of a task that reads a shard of the manifest. Together a core: if
-the workers held whole cores, no reader could ever start, and Ray Data would wait for ever without a word (ray#44687).
-"""
 
 QUEUED = 3
 """Shards given to an actor ahead, so that it never waits for the next: without, cores were idle a fifth of the time."""
@@ -157,7 +152,7 @@ class Predict:
 def pipeline(folder: Folder, works: Sequence[Work], schema: pa.Schema, job: Job, plan: Plan) -> Any:
     """The lazy Ray dataset of tagged rows."""
     source = ShardSource(folder, works, schema, job)
-    rows = ray.data.read_datasource(source, override_num_blocks=len(works), **_reading(folder))
+    rows = ray.data.read_datasource(source, override_num_blocks=len(works), **_reading(folder, plan))
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     if not plan.predictors:
         pool = ActorPoolStrategy(size=min(plan.decoders, len(works)), max_tasks_in_flight_per_actor=QUEUED)
@@ -169,13 +164,18 @@ def pipeline(folder: Folder, works: Sequence[Work], schema: pa.Schema, job: Job,
     return heard.map_batches(Predict, batch_size=GPU_ROWS, **actor, **batches)
 
 
-def _reading(folder: Folder) -> dict[str, Any]:
-    """What a read task asks for. A manifest on this machine's disk is read here, wherever the clips are decoded."""
+def _reading(folder: Folder, plan: Plan) -> dict[str, Any]:
+    """What the read tasks ask for. A manifest on this machine's disk is read here, wherever the clips are decoded."""
+    pool = TaskPoolStrategy(size=readers(plan.decoders))
     if not folder.is_local:
-        return {"num_cpus": READER}
+        return {"num_cpus": READER, "compute": pool}
     here = ray.get_runtime_context().get_node_id()
     cpus = sum(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here)
-    return {"num_cpus": min(READER, cpus), "label_selector": {"ray.io/node-id": here}}  # head nodes may offer no CPU
+    return {
+        "num_cpus": min(READER, cpus),
+        "compute": pool,
+        "label_selector": {"ray.io/node-id": here},
+    }  # head nodes may offer no CPU
 
 
 def run(

@@ -14,13 +14,14 @@ import ray
 import ray.data
 import ray.exceptions
 import ray.train
+from ray.data import TaskPoolStrategy
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from looptagger.archive.storage import Folder
-from looptagger.cluster.parts import READER, PartSource
-from looptagger.cluster.plan import Workforce
+from looptagger.cluster.parts import PartSource
+from looptagger.cluster.plan import READER, Workforce, readers
 from looptagger.cluster.session import adopt
 from looptagger.errors import UserError, one_line
 from looptagger.learn import table
@@ -98,7 +99,8 @@ def _peers() -> Any:
 def trainer(job: Job, force: Workforce, retries: int, scratch: str) -> TorchTrainer:
     """The lazy training. Ray's own record of it goes to a passing folder: we resume ourselves."""
     source = PartSource(job.data, job.dataset.parts, job.task.settings.split, job.environment)
-    rows = ray.data.read_datasource(source, override_num_blocks=len(job.dataset.parts), num_cpus=READER)
+    pool = TaskPoolStrategy(size=readers(ray.cluster_resources().get("CPU", 0)))
+    rows = ray.data.read_datasource(source, override_num_blocks=len(job.dataset.parts), num_cpus=READER, compute=pool)
     return TorchTrainer(
         work,
         train_loop_config={"job": job},
@@ -112,7 +114,7 @@ def trainer(job: Job, force: Workforce, retries: int, scratch: str) -> TorchTrai
             name="training",
             failure_config=ray.train.FailureConfig(max_failures=retries),
             storage_path=scratch,
-            worker_runtime_env={"env_vars": KEEP_MEMORY},
+            worker_runtime_env={"env_vars": {} if force.gpus else KEEP_MEMORY},
         ),
     )
 

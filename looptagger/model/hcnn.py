@@ -4,26 +4,12 @@ Source: Ching, Ramires, Yang, "Instrument Role Classification: Auto-tagging for 
 network of Won et al. (ICASSP 2020). The sigmoid is left to the caller, so that the loss is numerically sound.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from looptagger.config import Audio, Model
 from looptagger.model.harmonic import HarmonicFrontEnd, MelFrontEnd
 from looptagger.roles import ROLES
-
-EIGHT = 8
-"""Tensor cores take channels by eights; a half precision convolution of six runs many times slower on a GPU."""
-
-
-def padded(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A convolution; on GPUs with channels of zeros added up to a multiple of eight."""
-    missing = -x.shape[1] % EIGHT
-    if not (x.is_cuda and missing):
-        return conv(x)  # type: ignore[no-any-return]
-    more = (0, 0, 0, 0, 0, missing)
-    wide = F.pad(x, more).contiguous(memory_format=torch.channels_last)
-    return F.conv2d(wide, F.pad(conv.weight, more), conv.bias, padding=conv.padding)
 
 
 class ConvBlock(nn.Module):
@@ -36,7 +22,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps to maps of half the size."""
-        return F.max_pool2d(F.relu(self.norm(padded(self.conv, x))), 2)
+        return F.max_pool2d(F.relu(self.norm(self.conv(x))), 2)
 
 
 class ResidualBlock(nn.Module):

@@ -1,6 +1,6 @@
 import pytest
 
-from looptagger.cluster.plan import plan
+from looptagger.cluster.plan import CORE, READER, plan, readers
 from looptagger.config import Compute
 from looptagger.errors import UserError
 
@@ -22,3 +22,8 @@ def test_what_could_only_wait_for_ever_is_refused() -> None:
         plan(0, 4, Compute())
     with pytest.raises(UserError, match="offers 0 GPUs where a predictor needs 1"):
         plan(8, 0, Compute(device="cuda"))
+
+
+def test_readers_fit_beside_workers_and_do_not_swamp_a_large_machine() -> None:
+    assert CORE + READER == 1.0
+    assert [readers(cpus) for cpus in (1, 2, 16, 96)] == [2, 2, 4, 24]
