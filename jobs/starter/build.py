@@ -137,7 +137,7 @@ def _same_recipe(note: Path, seed: int) -> None:
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--train", default=30_000, help="Clips to train on.")
+@click.option("--train", default=20_000, help="Clips to train on.")
 @click.option(
     "--validation", default=1000, help="Clips to choose the best epoch and the thresholds on, besides real ones."
 )
