@@ -42,11 +42,11 @@ held whole cores, no reader could ever start, and Ray Data would wait for ever w
 """
 
 
-def readers(cpus: float) -> int:
-    """Tasks that read at once. Each is a process: unbounded, Ray starts ten a core, and 16 cores then took 36 s to tag
+def readers(cpus: float, parts: int) -> int:
+    """Tasks that read so many parts at once. Each is a process: unbounded, Ray starts ten a core, and 16 cores then took 36 s to tag
     a first clip and fed a GPU at a thirtieth of its speed.
     """
-    return max(2, int(cpus) // 4)
+    return min(parts, max(2, int(cpus) // 4))
 
 
 @dataclass(frozen=True)

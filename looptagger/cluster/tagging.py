@@ -152,7 +152,9 @@ class Predict:
 def pipeline(folder: Folder, works: Sequence[Work], schema: pa.Schema, job: Job, plan: Plan) -> Any:
     """The lazy Ray dataset of tagged rows."""
     source = ShardSource(folder, works, schema, job)
-    rows = ray.data.read_datasource(source, override_num_blocks=len(works), **_reading(folder, plan))
+    rows = ray.data.read_datasource(
+        source, override_num_blocks=len(works), **_reading(folder, readers(plan.decoders, len(works)))
+    )
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     if not plan.predictors:
         pool = ActorPoolStrategy(size=min(plan.decoders, len(works)), max_tasks_in_flight_per_actor=QUEUED)
@@ -164,9 +166,9 @@ def pipeline(folder: Folder, works: Sequence[Work], schema: pa.Schema, job: Job,
     return heard.map_batches(Predict, batch_size=GPU_ROWS, **actor, **batches)
 
 
-def _reading(folder: Folder, plan: Plan) -> dict[str, Any]:
+def _reading(folder: Folder, tasks: int) -> dict[str, Any]:
     """What the read tasks ask for. A manifest on this machine's disk is read here, wherever the clips are decoded."""
-    pool = TaskPoolStrategy(size=readers(plan.decoders))
+    pool = TaskPoolStrategy(size=tasks)
     if not folder.is_local:
         return {"num_cpus": READER, "compute": pool}
     here = ray.get_runtime_context().get_node_id()

@@ -99,7 +99,7 @@ def _peers() -> Any:
 def trainer(job: Job, force: Workforce, retries: int, scratch: str) -> TorchTrainer:
     """The lazy training. Ray's own record of it goes to a passing folder: we resume ourselves."""
     source = PartSource(job.data, job.dataset.parts, job.task.settings.split, job.environment)
-    pool = TaskPoolStrategy(size=readers(ray.cluster_resources().get("CPU", 0)))
+    pool = TaskPoolStrategy(size=readers(ray.cluster_resources().get("CPU", 0), len(job.dataset.parts)))
     rows = ray.data.read_datasource(source, override_num_blocks=len(job.dataset.parts), num_cpus=READER, compute=pool)
     return TorchTrainer(
         work,
