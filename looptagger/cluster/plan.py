@@ -43,8 +43,10 @@ held whole cores, no reader could ever start, and Ray Data would wait for ever w
 
 
 def readers(cpus: float, parts: int) -> int:
-    """Tasks that read so many parts at once. Each is a process: unbounded, Ray starts ten a core, and 16 cores then took 36 s to tag
-    a first clip and fed a GPU at a thirtieth of its speed.
+    """Tasks that read so many parts at once.
+
+    Each is a process, and unbounded Ray starts ten a core: on 16 cores a first clip then took 36 s, and training got a
+    thirtieth of the crops that it gets with few.
     """
     return min(parts, max(2, int(cpus) // 4))
 
