@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench recipes starter heldout
+.PHONY: help setup demo test lint bench queries fuzz recipes starter heldout
 
 help:           ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -24,6 +24,12 @@ lint: setup     ## check style and types
 
 bench: setup    ## measure the job, the forward, the decoder and the driver's memory, as ratios
 	$(BIN)/python jobs/bench.py
+
+queries: setup  ## ask README's questions of ten million synthetic rows, on DuckDB and Polars
+	$(BIN)/python jobs/bench_queries.py
+
+fuzz: setup     ## ten thousand broken audio files through the decoders
+	$(BIN)/python jobs/fuzz.py
 
 recipes: setup  ## measure which parts of a training recipe help, on a prepared data set: make recipes DATA=fsld
 	$(BIN)/python jobs/recipes.py $(DATA) -o build/recipes.jsonl

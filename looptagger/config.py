@@ -79,6 +79,9 @@ class Compute(Settings):
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     gpus_per_predictor: float = Field(1.0, gt=0, le=1)
     batch_chunks: int = Field(256, ge=1, description="chunks a forward pass on a GPU")
+    price_per_hour: float | None = Field(
+        None, ge=0, description="of all machines together, in any currency: what the run costs is then said"
+    )
     shard_rows: int | None = Field(
         None, ge=1, le=1024, description="clips a part; by default 8 to 1,024 by archive size"
     )

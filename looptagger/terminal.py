@@ -19,7 +19,7 @@ from looptagger.roles import ROLES
 if TYPE_CHECKING:
     from looptagger.archive.status import Status
     from looptagger.cluster.job import Summary
-    from looptagger.cluster.tagging import Progress
+    from looptagger.cluster.progress import Progress
 
 err = Console(stderr=True, highlight=False)
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -46,13 +46,18 @@ def clock(seconds: float) -> str:
 
 
 def progress_line(progress: "Progress") -> str:
-    """Done, failed, speed and time left. The speed counts from the first rows, so start-up does not distort it."""
+    """Done, failed, speed, time left, and cost where a price is known. Start-up does not distort the speed."""
     share = progress.done / progress.total if progress.total else 1.0
     line = f"{progress.done:,}/{progress.total:,} clips ({share:.0%}), {progress.failed:,} failed"
-    if progress.rate is None:
-        return f"{line}, {clock(progress.seconds)} since the start"
-    left = (progress.total - progress.done) / progress.rate
-    return f"{line}, {progress.rate:,.1f} clips/s, {clock(left)} left"
+    if progress.rate is None or progress.left_s is None:
+        line = f"{line}, {clock(progress.seconds)} since the start"
+    else:
+        audio = f"{progress.audio_rate or 0:,.0f} s of audio/s"
+        line = f"{line}, {progress.rate:,.1f} clips/s, {audio}, {clock(progress.left_s)} left"
+    if progress.cost is None:
+        return line
+    spent, whole = progress.cost
+    return f"{line}, cost {spent:,.2f}{'' if whole is None else f' of {whole:,.2f}'}"
 
 
 class ProgressView:
@@ -97,7 +102,8 @@ def summary(done: "Summary", where: str) -> None:
             f"{done.clips / max(done.seconds, 1e-9):,.1f} clips/s with start-up, {done.audio_s / 3600:,.2f} h of audio"
         )
         failures = f"{done.failed:,} failed{_reasons(done.by_status)}"
-        note(f"{plural(done.clips, 'clip')} in {clock(done.seconds)} ({speed}), {failures}.")
+        cost = "" if done.cost is None else f", cost {done.cost:,.2f}"
+        note(f"{plural(done.clips, 'clip')} in {clock(done.seconds)} ({speed}), {failures}{cost}.")
         note(f"{done.before + done.clips:,} of {done.total:,} are in {where}.")
     note(f"Look: looptagger show {where}    Ask: {query(where)}")
 

@@ -58,7 +58,7 @@ def _join(folder: Folder, names: Sequence[str], joined: str) -> None:
         return  # no chunk tables were asked for
     schema = tags.read_part(folder, names[0]).schema
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(sink, schema, **tags.encoding(schema)) as writer:
         waiting: list[pa.Table] = []
         for name in names:
             waiting.append(tags.read_part(folder, name).cast(schema))

@@ -1,4 +1,4 @@
-"""The commands around tags: tag, status, show, compact, report."""
+"""The commands around tags: tag, status, show, compact, report, doctor."""
 
 import sys
 from pathlib import Path
@@ -118,4 +118,25 @@ def report(out: str, file: str | None, **storage: Any) -> None:
     terminal.note(f"Open {path} in a browser.")
 
 
-COMMANDS: Final = (tag, status, show, compact, report)
+@click.command(context_settings=EXAMPLE)
+@click.argument("source", required=False)
+@click.option("-o", "--out", metavar="OUT", help="Folder or s3:// prefix that the tags would go to.")
+@click.option("--model", default=STARTER, show_default=True, metavar="NAME|PATH", help="The checkpoint to use.")
+@ADDRESS
+@storage_options
+def doctor(source: str | None, out: str | None, model: str, address: str | None, **options: Any) -> None:
+    """Say whether this machine, or a cluster, can run the job, and what to do if not. Exit code 1 if not.
+
+    Example: looptagger doctor s3://bucket/loops -o s3://bucket/tags
+    """
+    from looptagger.cluster.doctor import examine
+
+    is_well = True
+    for finding in examine(source, out, model, settings(config.Tag, options), address):
+        is_well &= finding.ok
+        terminal.note(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what}: {finding.said}")
+    terminal.note("The job can run." if is_well else "The job cannot run yet: see what is marked FAIL.")
+    sys.exit(0 if is_well else 1)
+
+
+COMMANDS: Final = (tag, status, show, compact, report, doctor)

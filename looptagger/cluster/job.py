@@ -18,6 +18,7 @@ from looptagger.archive.storage import Folder
 from looptagger.archive.tags import STATUSES
 from looptagger.archive.writer import PartWriter
 from looptagger.cluster.plan import Plan
+from looptagger.cluster.progress import Progress
 from looptagger.config import Audio, Tag
 from looptagger.errors import UserError
 from looptagger.model import checkpoint
@@ -59,6 +60,8 @@ class Summary:
     seconds: float = 0.0
     audio_s: float = 0.0
     plan: Plan | None = None
+    cost: float | None = None
+    """In the currency of `compute.price_per_hour`."""
 
     @property
     def clips(self) -> int:
@@ -128,12 +131,13 @@ def _tag_rows(
         summary.plan = plan(have.get("CPU", 0), have.get("GPU", 0), job.tag.compute)
         events.note(f"{writer.rows:,} clips to tag with {summary.plan}.")
         details = tagging.Job(job.tag, audio, ray.put(model), job.chunks, job.embeddings, storage_environment())
-        progress = tagging.Progress(writer.rows)
+        progress = Progress(writer.rows, job.tag.compute.price_per_hour)
         try:
             tagging.run(writer, rows, details, summary.plan, progress, events.progress)
         finally:
             summary.by_status, summary.audio_s = dict(progress.by_status), progress.audio_s
             summary.seconds = progress.seconds
+            summary.cost = progress.cost[0] if progress.cost else None
 
 
 @contextmanager
@@ -152,6 +156,7 @@ def _recorded(folder: Folder, job: TagJob, record: Record, summary: Summary) -> 
             "by_status": summary.by_status,
             "seconds": round(summary.seconds, 3),
             "audio_s": round(summary.audio_s, 3),
+            "cost": None if summary.cost is None else round(summary.cost, 4),
             "workers": str(summary.plan),
             "identity": record.identity,
             "settings": job.tag.model_dump(),

@@ -5,8 +5,6 @@ predictor actors. Tagged rows (some hundred bytes each) stream to this process, 
 them, and stores a part when all of its rows have come.
 """
 
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +22,7 @@ from looptagger.archive.dataset import Work
 from looptagger.archive.storage import Folder
 from looptagger.archive.writer import PART, ROW, PartWriter
 from looptagger.cluster.plan import CORE, READER, Plan, readers
+from looptagger.cluster.progress import Progress
 from looptagger.cluster.session import adopt
 from looptagger.config import Audio, Tag
 
@@ -33,48 +32,6 @@ GPU_ROWS = 128
 
 QUEUED = 3
 """Shards given to an actor ahead, so that it never waits for the next: without, cores were idle a fifth of the time."""
-
-
-@dataclass
-class Progress:
-    """How far a run is: clips of this run, not of the output."""
-
-    total: int
-    by_status: Counter[str] = field(default_factory=Counter)
-    audio_s: float = 0.0
-    started: float = field(default_factory=time.monotonic)
-    first: float | None = None
-    """When the first rows came, and how many they were."""
-    at_first: int = 0
-
-    @property
-    def done(self) -> int:
-        """Clips tagged or failed."""
-        return sum(self.by_status.values())
-
-    @property
-    def failed(self) -> int:
-        """Clips whose row is a reason."""
-        return self.done - self.by_status["ok"]
-
-    @property
-    def seconds(self) -> float:
-        """Since the start."""
-        return time.monotonic() - self.started
-
-    @property
-    def rate(self) -> float | None:
-        """Clips a second since the first rows came; None until there is something to measure."""
-        if self.first is None or self.done == self.at_first:
-            return None
-        return (self.done - self.at_first) / (time.monotonic() - self.first)
-
-    def count(self, table: pa.Table) -> None:
-        """Take in tagged rows."""
-        self.by_status.update(table.column("status").to_pylist())
-        if self.first is None:
-            self.first, self.at_first = time.monotonic(), self.done
-        self.audio_s += sum(filter(None, table.column("duration_s").to_pylist()))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,151 @@
+"""Whether this machine, or a cluster, can run the job, found out before the bill starts: findings with remedies."""
+
+import io
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from looptagger.archive import lock
+from looptagger.archive.sources import open_sources
+from looptagger.archive.storage import Folder, Unread, open_files
+from looptagger.config import Audio, Tag
+from looptagger.errors import UserError, one_line
+
+PROBE = "_run/doctor.bin"
+PROBE_BYTES = 4 << 20
+FORMATS = {"wav": "WAV", "flac": "FLAC", "ogg": "OGG", "mp3": "MP3"}
+"""Written and read back by libsndfile; what else there is, FFmpeg reads."""
+LOOKED_AT = 5
+"""Files of a source that are read."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `said` is what was found, or what to do where it is not `ok`."""
+
+    what: str
+    ok: bool
+    said: str
+
+
+def examine(source: str | None, out: str | None, model: str, tag: Tag, address: str | None) -> Iterator[Finding]:
+    """Each finding as it is made."""
+    yield _checked("decoders", _decoders)
+    yield _checked("model", lambda: _model(model, tag))
+    yield _checked("Ray", lambda: _ray(address, tag))
+    if source:
+        yield _checked("source", lambda: _source(source, tag))
+    if out:
+        yield _checked("output", lambda: _output(out, tag))
+
+
+def _checked(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, True, look())
+    except UserError as error:
+        return Finding(what, False, str(error))
+    except Exception as error:  # whatever is wrong is what was asked for
+        return Finding(what, False, f"{one_line(error)}")
+
+
+def _decoders() -> str:
+    """Write a tone in common formats and read it again."""
+    import av
+    import numpy as np
+    import soundfile
+
+    from looptagger.audio.decode import decode
+    from looptagger.config import Chunking, Limits
+
+    tone = 0.5 * np.sin(np.arange(8000) / 5, dtype=np.float32)
+    for name, kind in FORMATS.items():
+        file = io.BytesIO()
+        soundfile.write(file, tone, 16_000, format=kind)
+        file.seek(0)
+        try:
+            decode(file, Audio(), Chunking(), Limits())
+        except Exception as error:
+            raise UserError(f"{name} cannot be decoded ({one_line(error)}); reinstall soundfile.") from None
+    return f"{', '.join(FORMATS)} read; libsndfile {soundfile.__libsndfile_version__}, FFmpeg by PyAV {av.__version__}"
+
+
+def _model(name: str, tag: Tag) -> str:
+    """Load the checkpoint and time one thread on it."""
+    import numpy as np
+    import torch
+
+    from looptagger.config import Compute
+    from looptagger.model import checkpoint
+    from looptagger.model.predictor import Predictor
+
+    torch.set_num_threads(1)
+    predictor = Predictor(checkpoint.resolve(name, tag.storage), name, Compute(device="cpu"))
+    chunks = np.zeros((4, predictor.card.audio.chunk_samples), np.int16)
+    predictor.chunk_scores(chunks[:1])
+    began = time.perf_counter()
+    scores, _ = predictor.chunk_scores(chunks)
+    if not np.isfinite(scores).all():
+        raise UserError(f"{name}: gives scores that are not finite; train or import it again.")
+    speed = len(chunks) / (time.perf_counter() - began)
+    return f"{predictor.model_id}, {speed:.1f} chunks/s on one thread here"
+
+
+def _ray(address: str | None, tag: Tag) -> str:
+    """Start or join Ray and divide its CPUs and GPUs as the job would."""
+    import ray
+
+    from looptagger.cluster.plan import plan
+    from looptagger.cluster.session import session
+
+    with session(address):
+        have = ray.cluster_resources()
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        divided = plan(have.get("CPU", 0), have.get("GPU", 0), tag.compute)
+        store = have.get("object_store_memory", 0) / 2**30
+        return f"{nodes} node{'' if nodes == 1 else 's'}: {divided}; {store:.1f} GiB for objects"
+
+
+def _source(source: str, tag: Tag) -> str:
+    """List the source's first files and decode some of them."""
+    from looptagger.steps.isolated import Helper
+
+    rows = next((batch for listing in open_sources([source], tag.storage) for batch in listing.batches()), None)
+    if rows is None or not rows.num_rows:
+        raise UserError(f"{source}: no audio files there; check the path, or name a manifest.")
+    some = [uri.as_py() for uri in rows.column("uri")[:LOOKED_AT]]
+    began = time.perf_counter()
+    files = open_files(some, tag.storage, tag.limits)
+    seconds = time.perf_counter() - began
+    bad = [f"{uri}: {file}" for uri, file in zip(some, files, strict=True) if isinstance(file, Unread)]
+    if len(bad) == len(some):
+        raise UserError(f"{bad[0]}; none of the first {len(some)} files can be read: check credentials and paths.")
+    helper, table = Helper(), pa.table({"id": some, "uri": some})
+    heard = pa.concat_tables(helper.done("decoded", table, tag.limits, audio=Audio(), tag=tag))
+    helper.close()
+    status = heard.column("status").to_pylist()
+    return f"{status.count('ok')} of the first {len(some)} files decode; opened in {seconds:.2f} s"
+
+
+def _output(out: str, tag: Tag) -> str:
+    """Write a file there, read it again and delete it."""
+    folder = Folder(out, tag.storage)
+    who = lock.holder(folder)
+    if who:
+        raise UserError(f"{out}: {who} is writing there; wait for it, or stop it first.")
+    is_new = folder.is_local and not os.path.exists(folder.path)
+    data = os.urandom(PROBE_BYTES)
+    began = time.perf_counter()
+    folder.write(PROBE, data)
+    wrote = time.perf_counter()
+    if folder.read(PROBE) != data:
+        raise UserError(f"{out}: what was written there does not come back; choose another output.")
+    read = time.perf_counter()
+    folder.delete([PROBE])
+    if is_new:
+        shutil.rmtree(folder.path)
+    speeds = [PROBE_BYTES / 1e6 / seconds for seconds in (wrote - began, read - wrote)]
+    return f"can be written ({speeds[0]:,.0f} MB/s) and read ({speeds[1]:,.0f} MB/s)"

@@ -1,0 +1,54 @@
+"""`looptagger doctor`: what it finds where all is well, and what it says where not."""
+
+from pathlib import Path
+
+import pytest
+
+from looptagger.cli import main
+from tests.conftest import LOOPS, S3, write_tones
+
+
+def said(args: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", *args])
+    return int(str(ended.value.code)), capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_all_is_well(tiny_model: str, s3: S3, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in write_tones(tmp_path / "audio", 2):
+        s3.fs.pipe_file(f"private/doctor/{path.name}", path.read_bytes())
+    s3_flags = ["--endpoint-url", s3.endpoint]
+    for source, out in ((str(LOOPS), str(tmp_path / "new")), ("s3://private/doctor", "s3://private/out")):
+        code, text = said([source, "-o", out, "--model", tiny_model, *s3_flags], capsys)
+        assert code == 0, text
+        assert text.count("ok  ") == 5
+        assert "The job can run." in text
+    assert not (tmp_path / "new").exists()
+    assert not s3.fs.find("private/out")
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_each_thing_that_is_wrong_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "list.csv").write_text("uri\n/nowhere/a.wav\n/nowhere/b.wav\n")
+    (tmp_path / "file").touch()
+    code, text = said(
+        [
+            str(tmp_path / "list.csv"),
+            "-o",
+            str(tmp_path / "file"),
+            "--model",
+            "nope",
+            "--set",
+            "compute.device=cuda",
+            "--set",
+            "compute.gpus_per_predictor=1",
+        ],
+        capsys,
+    )
+    assert code == 1
+    assert "FAIL  model: nope: no such model" in text
+    assert "FAIL  source: /nowhere/a.wav: no such file; none of the first 2 files can be read" in text
+    assert "FAIL  output" in text
+    assert "The job cannot run yet" in text
+    assert "Traceback" not in text
