@@ -162,7 +162,7 @@ def bench_job(table: Table, clips: Sequence[Path], cores: int) -> None:
     events = Events(progress=lambda progress: rates.append(progress.rate))
     with tempfile.TemporaryDirectory() as out:
         before = _in_process(plain_rate, clips)
-        summary = tag(TagJob((str(clips[0].parent),), f"{out}/tags"), events)
+        summary = tag(TagJob((str(clips[0].parent),), f"{out}/tags", model="untrained"), events)
         after = _in_process(plain_rate, clips)
     steady = rates[-1] or 0.0
     plain = (before + after) / 2
