@@ -5,6 +5,7 @@ predictor actors. Tagged rows (some hundred bytes each) stream to this process, 
 them, and stores a part when all of its rows have come.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -92,18 +93,23 @@ class Predict:
     def __init__(self, job: Job, decodes: bool) -> None:
         import torch
 
+        from looptagger.cluster.meters import Meters
         from looptagger.model.predictor import Predictor
 
         torch.set_num_threads(1)
         self.job, self.decodes = job, decodes
         self.predictor = Predictor(ray.get(job.model), compute=job.tag.compute)
+        self.meters = Meters(self.predictor.batch)
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Manifest rows, or decoded rows -> tagged rows."""
         from looptagger.steps.tagging import tagged
 
         for table in _decode(rows, self.job) if self.decodes else (rows,):
-            yield tagged(table, self.predictor, self.job.chunks, self.job.embeddings)
+            began = time.perf_counter()
+            result = tagged(table, self.predictor, self.job.chunks, self.job.embeddings)
+            self.meters.count(result, time.perf_counter() - began)
+            yield result
 
 
 def pipeline(folder: Folder, works: Sequence[Work], schema: pa.Schema, job: Job, plan: Plan) -> Any:

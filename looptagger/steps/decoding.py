@@ -4,6 +4,7 @@ A row is a clip all the way. Between the steps it carries its chunks as int16 by
 row stays, with a status and a reason.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from typing import Any, BinaryIO
@@ -23,7 +24,7 @@ FETCH_ROWS = 16
 HELD_CHUNKS = 2048
 """Chunks that such a group may hold, 200 MB: with a higher `max_chunks` fewer files are opened at once."""
 
-PCM = "_pcm"
+PCM, DECODE_S = "_pcm", "_decode_s"
 
 _DECODED = [tags.OWN.field(name) for name in ("error", "duration_s", "sample_rate", "channels", "codec", "n_chunks")]
 _HEARD = [
@@ -31,6 +32,7 @@ _HEARD = [
     *_DECODED,
     pa.field(PCM, pa.large_binary()),
     pa.field(CHUNK_STARTS, pa.list_(pa.float64())),
+    pa.field(DECODE_S, pa.float32()),
 ]
 
 
@@ -54,7 +56,8 @@ def decoded(
                 heard.append(_failed("undecodable", reasons[row]))
             else:
                 begin(row)
-                heard.append(_hear(file, audio, tag))
+                began = time.perf_counter()
+                heard.append(_hear(file, audio, tag) | {DECODE_S: time.perf_counter() - began})
         columns = [pa.array([row.get(field.name) for row in heard], field.type) for field in _HEARD]
         for field, column in zip(_HEARD, columns, strict=True):
             group = group.append_column(field, column)

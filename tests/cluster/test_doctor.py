@@ -25,7 +25,7 @@ def test_all_is_well(tiny_model: str, s3: S3, tmp_path: Path, capsys: pytest.Cap
         assert text.count("ok  ") == 5
         assert "The job can run." in text
     assert not (tmp_path / "new").exists()
-    assert not s3.fs.find("private/out")
+    assert not s3.fs.exists("private/out/_run/doctor.bin")
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -29,7 +29,9 @@ def test_a_helper_gives_what_decoding_here_gives(tmp_path: Path) -> None:
     helper = isolated.Helper()
     for _ in range(2):  # one helper serves many shards
         there = pa.concat_tables(helper.done("decoded", table, LIMITS, audio=Audio(), tag=Tag()))
-        assert there == pa.concat_tables(decoding.decoded(table, Audio(), Tag()))
+        here = pa.concat_tables(decoding.decoded(table, Audio(), Tag()))
+        assert there.drop_columns(decoding.DECODE_S) == here.drop_columns(decoding.DECODE_S)
+        assert min(there.column(decoding.DECODE_S).to_pylist()) >= 0
     helper.close()
 
 
