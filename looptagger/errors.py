@@ -7,8 +7,20 @@ class UserError(Exception):
     """Something the user can mend: one sentence that names the thing and says what to do. Exit code 2."""
 
 
+NAMED = r"(?i)\b(authorization|signature|secret\w*|password|token)(['\"]?\s*[:=]\s*['\"]?)[^\s'\"&,]+"
+SECRETS = (
+    (re.compile(r"(\w+://)[^/\s@]+@"), r"\1"),
+    (re.compile(r"(\w+://[^\s?'\"]+)\?[^\s'\"]+"), r"\1?…"),
+    (re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{12,}\b"), "…"),
+    (re.compile(NAMED), r"\1\2…"),
+)
+"""What libraries put into errors and nobody may read in a table: passwords in URLs, signed queries, keys."""
+
+
 def one_line(error: object) -> str:
-    """An error's text on one line of bounded length, without memory addresses."""
+    """An error's text on one line of bounded length, without memory addresses and without credentials."""
     text = str(error) or type(error).__name__
+    for pattern, instead in SECRETS:
+        text = pattern.sub(instead, text)
     text = re.sub(r"<[^<>]*\bat 0x[0-9a-fA-F]+>|<_io[^<>]*>", "the file", text)
     return " ".join(re.sub(r"0x[0-9a-fA-F]{6,}", "", text).split()).rstrip(".")[:300]
