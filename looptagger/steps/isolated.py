@@ -45,6 +45,7 @@ class Helper:
         self.command = command or (sys.executable, "-m", "looptagger.steps.isolated")
         self.process: subprocess.Popen[bytes] | None = None
         self.heard: BinaryIO | None = None
+        self.is_idle = True
 
     def done(self, step: str, rows: pa.Table, limits: Limits, **settings: Settings) -> Iterator[pa.Table]:
         """What a step gives for the rows; a row that cost a helper its life has that as its reason."""
@@ -71,42 +72,48 @@ class Helper:
 
     def _told(self, rows: pa.Table, asked: Mapping[str, Any]) -> Iterator[tuple[bytes, bytes]]:
         """The helper's words on some rows, up to the last one or to its end."""
-        try:
-            process = self._running()
-            assert process.stdin
-            assert self.heard
-            _say(process.stdin, TABLE, _bytes(rows.replace_schema_metadata({"asked": json.dumps(asked)})))
-            while (said := _hear(self.heard)) is not None and said[0] != DONE:
-                if said[0] == FAILED:
-                    raise RuntimeError(said[1].decode())
-                yield said
-        except BrokenPipeError:
-            return
+        to, heard = self._ready()
+        self.is_idle = False
+        with suppress(BrokenPipeError):
+            _say(to, TABLE, _bytes(rows.replace_schema_metadata({"asked": json.dumps(asked)})))
+        while (said := _hear(heard)) is not None:
+            self.is_idle = said[0] in (DONE, FAILED)
+            if said[0] == FAILED:
+                raise RuntimeError(said[1].decode())
+            if said[0] == DONE:
+                return
+            yield said
 
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self.process is None or self.process.poll() is not None:
+    def _ready(self) -> tuple[IO[bytes], BinaryIO]:
+        """The two ends to a helper that waits for rows. One whose words nobody heard to the end is replaced."""
+        if self.process and (not self.is_idle or self.process.poll() is not None):
+            self.close()
+        if self.process is None or self.heard is None:
             read, write = os.pipe()
             self.process = subprocess.Popen([*self.command, str(write)], stdin=subprocess.PIPE, pass_fds=[write])
             os.close(write)
             self.heard = os.fdopen(read, "rb")
-        return self.process
+        assert self.process.stdin
+        return self.process.stdin, self.heard
 
     def _end(self, limits: Limits) -> str:
         """Why the helper is gone, in words; another takes its place when it is needed."""
         assert self.process
+        code = self.process.wait()
         self.close()
-        code = self.process.returncode
         if code == HUNG:
             return f"the decoder hung: no end after {GRACE * limits.max_decode_s:g} s"
         return f"the decoder crashed ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
 
     def close(self) -> None:
-        """End the helper."""
+        """End the helper, whatever it is at."""
         if self.process and self.process.stdin and self.heard:
+            self.process.kill()
             with suppress(BrokenPipeError):
                 self.process.stdin.close()
             self.heard.close()
             self.process.wait()
+        self.process, self.heard, self.is_idle = None, None, True
 
 
 HERE = Helper()
@@ -124,8 +131,9 @@ def _hear(source: BinaryIO) -> tuple[bytes, bytes] | None:
     head = source.read(9)
     if len(head) < 9:
         return None
-    content = source.read(struct.unpack("<q", head[1:])[0])
-    return head[:1], content
+    size = struct.unpack("<q", head[1:])[0]
+    content = source.read(size)
+    return (head[:1], content) if len(content) == size else None
 
 
 def _bytes(table: pa.Table) -> memoryview:

@@ -77,3 +77,25 @@ def test_preparing_drops_what_kills_a_decoder(sick: isolated.Helper, tmp_path: P
     table = pa.concat_tables(sick.done("prepared", rows(paths), LIMITS, settings=Prepare()))
     assert [number for number, reason in enumerate(table.column("drop").to_pylist()) if reason] == [9]
     assert table.column("duration_s").to_pylist()[8:11] == [0.25, 0.0, 0.25]
+
+
+def test_what_nobody_heard_to_the_end_is_not_taken_for_the_next_answer(tmp_path: Path) -> None:
+    paths = write_tones(tmp_path, 40)
+    helper = isolated.Helper()
+    how = {"audio": Audio(), "tag": Tag()}
+    first = next(iter(helper.done("decoded", rows(paths[:30]), LIMITS, **how)))
+    assert first.num_rows == 16
+    found = pa.concat_tables(helper.done("decoded", rows(paths[30:]), LIMITS, **how))
+    assert found.column("uri").to_pylist() == [str(path) for path in paths[30:]]
+    helper.close()
+
+
+def test_a_helper_that_was_killed_while_idle_is_replaced(tmp_path: Path) -> None:
+    table = rows(write_tones(tmp_path, 3))
+    helper = isolated.Helper()
+    for _ in range(2):
+        assert pa.concat_tables(helper.done("decoded", table, LIMITS, audio=Audio(), tag=Tag())).num_rows == 3
+        assert helper.process
+        helper.process.kill()
+        helper.process.wait()
+    helper.close()
