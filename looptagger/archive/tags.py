@@ -89,9 +89,11 @@ def parse(name: str) -> Part | None:
 def encoding(schema: pa.Schema) -> dict[str, Any]:
     """How Parquet stores a part: names by what differs from the last one, scores byte by byte, others by dictionary."""
     coded = {name: "DELTA_BYTE_ARRAY" for name in ("id", "uri") if name in schema.names}
-    coded |= {field.name: "BYTE_STREAM_SPLIT" for field in schema if pa.types.is_floating(field.type)}
-    plain = [name for name in schema.names if name not in coded]
-    return {"compression": "zstd", "use_dictionary": plain, "column_encoding": coded}
+    coded |= {field.name: "BYTE_STREAM_SPLIT" for field in schema if field.type in (pa.float32(), pa.float64())}
+    others = [field for field in schema if field.name not in coded]
+    lists = {field.name: f"{field.name}.list.element" for field in others if pa.types.is_list(field.type)}
+    named = [lists.get(field.name, field.name) for field in others]
+    return {"compression": "zstd", "use_dictionary": named, "column_encoding": coded}
 
 
 def write_part(folder: Folder, name: str, table: pa.Table) -> None:

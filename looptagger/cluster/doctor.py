@@ -59,6 +59,7 @@ def _decoders() -> str:
     import soundfile
 
     from looptagger.audio.decode import decode
+    from looptagger.audio.sources import Clock, open_ffmpeg
     from looptagger.config import Chunking, Limits
 
     tone = 0.5 * np.sin(np.arange(8000) / 5, dtype=np.float32)
@@ -68,9 +69,13 @@ def _decoders() -> str:
         file.seek(0)
         try:
             decode(file, Audio(), Chunking(), Limits())
+            file.seek(0)
+            with open_ffmpeg(file, Clock(Limits().max_decode_s)) as source:
+                next(source.blocks())
         except Exception as error:
-            raise UserError(f"{name} cannot be decoded ({one_line(error)}); reinstall soundfile.") from None
-    return f"{', '.join(FORMATS)} read; libsndfile {soundfile.__libsndfile_version__}, FFmpeg by PyAV {av.__version__}"
+            raise UserError(f"{name} cannot be decoded ({one_line(error)}); reinstall soundfile and av.") from None
+    versions = f"libsndfile {soundfile.__libsndfile_version__} and PyAV {av.__version__}"
+    return f"{versions} read {', '.join(FORMATS)}"
 
 
 def _model(name: str, tag: Tag) -> str:

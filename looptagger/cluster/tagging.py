@@ -136,11 +136,8 @@ def _reading(folder: Folder, tasks: int) -> dict[str, Any]:
         return {"num_cpus": READER, "compute": pool}
     here = ray.get_runtime_context().get_node_id()
     cpus = sum(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here)
-    return {
-        "num_cpus": min(READER, cpus),
-        "compute": pool,
-        "label_selector": {"ray.io/node-id": here},
-    }  # head nodes may offer no CPU
+    least = min(READER, cpus)  # head nodes may offer no CPU
+    return {"num_cpus": least, "compute": pool, "label_selector": {"ray.io/node-id": here}}
 
 
 def run(

@@ -80,10 +80,13 @@ def prepared(
     """
     reasons, numbers = dict(lost), count()
     for group, files in opened(rows, FETCH_ROWS, settings.storage, settings.limits):
-        heard = []
+        heard: list[tuple[Any, float, str | None]] = []
         for file, row in zip(files, numbers, strict=False):
-            begin(row)
-            heard.append(_heard(file, settings) if row not in reasons else _dropped(Undecoded("undecodable", "")))
+            if row in reasons:
+                heard.append(_dropped(Undecoded("undecodable", reasons[row])))
+            else:
+                begin(row)
+                heard.append(_heard(file, settings))
         group = group.append_column(
             "waveform", pa.array([each[0] for each in heard], table.SCHEMA.field("waveform").type)
         )
@@ -100,6 +103,8 @@ def _heard(file: BinaryIO | Unread, settings: Prepare) -> tuple[Any, float, str 
             clip = decode_whole(file, Audio(sample_rate=settings.sample_rate), settings.limits, settings.silence_db)
     except Undecoded as undecoded:
         return _dropped(undecoded)
+    except MemoryError:
+        return _dropped(Undecoded("too_large", "over limits.max_memory"))
     except Exception as error:  # opened but not readable; it costs this loop alone
         return _dropped(unread(error))
     if clip.duration_s < settings.min_s:

@@ -163,6 +163,7 @@ def main(out: BinaryIO, source: BinaryIO) -> None:
                 _say(out, TABLE, _bytes(table))
             _say(out, DONE)
         except Exception as error:  # no clip's fault: said to the worker, who knows what to do
+            faulthandler.cancel_dump_traceback_later()
             _say(out, FAILED, f"{type(error).__name__}: {error}".encode())
 
 

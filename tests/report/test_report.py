@@ -101,7 +101,7 @@ def test_a_page_needs_nothing_from_elsewhere_and_names_do_no_harm(report: Path) 
 
 FLAGS = (
     "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-    "disable-component-update", "disable-sync",
+    "disable-component-update", "disable-sync", "disable-dev-shm-usage",
 )  # fmt: skip
 
 
