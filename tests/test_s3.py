@@ -12,8 +12,9 @@ import pytest
 import s3fs
 
 from looptagger.archive import dataset, lock, status
+from looptagger.archive.opening import Unread, open_files
 from looptagger.archive.sources import open_sources
-from looptagger.archive.storage import Folder, Unread, open_files
+from looptagger.archive.storage import Folder
 from looptagger.cli import main
 from looptagger.cluster.job import Summary, TagJob, tag
 from looptagger.config import Compute, Limits, Storage, Tag

@@ -84,6 +84,15 @@ def check_place(out: str) -> None:
         raise UserError(f"{out}: is a file; give a folder for the output.")
 
 
+def check_there(folder: Folder) -> None:
+    """Refuse to go on with a local output that was moved or deleted meanwhile. Raises UserError."""
+    if folder.is_local and not os.path.exists(folder.at(RECORD)):
+        raise UserError(
+            f"{folder.uri}: is gone, or no longer this job's; put it back and run the same command to go on, "
+            "or run it to start anew."
+        )
+
+
 @dataclass(frozen=True)
 class Request:
     """What a job is asked to put into an output."""

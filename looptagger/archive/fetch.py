@@ -6,7 +6,8 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from looptagger.archive.storage import Unread, open_files, scheme
+from looptagger.archive.opening import Unread, open_files
+from looptagger.archive.storage import scheme
 from looptagger.config import Limits, Storage
 
 Opened = tuple[pa.Table, list[BinaryIO | Unread]]

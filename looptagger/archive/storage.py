@@ -1,31 +1,18 @@
-"""Any fsspec filesystem behind a few verbs: open many files at once, read and write a folder atomically."""
+"""Any fsspec filesystem behind a few verbs: read and write a folder atomically."""
 
 import errno
-import io
 import os
-import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import fsspec
 
-from looptagger.config import Limits, Storage
+from looptagger.config import Storage
 from looptagger.errors import UserError, one_line
-
-WHOLE_BYTES = 8 << 20
-"""Files up to this size are read whole; larger ones are opened, and only what the decoder asks for is read."""
-
-
-class Unread(Exception):
-    """A file that gave no bytes: `status` is one of the output's statuses, the text its reason in one line."""
-
-    def __init__(self, status: str, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
 
 
 def scheme(uri: str) -> str:
@@ -39,7 +26,7 @@ def filesystem(uri: str, storage: Storage, anonymous: bool = False) -> Any:
     kind = scheme(uri)
     options: dict[str, Any] = {"use_listings_cache": False}
     if kind in ("s3", "s3a"):
-        retries = {"max_attempts": storage.attempts, "mode": "adaptive"}
+        retries = {"max_attempts": storage.attempts, "mode": "standard"}
         options |= {
             "anon": anonymous,
             "endpoint_url": storage.endpoint_url,
@@ -62,64 +49,6 @@ def local_path(uri: str) -> bytes | str:
         return uri
     plain = uri.removeprefix("file://")
     return plain if os.path.exists(plain) else unquote_to_bytes(plain)
-
-
-def open_files(uris: Sequence[str], storage: Storage, limits: Limits) -> list[BinaryIO | Unread]:
-    """Open files of one scheme, remote ones fetched concurrently; a file that fails gives its reason instead."""
-    if scheme(uris[0]) == "file":
-        return [_open_local(uri, limits) for uri in uris]
-    try:
-        fs = filesystem(uris[0], storage, storage.anonymous)
-        paths = [fs._strip_protocol(uri) for uri in uris]
-        heads = fs.cat_ranges(paths, 0, WHOLE_BYTES, on_error="return")
-    except Exception as error:  # nobody provides the scheme, no credentials, ...: the reason of each of them
-        return [unread(error) for _ in uris]
-    return [_open_remote(fs, path, head, limits) for path, head in zip(paths, heads, strict=True)]
-
-
-def _open_local(uri: str, limits: Limits) -> BinaryIO | Unread:
-    path = local_path(uri)
-    try:
-        info = os.stat(path)
-        if not stat.S_ISREG(info.st_mode):
-            return Unread("unreadable", "not a regular file")
-        if info.st_size > limits.max_bytes:
-            return _too_large(info.st_size, limits)
-        if info.st_size > WHOLE_BYTES:
-            return open(path, "rb")
-        with open(path, "rb") as file:
-            return io.BytesIO(file.read())
-    except OSError as error:
-        return unread(error)
-    except ValueError:
-        return Unread("missing", "not a possible file name")
-
-
-def _open_remote(fs: Any, path: str, head: bytes | BaseException, limits: Limits) -> BinaryIO | Unread:
-    if isinstance(head, BaseException):
-        empty = "not satisfiable" in str(head)  # what S3 says of any range of an object of 0 bytes
-        return io.BytesIO() if empty else unread(head)
-    if len(head) < WHOLE_BYTES:
-        return io.BytesIO(head)
-    try:
-        file: BinaryIO = fs.open(path, "rb", block_size=WHOLE_BYTES // 2, cache_type="readahead")
-        size = file.size  # type: ignore[attr-defined]
-        return _too_large(size, limits) if size > limits.max_bytes else file
-    except Exception as error:  # client libraries raise their own kinds; each is only this clip's reason
-        return unread(error)
-
-
-def _too_large(size: int, limits: Limits) -> Unread:
-    return Unread("too_large", f"{size:,} bytes, over limits.max_bytes = {limits.max_bytes:,}")
-
-
-def unread(error: BaseException) -> Unread:
-    """The status and reason of an error met while reading a file."""
-    if isinstance(error, FileNotFoundError):
-        return Unread("missing", "no such file")
-    if isinstance(error, PermissionError):
-        return Unread("unreadable", "permission denied")
-    return Unread("unreadable", one_line(getattr(error, "strerror", None) or error))
 
 
 def _remedy(error: OSError) -> str:

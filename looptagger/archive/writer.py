@@ -9,12 +9,18 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from looptagger.archive import tags
-from looptagger.archive.dataset import CHUNKS, Work
+from looptagger.archive.dataset import CHUNKS, Work, check_there
+from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
 from looptagger.roles import ROLES
 
 PART, ROW, CHUNK_SCORES, CHUNK_STARTS = "_part", "_row", "_chunk_scores", "_chunk_starts"
 """Columns that travel with the rows and are not written: their part, their place in it, and their chunks'."""
+
+STOPPED = "stopped"
+"""A status that is never written. Raised in a worker, an error would leave Ray Data's actors holding their CPUs for as
+long as Python keeps its traceback; a row comes through, and the driver raises.
+"""
 
 
 class PartWriter:
@@ -55,8 +61,12 @@ class PartWriter:
                 old = tags.read_part(self.folder, f"{CHUNKS}/{name}")
                 chunks = pa.concat_tables([_without(old, table.column("id")), chunks])
         if chunks is not None:
-            tags.write_part(self.folder, f"{CHUNKS}/{name}", chunks)
-        tags.write_part(self.folder, name, rows)
+            self._write(f"{CHUNKS}/{name}", chunks)
+        self._write(name, rows)
+
+    def _write(self, name: str, rows: pa.Table) -> None:
+        check_there(self.folder)
+        patiently(lambda: tags.write_part(self.folder, name, rows), self.folder.storage)
 
 
 def _once(table: pa.Table) -> pa.Table:

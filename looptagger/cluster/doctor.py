@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from looptagger.archive import lock
+from looptagger.archive.opening import Unread, open_files
 from looptagger.archive.sources import open_sources
-from looptagger.archive.storage import Folder, Unread, open_files
+from looptagger.archive.storage import Folder
 from looptagger.config import Audio, Tag
 from looptagger.errors import UserError, one_line
 

@@ -164,4 +164,5 @@ def _recorded(folder: Folder, job: TagJob, record: Record, summary: Summary) -> 
             "python": platform.python_version(),
         }
         with suppress(UserError):  # the reason that the run ended matters more than its record
+            dataset.check_there(folder)
             folder.write(f"_run/run-{started:%Y%m%dT%H%M%S%f}.json", json.dumps(report, indent=1).encode())

@@ -49,12 +49,18 @@ def session(address: str | None) -> Iterator[None]:
             signal.signal(number, handler)
     try:
         yield
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise UserError(str(error.cause)) from None
-        raise
     finally:
         ray.shutdown()
+
+
+def worker_said(error: BaseException | None) -> str:
+    """The sentence of the UserError that a worker raised, out of what Ray and Ray Data wrap it in; else nothing."""
+    for _ in range(10):
+        cause = getattr(error, "cause", None)
+        if error is None or (isinstance(error, UserError) and cause is None):
+            break
+        error = cause if isinstance(cause, BaseException) else error.__cause__
+    return str(error) if isinstance(error, UserError) else ""
 
 
 def _knock(address: str) -> None:

@@ -12,20 +12,24 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
+import ray.exceptions
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from looptagger.archive import manifest
-from looptagger.archive.dataset import Work
+from looptagger.archive.dataset import Work, check_there
+from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
-from looptagger.archive.writer import PART, ROW, PartWriter
+from looptagger.archive.writer import PART, ROW, STOPPED, PartWriter
 from looptagger.cluster.plan import CORE, READER, Plan, readers
 from looptagger.cluster.progress import Progress
-from looptagger.cluster.session import adopt
+from looptagger.cluster.session import adopt, worker_said
 from looptagger.config import Audio, Tag
+from looptagger.errors import UserError
 
 GPU_ROWS = 128
 """Clips handed to a GPU predictor at once; at 40 chunks each, the most there can be by default, 490 MB."""
@@ -71,7 +75,8 @@ class ShardSource(Datasource):
 
 def _read(folder: Folder, work: Work, environment: dict[str, str]) -> Iterator[pa.Table]:
     adopt(environment)
-    table = manifest.read(folder, work.shard)
+    check_there(folder)
+    table = patiently(lambda: manifest.read(folder, work.shard), folder.storage)
     table = table.append_column(PART, pa.array([work.part] * table.num_rows))
     table = table.append_column(ROW, pa.array(range(work.offset, work.offset + table.num_rows), pa.int64()))
     yield table if work.only is None else table.take(pa.array(work.only))
@@ -81,10 +86,14 @@ def _read(folder: Folder, work: Work, environment: dict[str, str]) -> Iterator[p
 
 
 def _decode(rows: pa.Table, job: Job) -> Iterator[pa.Table]:
+    from looptagger.steps.decoding import stopped
     from looptagger.steps.isolated import HERE
 
     adopt(job.environment)
-    yield from HERE.done("decoded", rows, job.tag.limits, audio=job.audio, tag=job.tag)
+    try:
+        yield from HERE.done("decoded", rows, job.tag.limits, audio=job.audio, tag=job.tag)
+    except UserError as error:
+        yield stopped(rows, str(error))
 
 
 class Predict:
@@ -140,13 +149,31 @@ def _reading(folder: Folder, tasks: int) -> dict[str, Any]:
     return {"num_cpus": least, "compute": pool, "label_selector": {"ray.io/node-id": here}}
 
 
+def _check(block: pa.Table) -> None:
+    """Raise the UserError that a worker met."""
+    stops = block.filter(pc.equal(block.column("status"), STOPPED))
+    if stops.num_rows:
+        raise UserError(stops.column("error")[0].as_py())
+
+
 def run(
     writer: PartWriter, schema: pa.Schema, job: Job, plan: Plan, progress: Progress, report: Callable[[Progress], None]
 ) -> None:
-    """Tag the writer's rows, given the manifest's schema; `report` is called after every block of rows."""
+    """Tag the writer's rows, given the manifest's schema; `report` is called after every block of rows.
+
+    Raises UserError for what a worker met and the user can mend.
+    """
     report(progress)
     dataset = pipeline(writer.folder, writer.works, schema, job, plan)
-    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-        progress.count(block)
-        writer.add(block)
-        report(progress)
+    try:
+        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+            _check(block)
+            progress.count(block)
+            writer.add(block)
+            report(progress)
+        return
+    except Exception as error:
+        said = worker_said(error)
+        if not said or (isinstance(error, UserError) and not isinstance(error, ray.exceptions.RayError)):
+            raise
+    raise UserError(said)

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from looptagger.archive.fetch import opened
-from looptagger.archive.storage import Folder, Unread, scheme, unread
+from looptagger.archive.opening import Unread, unread
+from looptagger.archive.storage import Folder, scheme
 from looptagger.audio.decode import Undecoded, decode_whole
 from looptagger.config import Audio, Prepare
 from looptagger.errors import UserError

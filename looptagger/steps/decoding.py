@@ -5,7 +5,7 @@ row stays, with a status and a reason.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, BinaryIO
 
@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from looptagger.archive import tags
 from looptagger.archive.fetch import opened
-from looptagger.archive.storage import Unread, unread
-from looptagger.archive.writer import CHUNK_STARTS
+from looptagger.archive.opening import Unread, unread
+from looptagger.archive.writer import CHUNK_STARTS, STOPPED
 from looptagger.audio.decode import Clip, Undecoded, decode
 from looptagger.config import Audio, Tag
 
@@ -58,10 +58,19 @@ def decoded(
                 begin(row)
                 began = time.perf_counter()
                 heard.append(_hear(file, audio, tag) | {DECODE_S: time.perf_counter() - began})
-        columns = [pa.array([row.get(field.name) for row in heard], field.type) for field in _HEARD]
-        for field, column in zip(_HEARD, columns, strict=True):
-            group = group.append_column(field, column)
-        yield group
+        yield _with(group, heard)
+
+
+def stopped(rows: pa.Table, reason: str) -> pa.Table:
+    """The first row with the status STOPPED: the job, not the clip, can't go on, and this says why."""
+    return _with(rows.slice(0, 1), [_failed(STOPPED, reason) | {DECODE_S: 0.0}])
+
+
+def _with(rows: pa.Table, heard: Sequence[Mapping[str, Any]]) -> pa.Table:
+    columns = [pa.array([row.get(field.name) for row in heard], field.type) for field in _HEARD]
+    for field, column in zip(_HEARD, columns, strict=True):
+        rows = rows.append_column(field, column)
+    return rows
 
 
 def _hear(file: BinaryIO | Unread, audio: Audio, tag: Tag) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import signal
 import struct
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import IO, Any, BinaryIO
@@ -20,6 +21,7 @@ from typing import IO, Any, BinaryIO
 import pyarrow as pa
 
 from looptagger.config import Audio, Limits, Prepare, Settings, Tag
+from looptagger.errors import UserError
 from looptagger.learn import preparing
 from looptagger.steps import decoding
 
@@ -28,12 +30,16 @@ STEPS: Mapping[str, tuple[Callable[..., Iterator[pa.Table]], Mapping[str, type[S
     "prepared": (preparing.prepared, {"settings": Prepare}),
 }
 """What a helper can do to rows, and the settings that it takes."""
-BEGUN, TABLE, DONE, FAILED = b"b", b"t", b"d", b"f"
-"""What the helper says: a row's number as it begins; a table; that all rows are through; an error that is ours."""
+BEGUN, TABLE, DONE, FAILED, REFUSED = b"b", b"t", b"d", b"f", b"u"
+"""What the helper says: a row's number as it begins; a table; that all rows are through; an error that is ours; one
+that the user can mend."""
 GRACE = 1.5
 """A helper ends itself after this many times the seconds that a clip may take: the clock between blocks comes first."""
 HUNG = 1
 """The exit code of a helper that ended itself."""
+KILLED = 3
+"""A row is given up when so many helpers were killed at it: decoders crash by other signals, so the first time it was
+an operator or the system's want of memory, and not the clip."""
 LOST_BEFORE = 3
 """Helpers that may die before any row has begun; then something other than a clip is wrong."""
 
@@ -49,7 +55,7 @@ class Helper:
 
     def done(self, step: str, rows: pa.Table, limits: Limits, **settings: Settings) -> Iterator[pa.Table]:
         """What a step gives for the rows; a row that cost a helper its life has that as its reason."""
-        given, lost, deaths = 0, dict[int, str](), 0
+        given, lost, deaths, killed = 0, dict[int, str](), 0, Counter[int]()
         while given < rows.num_rows:
             row = None
             asked = {"step": step, "limits": limits.model_dump(), "lost": list(lost.items())}
@@ -63,10 +69,12 @@ class Helper:
                     lost = {number - table.num_rows: reason for number, reason in lost.items()}
                     yield table
             if given < rows.num_rows:
-                reason = self._end(limits)
+                code, reason = self._end(limits)
                 deaths += row is None
                 if row is not None:
-                    lost[row] = reason
+                    killed[given + row] += 1
+                    if code != -signal.SIGKILL or killed[given + row] == KILLED:
+                        lost[row] = reason
                 elif deaths == LOST_BEFORE:
                     raise RuntimeError(f"the decoding process ends before it begins: {reason}")
 
@@ -77,7 +85,9 @@ class Helper:
         with suppress(BrokenPipeError):
             _say(to, TABLE, _bytes(rows.replace_schema_metadata({"asked": json.dumps(asked)})))
         while (said := _hear(heard)) is not None:
-            self.is_idle = said[0] in (DONE, FAILED)
+            self.is_idle = said[0] in (DONE, FAILED, REFUSED)
+            if said[0] == REFUSED:
+                raise UserError(said[1].decode())
             if said[0] == FAILED:
                 raise RuntimeError(said[1].decode())
             if said[0] == DONE:
@@ -96,14 +106,16 @@ class Helper:
         assert self.process.stdin
         return self.process.stdin, self.heard
 
-    def _end(self, limits: Limits) -> str:
-        """Why the helper is gone, in words; another takes its place when it is needed."""
+    def _end(self, limits: Limits) -> tuple[int, str]:
+        """Why the helper is gone, also in words; another takes its place when it is needed."""
         assert self.process
         code = self.process.wait()
         self.close()
         if code == HUNG:
-            return f"the decoder hung: no end after {GRACE * limits.max_decode_s:g} s"
-        return f"the decoder crashed ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
+            return code, f"the decoder hung: no end after {GRACE * limits.max_decode_s:g} s"
+        if code == -signal.SIGKILL:
+            return code, f"the decoder was killed {KILLED} times, perhaps by the system for want of memory"
+        return code, f"the decoder crashed ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
 
     def close(self) -> None:
         """End the helper, whatever it is at."""
@@ -162,6 +174,9 @@ def main(out: BinaryIO, source: BinaryIO) -> None:
                 faulthandler.cancel_dump_traceback_later()
                 _say(out, TABLE, _bytes(table))
             _say(out, DONE)
+        except UserError as error:
+            faulthandler.cancel_dump_traceback_later()
+            _say(out, REFUSED, str(error).encode())
         except Exception as error:  # no clip's fault: said to the worker, who knows what to do
             faulthandler.cancel_dump_traceback_later()
             _say(out, FAILED, f"{type(error).__name__}: {error}".encode())

@@ -7,7 +7,8 @@ from urllib.parse import quote
 import pytest
 
 from looptagger.archive import storage
-from looptagger.archive.storage import Folder, Unread, open_files
+from looptagger.archive.opening import Unread, open_files
+from looptagger.archive.storage import Folder
 from looptagger.config import Limits, Storage
 from looptagger.errors import UserError
 

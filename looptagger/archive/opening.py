@@ -1,0 +1,101 @@
+"""Files opened many at once, local or remote; one that gives no bytes gives its status and reason."""
+
+import io
+import os
+import stat
+from collections.abc import Sequence
+from typing import Any, BinaryIO
+
+from looptagger.archive.patience import Patience, StoreAway, is_stores_fault
+from looptagger.archive.storage import filesystem, local_path, scheme
+from looptagger.config import Limits, Storage
+from looptagger.errors import one_line
+
+WHOLE_BYTES = 8 << 20
+"""Files up to this size are read whole; larger ones are opened, and only what the decoder asks for is read."""
+
+BLOCK_BYTES = 1 << 20
+"""Bytes asked for at once of such a remote file: more than a chunk of CD audio, and few requests where all is read."""
+
+
+class Unread(Exception):
+    """A file that gave no bytes: `status` is one of the output's statuses, the text its reason in one line."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def open_files(uris: Sequence[str], storage: Storage, limits: Limits) -> list[BinaryIO | Unread]:
+    """Open files of one scheme, remote ones fetched concurrently; a file that fails gives its reason instead.
+
+    Raises StoreAway where the store, and not a file, is at fault.
+    """
+    if scheme(uris[0]) == "file":
+        return [_open_local(uri, limits) for uri in uris]
+    try:
+        fs = filesystem(uris[0], storage, storage.anonymous)
+        paths = [fs._strip_protocol(uri) for uri in uris]
+        heads = _heads(fs, paths, storage)
+    except StoreAway:
+        raise
+    except Exception as error:  # nobody provides the scheme, no credentials, ...: the reason of each of them
+        return [unread(error) for _ in uris]
+    return [_open_remote(fs, path, head, limits) for path, head in zip(paths, heads, strict=True)]
+
+
+def _open_local(uri: str, limits: Limits) -> BinaryIO | Unread:
+    path = local_path(uri)
+    try:
+        info = os.stat(path)
+        if not stat.S_ISREG(info.st_mode):
+            return Unread("unreadable", "not a regular file")
+        if info.st_size > limits.max_bytes:
+            return _too_large(info.st_size, limits)
+        if info.st_size > WHOLE_BYTES:
+            return open(path, "rb")
+        with open(path, "rb") as file:
+            return io.BytesIO(file.read())
+    except OSError as error:
+        return unread(error)
+    except ValueError:
+        return Unread("missing", "not a possible file name")
+
+
+def _heads(fs: Any, paths: Sequence[str], storage: Storage) -> list[bytes | BaseException]:
+    """The first bytes of each; those that fail because the store is away are asked for again, until it is back."""
+    heads: list[bytes | BaseException] = fs.cat_ranges(paths, 0, WHOLE_BYTES, on_error="return")
+    patience = Patience(storage)
+    while away := [i for i, head in enumerate(heads) if isinstance(head, BaseException) and is_stores_fault(head)]:
+        patience.wait(heads[away[0]])
+        again = fs.cat_ranges([paths[i] for i in away], 0, WHOLE_BYTES, on_error="return")
+        for i, head in zip(away, again, strict=True):
+            heads[i] = head
+    return heads
+
+
+def _open_remote(fs: Any, path: str, head: bytes | BaseException, limits: Limits) -> BinaryIO | Unread:
+    if isinstance(head, BaseException):
+        empty = "not satisfiable" in str(head)  # what S3 says of any range of an object of 0 bytes
+        return io.BytesIO() if empty else unread(head)
+    if len(head) < WHOLE_BYTES:
+        return io.BytesIO(head)
+    try:
+        file: BinaryIO = fs.open(path, "rb", block_size=BLOCK_BYTES, cache_type="readahead")
+        size = file.size  # type: ignore[attr-defined]
+        return _too_large(size, limits) if size > limits.max_bytes else file
+    except Exception as error:  # client libraries raise their own kinds; each is only this clip's reason
+        return unread(error)
+
+
+def _too_large(size: int, limits: Limits) -> Unread:
+    return Unread("too_large", f"{size:,} bytes, over limits.max_bytes = {limits.max_bytes:,}")
+
+
+def unread(error: BaseException) -> Unread:
+    """The status and reason of an error met while reading a file."""
+    if isinstance(error, FileNotFoundError):
+        return Unread("missing", "no such file")
+    if isinstance(error, PermissionError):
+        return Unread("unreadable", "permission denied")
+    return Unread("unreadable", one_line(getattr(error, "strerror", None) or error))

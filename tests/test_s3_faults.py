@@ -1,0 +1,181 @@
+"""Tagging from and to an S3 that refuses, breaks off, stalls, truncates, forgets who we are, and lies in wait."""
+
+import io
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import s3fs
+
+from jobs.drills.proxy import Faults, Proxy
+from looptagger.archive import manifest
+from looptagger.archive.opening import BLOCK_BYTES, WHOLE_BYTES, open_files
+from looptagger.archive.sources import open_sources
+from looptagger.archive.storage import Folder
+from looptagger.cluster.job import Events, Summary, TagJob, tag
+from looptagger.config import Compute, Limits, Storage, Tag
+from looptagger.errors import UserError
+from tests.conftest import S3, audio_bytes, tone
+
+CLIPS = 40
+
+
+@pytest.fixture
+def proxy(s3: S3) -> Iterator[Callable[[Faults], Proxy]]:
+    """Makes proxies before the S3 server, closed after the test."""
+    made: list[Proxy] = []
+
+    def make(faults: Faults) -> Proxy:
+        made.append(Proxy(s3.endpoint.removeprefix("http://"), faults))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="module")
+def source(s3_server: S3) -> str:
+    """A folder of short loops, made once."""
+    for number in range(CLIPS):
+        name = f"loop {number} ü#%+.wav" if number % 5 == 0 else f"loop{number}.wav"
+        s3_server.fs.pipe_file(f"private/faulty/{name}", audio_bytes(tone(0.3, 200 + 20 * number)))
+    return "s3://private/faulty"
+
+
+def settings(endpoint: str, **storage: Any) -> Tag:
+    where = Storage(endpoint_url=endpoint, **({"timeout_s": 1.0, "attempts": 3, "patience_s": 60.0} | storage))
+    return Tag(storage=where, compute=Compute(device="cpu", shard_rows=4))
+
+
+def run(source: str, out: str, model: str, how: Tag, events: Events | None = None, **more: Any) -> Summary:
+    return tag(TagJob((source,), out, model, how, **more), events)
+
+
+def table(fs: Any, out: str) -> pa.Table:
+    names = sorted(name for name in fs.ls(out.removeprefix("s3://")) if name.endswith(".parquet"))
+    return pa.concat_tables(pq.read_table(fs.open(name)) for name in names)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_refusals_resets_truncations_and_stalls_change_no_row(
+    s3: S3, source: str, proxy: Callable[[Faults], Proxy], tiny_model: str
+) -> None:
+    run(source, "s3://private/calm", tiny_model, settings(s3.endpoint))
+    faulty = proxy(Faults(slow_down=0.08, reset=0.06, truncate=0.06, stall=0.03, stall_s=3.0))
+    run(source, "s3://private/stormy", tiny_model, settings(faulty.endpoint))
+    assert table(s3.fs, "s3://private/stormy") == table(s3.fs, "s3://private/calm")
+    assert all(faulty.counts[kind] > 1 for kind in ("slow_down", "reset", "truncate")), faulty.counts
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_clip_that_always_fails_is_a_row_and_taken_up_later(
+    s3: S3, source: str, proxy: Callable[[Faults], Proxy], tiny_model: str, tmp_path: Path
+) -> None:
+    faulty = proxy(Faults(truncate=1.0, keys="loop7"))
+    out = str(tmp_path / "out")
+    assert run(source, out, tiny_model, settings(faulty.endpoint)).by_status == {"ok": CLIPS - 1, "unreadable": 1}
+    found = pq.read_table(out, columns=["id", "status", "error"]).filter(pa.compute.field("status") == "unreadable")
+    assert found.column("id").to_pylist() == [f"{source}/loop7.wav"]
+    assert found.column("error").to_pylist()[0]
+    faulty.faults.keys = "none"
+    assert run(source, out, tiny_model, settings(faulty.endpoint), retry_errors=True).by_status == {"ok": 1}
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_credentials_that_expire_end_the_job_with_a_sentence(
+    s3: S3, source: str, proxy: Callable[[Faults], Proxy], tiny_model: str, tmp_path: Path
+) -> None:
+    faulty = proxy(Faults(expire_after=20))
+    out = str(tmp_path / "out")
+    with pytest.raises(UserError, match=r"refuses the credentials .*expired.*; renew them and run the same command"):
+        run(source, out, tiny_model, settings(faulty.endpoint))
+    faulty.faults.expire_after = None
+    s3fs.S3FileSystem.clear_instance_cache()
+    again = run(source, out, tiny_model, settings(faulty.endpoint))
+    assert again.before + again.clips == CLIPS
+    assert again.by_status == {"ok": again.clips}
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_store_that_stays_away_ends_the_job_and_not_the_clips(
+    source: str, proxy: Callable[[Faults], Proxy], tiny_model: str, tmp_path: Path
+) -> None:
+    faulty = proxy(Faults())
+    out = str(tmp_path / "out")
+
+    def away(text: str) -> None:
+        if "to tag with" in text:
+            faulty.faults.slow_down = 1.0
+
+    with pytest.raises(UserError, match=r"has not answered for 1 s .*; run the same command when it does"):
+        run(source, out, tiny_model, settings(faulty.endpoint, patience_s=1.0), Events(note=away))
+    faulty.faults.slow_down = 0.0
+    assert run(source, out, tiny_model, settings(faulty.endpoint)).by_status == {"ok": CLIPS}
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_an_object_that_vanishes_after_listing_is_missing(s3: S3, tiny_model: str, tmp_path: Path) -> None:
+    for name in ("stays", "goes"):
+        s3.fs.pipe_file(f"private/fleeting/{name}.wav", audio_bytes(tone(0.3)))
+
+    def vanish(text: str) -> None:
+        if "to tag with" in text:
+            s3.fs.rm_file("private/fleeting/goes.wav")
+
+    done = run("s3://private/fleeting", str(tmp_path), tiny_model, settings(s3.endpoint), Events(note=vanish))
+    assert done.by_status == {"ok": 1, "missing": 1}
+
+
+def wav_header(seconds: int, rate: int = 44_100) -> bytes:
+    """The head of a mono 16 bit wav that goes on for so long."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setparams((1, 2, rate, seconds * rate, "NONE", ""))
+        sound.writeframesraw(b"\1\0" * 1000)
+        sound._datawritten = sound._datalength = 2 * seconds * rate  # type: ignore[attr-defined]
+        head = bytearray(file.getvalue())
+    head[4:8] = (36 + 2 * seconds * rate).to_bytes(4, "little")
+    head[40:44] = (2 * seconds * rate).to_bytes(4, "little")
+    return bytes(head)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_of_two_gigabytes_only_what_is_heard_is_read(
+    proxy: Callable[[Faults], Proxy], tiny_model: str, tmp_path: Path
+) -> None:
+    seconds = 6 * 3600
+    size = 2 * 44_100 * seconds + 44
+    faulty = proxy(Faults(huge={"/private/huge.wav": (wav_header(seconds), size), "/private/over.wav": (b"", 3 << 30)}))
+    (tmp_path / "m.csv").write_text("uri\ns3://private/huge.wav\ns3://private/over.wav\n")
+    run(str(tmp_path / "m.csv"), str(tmp_path / "out"), tiny_model, settings(faulty.endpoint, timeout_s=20))
+    rows = pq.read_table(tmp_path / "out").to_pylist()
+    assert [(row["status"], row["duration_s"]) for row in rows] == [("silent", None), ("too_large", None)]
+    assert faulty.sent < 2 * WHOLE_BYTES + 40 * 3 * BLOCK_BYTES < size / 10
+
+
+def test_a_long_listing_streams(proxy: Callable[[Faults], Proxy], tmp_path: Path) -> None:
+    import tracemalloc
+
+    storage = settings(proxy(Faults(many=30_000, slow_down=0.05)).endpoint).storage
+    told: list[int] = []
+    tracemalloc.start()
+    files = manifest.freeze(Folder(str(tmp_path)), open_sources(["s3://many/loops"], storage), written=told.append)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sum(file.rows for file in files) == 30_000 == told[-1]
+    assert peak < 40 << 20
+
+
+def test_an_outage_in_the_middle_of_a_group_is_waited_out(
+    s3: S3, source: str, proxy: Callable[[Faults], Proxy]
+) -> None:
+    faulty = proxy(Faults(slow_down=0.6))
+    uris = [f"{source}/loop{number}.wav" for number in (1, 2, 3, 4)] + [f"{source}/gone.wav"]
+    files = open_files(uris, settings(faulty.endpoint, attempts=1).storage, Limits())
+    assert [getattr(file, "status", "open") for file in files] == [*["open"] * 4, "missing"]
