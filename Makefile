@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench queries fuzz recipes starter heldout
+.PHONY: help setup demo test lint bench queries fuzz scale drills recipes starter heldout
 
 help:           ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -22,7 +22,7 @@ test: setup     ## run all tests
 lint: setup     ## check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: setup    ## measure the job, the forward, the decoder and the driver's memory, as ratios
+bench: setup    ## measure the job, the forward and the decoder, as ratios
 	$(BIN)/python jobs/bench.py
 
 queries: setup  ## ask README's questions of ten million synthetic rows, on DuckDB and Polars
@@ -30,6 +30,12 @@ queries: setup  ## ask README's questions of ten million synthetic rows, on Duck
 
 fuzz: setup     ## ten thousand broken audio files through the decoders
 	$(BIN)/python jobs/fuzz.py
+
+scale: setup    ## measure what grows from 10,000 to 1,000,000 clips, and memory where disk and model are of unlike speed
+	$(BIN)/python -m jobs.bench_scale
+
+drills: setup   ## kill jobs at random moments and in every way; look at what is in the output after each
+	$(BIN)/python -m jobs.drills
 
 recipes: setup  ## measure which parts of a training recipe help, on a prepared data set: make recipes DATA=fsld
 	$(BIN)/python jobs/recipes.py $(DATA) -o build/recipes.jsonl

@@ -2,8 +2,7 @@
 
 (a) the whole job in steady state against decode + forward in one plain process, times the cores;
 (b) the inference forward against the plain eager module, one thread;
-(c) decode + resample against librosa and against torchaudio's resampler;
-(d) the driver's memory and the time to the first clip, from 10,000 to 1,000,000 rows.
+(c) decode + resample against librosa and against torchaudio's resampler.
 """
 
 import argparse
@@ -11,8 +10,6 @@ import io
 import multiprocessing
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import soundfile
 from rich.console import Console
 from rich.table import Table
@@ -175,48 +171,11 @@ def _in_process(work: Callable[[Sequence[Path]], float], clips: Sequence[Path]) 
         return pool.apply(work, (clips,))
 
 
-DRIVER = """
-import json, sys, time
-from looptagger.cluster.job import Events, TagJob, tag
-from looptagger.config import Compute, Tag
-first = []
-def progress(now):
-    if now.done and not first: first.append(now.seconds)
-began = time.monotonic()
-job = TagJob((sys.argv[1],), sys.argv[2], sys.argv[3], Tag(compute=Compute(shard_rows=1024)))
-done = tag(job, Events(progress=progress))
-peak = [line for line in open("/proc/self/status") if line.startswith("VmHWM")][0]
-print(json.dumps([done.clips, int(peak.split()[1]) / 1024, first[0], done.seconds, time.monotonic() - began]))
-"""
-
-
-def bench_driver(table: Table, sizes: Sequence[int]) -> None:
-    """(d) Manifests of rows whose files do not exist: the whole way but for audio, so that a million is soon done."""
-    import json
-
-    from looptagger.config import Model
-    from looptagger.model import checkpoint
-
-    for size in sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            ids = [f"clip-{number:09d}" for number in range(size)]
-            pq.write_table(
-                pa.table({"id": ids, "uri": [f"/nowhere/{text}.wav" for text in ids]}), f"{folder}/m.parquet"
-            )
-            Path(f"{folder}/tiny.safetensors").write_bytes(checkpoint.untrained(Model(channels=2)))
-            args = [sys.executable, "-c", DRIVER, f"{folder}/m.parquet", f"{folder}/out", f"{folder}/tiny.safetensors"]
-            text = subprocess.run(args, capture_output=True, text=True, check=True).stdout
-            clips, rss, first, tagging, whole = json.loads(text.splitlines()[-1])
-        line = f"{rss:.0f} MB; {first:.1f} s; {clips / tagging:,.0f} rows/s; {whole:.0f} s in all"
-        table.add_row(f"(d) {size:,} rows: driver's peak; first clip; speed", line, "")
-
-
 def main() -> None:
     """Run the parts asked for and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="abcd", help="which parts, e.g. bc")
+    parser.add_argument("--only", default="abc", help="which parts, e.g. bc")
     parser.add_argument("--clips", type=int, default=400)
-    parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     table = Table("what", "ratio: median (range)", "bar", title=f"{cores} cores, {args.clips} clips")
@@ -228,8 +187,6 @@ def main() -> None:
             bench_decode(table, clips)
         if "a" in args.only:
             bench_job(table, clips, cores)
-        if "d" in args.only:
-            bench_driver(table, args.rows)
     Console(width=120).print(table)
 
 

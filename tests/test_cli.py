@@ -1,5 +1,6 @@
 """The command line as people and schedulers meet it: exit codes, sentences, kills and restarts, Ray jobs."""
 
+import json
 import os
 import re
 import secrets
@@ -157,6 +158,24 @@ def test_tag_show_status_compact(tiny_model: str, tmp_path: Path, capsys: pytest
     next(out.glob("part-*")).unlink()
     assert call("status", out, "--verify") == 1
     assert "shards 0 to 1 are not tagged yet" in said(capsys)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_json_lines_for_machines(tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tones(tmp_path / "in", 3)
+    (tmp_path / "in" / "bad ü.wav").write_bytes(b"junk")
+    flags = ("--model", tiny_model, "--set", "compute.device=cpu", "--set", "compute.price_per_hour=3")
+    assert call("tag", tmp_path / "in", "-o", tmp_path / "out", *flags, "--log-json") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert all(line["time"] and line["event"] for line in lines)
+    (failed,) = [line for line in lines if line["event"] == "failed"]
+    assert failed["id"] == failed["uri"] == str(tmp_path / "in" / "bad ü.wav")
+    assert failed["status"] == "undecodable"
+    last = [line for line in lines if line["event"] == "progress"][-1]
+    assert (last["done"], last["total"], last["failed"]) == (4, 4, 1)
+    assert lines[-1]["event"] == "finished"
+    assert lines[-1]["by_status"] == {"ok": 3, "undecodable": 1}
+    assert lines[-1]["cost"] > 0
 
 
 def test_model_import_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ LEVELS = [
     {"model"},
     {"steps", "learn", "report"},
     {"cluster"},
-    {"terminal", "cli", "__main__"},
+    {"terminal", "logs", "cli", "__main__"},
 ]
 """From the bottom up: a room imports from its own level or lower ones."""
 
@@ -38,6 +38,14 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def test_nothing_from_a_stranger_is_unpickled() -> None:
+    for path in FILES:
+        assert not {name for name in imports(path) if name.split(".")[0] in ("pickle", "cloudpickle", "joblib", "dill")}
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load", "numpy.load"):
+                assert {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}["weights_only"] == "True"
+
+
 def level(name: str) -> int:
     return next(number for number, rooms in enumerate(LEVELS) if name in rooms)
 
@@ -52,7 +60,7 @@ def test_imports_go_downward_and_only_the_cluster_room_knows_ray(path: Path) -> 
         assert not {name for name in found if name.split(".")[0] in ("click", "rich")}
     if here == "__init__":
         return
-    type_only = here == "terminal"  # its imports of the cluster are for annotations
+    type_only = here in ("terminal", "logs")  # their imports of the cluster are for annotations
     for name in found:
         if name.startswith("looptagger.") and not type_only:
             assert level(room(name)) <= level(here), (here, name)

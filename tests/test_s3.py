@@ -72,6 +72,21 @@ def test_bucket_to_bucket_and_resume(s3: S3, prefix: str, tiny_model: str) -> No
 
 
 @pytest.mark.usefixtures("ray_here")
+def test_ray_s_logs_hold_no_credentials(s3: S3, prefix: str, tiny_model: str, tmp_path: Path) -> None:
+    import ray._private.worker
+
+    key = f"{prefix.removeprefix('s3://')}/m.csv"
+    s3.fs.pipe_file(key, f"uri\nplain.wav\n{prefix}/gone.wav\ns3://nobucket/x.wav\n".encode())
+    run(s3, f"s3://{key}", str(tmp_path / "out"), tiny_model)
+    node = ray._private.worker._global_node
+    assert node
+    logs = [path for path in Path(node.get_session_dir_path(), "logs").rglob("*") if path.is_file()]
+    assert logs
+    written = [*logs, *(path for path in (tmp_path / "out").rglob("*") if path.is_file())]
+    assert [path for path in written if s3.env["AWS_SECRET_ACCESS_KEY"].encode() in path.read_bytes()] == []
+
+
+@pytest.mark.usefixtures("ray_here")
 def test_a_manifest_on_s3_to_a_local_folder(s3: S3, prefix: str, tiny_model: str, tmp_path: Path) -> None:
     key = f"{prefix.removeprefix('s3://')}/m.csv"
     s3.fs.pipe_file(key, f"id,uri,bpm\n1,plain.wav,90\n2,{prefix}/gone.wav,91\n".encode())

@@ -33,6 +33,8 @@ class Faults:
     truncate: float = 0.0
     stall: float = 0.0
     stall_s: float = 30.0
+    pause_s: float = 0.0
+    """Before every answer."""
     keys: str = ""
     expire_after: int | None = None
     many: int = 0
@@ -91,6 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         is_read = self.command == "GET" and parts.path.count("/") > 1 and not parts.query.startswith("list-type")
         fault = self.proxy.drawn(parts.path, is_read)
+        time.sleep(self.proxy.faults.pause_s)
         if fault == "expired":
             self._error(403, "ExpiredToken", "The provided token has expired.")
         elif fault == "slow_down":

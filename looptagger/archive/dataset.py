@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import ValidationError
 
-from looptagger.archive import manifest, tags
+from looptagger.archive import counts, manifest, tags
 from looptagger.archive.manifest import ManifestFile, Shard
 from looptagger.archive.sources import Listing, joint_schema, open_sources
 from looptagger.archive.storage import Folder
@@ -87,10 +87,7 @@ def check_place(out: str) -> None:
 def check_there(folder: Folder) -> None:
     """Refuse to go on with a local output that was moved or deleted meanwhile. Raises UserError."""
     if folder.is_local and not os.path.exists(folder.at(RECORD)):
-        raise UserError(
-            f"{folder.uri}: is gone, or no longer this job's; put it back and run the same command to go on, "
-            "or run it to start anew."
-        )
+        raise UserError(f"{folder.uri}: is gone; put it back and run the same command, or run it to start anew.")
 
 
 @dataclass(frozen=True)
@@ -190,7 +187,7 @@ def _shown(value: Any) -> str:
 
 def clear(folder: Folder) -> None:
     """Delete an output's own files: parts, chunk parts, manifest and record. Nothing else is touched."""
-    folder.delete([RECORD])
+    folder.delete([RECORD, counts.NAME])
     for sub in ("", CHUNKS):
         prefix = f"{sub}/" if sub else ""
         folder.delete([prefix + name for name in folder.names(sub) if tags.parse(name)])
@@ -231,8 +228,10 @@ def missing(folder: Folder, record: Record, limit: int | None = None) -> list[Wo
 def failed(folder: Folder, record: Record, statuses: Sequence[str]) -> list[Work]:
     """The rows of finished parts whose status is one of `statuses`, shard by shard."""
     every = manifest.shards(record.files)
-    works = []
+    works, kept = [], counts.load(folder)
     for part in parts(folder)[0]:
+        if part.name in kept and not kept[part.name].keys() & set(statuses):
+            continue
         status = tags.read_part(folder, part.name, ["status"]).column("status").to_pylist()
         offset = 0
         for shard in every[part.first : part.last + 1]:

@@ -2,15 +2,18 @@
 
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from looptagger.archive import dataset, lock, manifest, tags
+from looptagger.archive import counts, dataset, lock, manifest, tags
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
+
+READERS = 16
+"""Parts read at once whose counts are not kept."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,13 @@ def status(folder: Folder) -> Status:
     """Counts by status. Raises UserError where there is no output."""
     record = dataset.require(folder)
     live, _ = dataset.parts(folder)
-    counts = Counter[str]()
-    for part in live:
-        column = tags.read_part(folder, part.name, ["status"]).column("status").cast(pa.string())
-        for pair in pc.value_counts(column).to_pylist():
-            counts[pair["values"]] += pair["counts"]
-    return Status(record.rows, counts, len(live), lock.holder(folder), runs(folder))
+    kept = counts.load(folder)
+    with ThreadPoolExecutor(READERS) as pool:
+        read = pool.map(
+            lambda part: kept.get(part.name) or counts.of(tags.read_part(folder, part.name, ["status"])), live
+        )
+        by_status = sum(read, Counter[str]())
+    return Status(record.rows, by_status, len(live), lock.holder(folder), runs(folder))
 
 
 def runs(folder: Folder) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from looptagger.archive import tags
+from looptagger.archive import counts, tags
 from looptagger.archive.dataset import CHUNKS, Work, check_there
 from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
@@ -33,6 +33,7 @@ class PartWriter:
             self.expected[work.part] += work.rows
         self.replacing = {work.part for work in works if work.only is not None}
         self.pending: dict[str, list[pa.Table]] = {}
+        self.keeper = counts.Keeper(folder, self.expected)
 
     @property
     def rows(self) -> int:
@@ -63,6 +64,7 @@ class PartWriter:
         if chunks is not None:
             self._write(f"{CHUNKS}/{name}", chunks)
         self._write(name, rows)
+        self.keeper.count(name, rows)
 
     def _write(self, name: str, rows: pa.Table) -> None:
         check_there(self.folder)

@@ -8,6 +8,7 @@ import click
 
 from looptagger import config, terminal
 from looptagger.cli.options import ADDRESS, EXAMPLE, folder, settings, storage_options
+from looptagger.logs import JsonLines
 from looptagger.model.checkpoint import STARTER
 
 
@@ -23,8 +24,9 @@ from looptagger.model.checkpoint import STARTER
 @click.option("--embeddings", is_flag=True, help="Also write each clip's embedding, for similarity search.")
 @ADDRESS
 @click.option("--fail-on-error", is_flag=True, help="Exit with 1 when clips failed.")
+@click.option("--log-json", is_flag=True, help="Progress, failed clips and the end as JSON lines, for machines.")
 @storage_options
-def tag(out: str, fail_on_error: bool, sources: tuple[str, ...], **options: Any) -> None:
+def tag(out: str, fail_on_error: bool, log_json: bool, sources: tuple[str, ...], **options: Any) -> None:
     """Tag audio files, folders, globs, s3:// prefixes or manifests (.parquet, .csv, .jsonl with a column uri).
 
     The same command goes on where it was stopped.
@@ -35,9 +37,15 @@ def tag(out: str, fail_on_error: bool, sources: tuple[str, ...], **options: Any)
     from looptagger.cluster.job import tag as run
 
     tag = settings(config.Tag, options)
-    with terminal.progress_view() as view:
-        done = run(TagJob(sources, out, tag=tag, **options), Events(terminal.note, view.listed, view.progress))
-    terminal.summary(done, out)
+    job = TagJob(sources, out, tag=tag, **options)
+    if log_json:
+        log = JsonLines()
+        done = run(job, Events(log.note, log.listed, log.progress, log.rows))
+        log.summary(done, out)
+    else:
+        with terminal.progress_view() as view:
+            done = run(job, Events(terminal.note, view.listed, view.progress))
+        terminal.summary(done, out)
     if fail_on_error and done.failed:
         sys.exit(1)
 

@@ -48,6 +48,7 @@ class Events:
     note: Callable[[str], None] = lambda text: None
     listed: Callable[[int], None] = lambda rows: None
     progress: Callable[[Any], None] = lambda progress: None
+    rows: Callable[[pa.Table], None] = lambda table: None
 
 
 @dataclass
@@ -133,8 +134,9 @@ def _tag_rows(
         details = tagging.Job(job.tag, audio, ray.put(model), job.chunks, job.embeddings, storage_environment())
         progress = Progress(writer.rows, job.tag.compute.price_per_hour)
         try:
-            tagging.run(writer, rows, details, summary.plan, progress, events.progress)
+            tagging.run(writer, rows, details, summary.plan, progress, events)
         finally:
+            writer.keeper.save()
             summary.by_status, summary.audio_s = dict(progress.by_status), progress.audio_s
             summary.seconds = progress.seconds
             summary.cost = progress.cost[0] if progress.cost else None

@@ -6,10 +6,10 @@ them, and stores a part when all of its rows have come.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,8 +31,11 @@ from looptagger.cluster.session import adopt, worker_said
 from looptagger.config import Audio, Tag
 from looptagger.errors import UserError
 
-GPU_ROWS = 128
-"""Clips handed to a GPU predictor at once; at 40 chunks each, the most there can be by default, 490 MB."""
+if TYPE_CHECKING:
+    from looptagger.cluster.job import Events
+
+GPU_ROWS, GPU_CHUNKS = 128, 5120
+"""Clips handed to a GPU predictor at once, and the most chunks that they may have: 490 MB."""
 
 
 QUEUED = 3
@@ -133,9 +136,10 @@ def pipeline(folder: Folder, works: Sequence[Work], schema: pa.Schema, job: Job,
         actor = {"fn_constructor_args": (job, True), "compute": pool, "num_cpus": CORE}
         return rows.map_batches(Predict, batch_size=None, **actor, **batches)
     heard = rows.map_batches(_decode, fn_kwargs={"job": job}, batch_size=None, num_cpus=CORE, **batches)
+    most = max(1, min(GPU_ROWS, GPU_CHUNKS // job.tag.chunking.max_chunks))
     pool = ActorPoolStrategy(size=min(plan.predictors, len(works)), max_tasks_in_flight_per_actor=QUEUED)
     actor = {"fn_constructor_args": (job, False), "compute": pool, "num_cpus": 0, "num_gpus": plan.gpus_per_predictor}
-    return heard.map_batches(Predict, batch_size=GPU_ROWS, **actor, **batches)
+    return heard.map_batches(Predict, batch_size=most, **actor, **batches)
 
 
 def _reading(folder: Folder, tasks: int) -> dict[str, Any]:
@@ -156,21 +160,20 @@ def _check(block: pa.Table) -> None:
         raise UserError(stops.column("error")[0].as_py())
 
 
-def run(
-    writer: PartWriter, schema: pa.Schema, job: Job, plan: Plan, progress: Progress, report: Callable[[Progress], None]
-) -> None:
-    """Tag the writer's rows, given the manifest's schema; `report` is called after every block of rows.
+def run(writer: PartWriter, schema: pa.Schema, job: Job, plan: Plan, progress: Progress, events: "Events") -> None:
+    """Tag the writer's rows, given the manifest's schema; events are told of every block of rows.
 
     Raises UserError for what a worker met and the user can mend.
     """
-    report(progress)
+    events.progress(progress)
     dataset = pipeline(writer.folder, writer.works, schema, job, plan)
     try:
         for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
             _check(block)
             progress.count(block)
             writer.add(block)
-            report(progress)
+            events.rows(block)
+            events.progress(progress)
         return
     except Exception as error:
         said = worker_said(error)

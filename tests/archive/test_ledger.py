@@ -1,5 +1,6 @@
 """The output as its own ledger: manifest, parts, writer, status and compaction, with made-up rows and no Ray."""
 
+import json
 import multiprocessing
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from looptagger.archive import dataset, lock, manifest, status, tags
+from looptagger.archive import counts, dataset, lock, manifest, status, tags
 from looptagger.archive.compact import compact
 from looptagger.archive.dataset import Record, Request, Work
 from looptagger.archive.storage import Folder
@@ -288,3 +289,35 @@ def test_shard_sizes_and_slices(folder: Folder, tmp_path: Path) -> None:
     assert len(shards) == 66 + 5
     got = [clip for shard in shards for clip in manifest.read(folder, shard).column("id").to_pylist()]
     assert got == [f"clip{i}" for i in range(70_000)]
+
+
+def test_kept_counts_are_what_the_parts_say(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "out"))
+    record = prepare(folder, request(write_manifest(tmp_path / "m.csv", range(20))))
+    schema = dataset.output_schema(folder, record)
+
+    def write(works: list[Work], bad: int | None) -> None:
+        writer = PartWriter(folder, works, schema, chunks=False)
+        for work in works:
+            writer.add(tagged(folder, work, bad))
+        writer.keeper.save()
+
+    write(dataset.missing(folder, record), 3)
+    assert counts.load(folder) == {part.name: counts.of(pq.read_table(folder.at(part.name))) for part in live(folder)}
+    assert status.status(folder).by_status == {"ok": 18, "missing": 2}
+    failed = dataset.failed(folder, record, ["missing"])
+    assert [work.rows for work in failed] == [1, 1]
+    PartWriter(folder, failed, schema, chunks=False)  # a job that is killed at once
+    assert not {work.part for work in failed} & set(counts.load(folder))
+    assert status.status(folder).by_status == {"ok": 18, "missing": 2}
+    write(failed, None)
+    assert status.status(folder).by_status == {"ok": 20}
+    compact(folder)
+    assert status.status(folder).by_status == {"ok": 20}
+    for nonsense in (b"{", b"[1]", json.dumps({"part-0000000.parquet": 3}).encode()):
+        folder.write(counts.NAME, nonsense)
+        assert status.status(folder).by_status == {"ok": 20}
+
+
+def live(folder: Folder) -> list[tags.Part]:
+    return dataset.parts(folder)[0]

@@ -113,6 +113,38 @@ def test_the_same_audio_gives_the_same_scores_each_run(tmp_path: Path, tiny_mode
         assert first[:4] + first[10:] == second[:4] + second[10:]
 
 
+def test_a_manifest_from_a_stranger_reaches_no_other_place(tmp_path: Path, tiny_model: str) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("hunter2 " * 200)
+    (tmp_path / "in").mkdir()
+    uris = ["../secret.txt", "../../../../../../etc/passwd", f"file://{secret}", "/dev/zero", "/proc/self/environ"]
+    lines = [f"../../{number}/../x,{uri}" for number, uri in enumerate(uris)]
+    (tmp_path / "in" / "m.csv").write_text("id,uri\n" + "\n".join(lines) + "\n")
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    run(tmp_path / "in" / "m.csv", tmp_path / "out", tiny_model)
+    written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert all(path.is_relative_to(tmp_path / "out") for path in written)
+    found = pq.read_table(tmp_path / "out").to_pylist()
+    assert [row["id"] for row in found] == [line.split(",")[0] for line in lines]
+    assert {row["status"] for row in found} <= {"undecodable", "unreadable", "empty"}
+    assert not any("hunter2" in str(row) or "root:" in str(row) for row in found)
+
+
+def test_an_output_that_goes_away_is_not_made_anew(mixed: Path, tmp_path: Path, tiny_model: str) -> None:
+    out, away = tmp_path / "out", tmp_path / "away"
+
+    def take(table: pa.Table) -> None:
+        if out.exists():
+            out.rename(away)
+
+    with pytest.raises(UserError, match=r"out: is gone; put it back and run the same command"):
+        run(mixed, out, tiny_model, Events(rows=take))
+    assert not out.exists()
+    away.rename(out)
+    assert run(mixed, out, tiny_model).total == 34
+    assert status.verify(Folder(str(out))) == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 def test_a_disk_that_fills_stops_the_job_with_a_sentence(mixed: Path, tmp_path: Path, tiny_model: str) -> None:
     small = tmp_path / "small"

@@ -1,0 +1,137 @@
+"""`make drills`: jobs killed at random moments and in every way, and what is in the output after each. A table."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import pyarrow as pa
+
+from jobs.drills import site as sites
+from jobs.drills import strikes
+from jobs.drills.server import Server
+from jobs.drills.site import Site
+
+Strike = Callable[[Site, strikes.Job, random.Random], str]
+KILLS = ("driver", "decode worker", "predictor", "node", "S3 server", "process tree")
+ONCE = ("disk full", "output gone", "SIGTERM", "Ctrl-C")
+LINE = "{:>2}  {:<13}  {:>5}  {:<15}  {:>4}  {:>8}  {:>9}  {}"
+
+
+@contextmanager
+def _local(folder: Path, base: Site) -> Iterator[Site]:
+    yield replace(base, out=str(folder / "tags"))
+
+
+@contextmanager
+def _small_disk(folder: Path, base: Site) -> Iterator[Site]:
+    """A disk of 4 MB, which only root can mount."""
+    disk = folder / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=True)
+    try:
+        yield replace(base, out=str(disk / "tags"))
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@contextmanager
+def _bucket(folder: Path, base: Site) -> Iterator[Site]:
+    server = Server(folder / "s3")
+    server.start()
+    fs = server.filesystem()
+    for path in sorted(Path(base.source).iterdir()):
+        fs.pipe_file(f"private/clips/{path.name}", path.read_bytes())
+    try:
+        yield replace(base, source="s3://private/clips", out="s3://private/tags", server=server)
+    finally:
+        server.kill()
+
+
+@contextmanager
+def _cluster(folder: Path, base: Site) -> Iterator[tuple[Site, Any]]:
+    """Ray on three nodes: a head that gives no CPU, and two that give one each."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    try:
+        yield replace(base, out=str(folder / "tags"), address=cluster.address), cluster
+    finally:
+        cluster.shutdown()
+
+
+def drill(place: Site, strike: Strike, moment: float, wanted: pa.Table, rng: random.Random) -> tuple[Any, ...]:
+    """Start, strike, look; then the same command to the end, and the comparison. A row of the table."""
+    place.clear()
+    job = place.start()
+    try:
+        job.wait(timeout=moment)
+        hit = "ended before"
+    except subprocess.TimeoutExpired:
+        hit = strike(place, job, rng)
+    code = sites.ended(job)
+    rows = place.rows()
+    again = sites.ended(place.start())
+    problem = f"exit code {again}" if again else sites.difference(wanted, place.table())
+    return f"{moment:.1f}", hit, code, rows, place.rows(), problem or "equal"
+
+
+def _run(kinds: list[str], folder: Path, base: Site, rng: random.Random) -> Iterator[tuple[Any, ...]]:
+    """The drills of each kind, in the place that the kind needs."""
+    wanted, seconds = sites.undisturbed(replace(base, out=str(folder / "calm")))
+    print(f"Undisturbed: {wanted.num_rows} rows in {seconds:.0f} s.", file=sys.stderr)
+    simple: dict[str, Strike] = {
+        "driver": strikes.driver, "decode worker": strikes.decoder, "predictor": strikes.predictor,
+        "process tree": strikes.tree, "output gone": strikes.gone, "SIGTERM": strikes.terminate,
+        "Ctrl-C": strikes.interrupt, "S3 server": strikes.server, "disk full": strikes.full,
+    }  # fmt: skip
+    for kind in dict.fromkeys(kinds):
+        moments = [rng.uniform(0.3, 0.95) * seconds for each in kinds if each == kind]
+        if kind == "disk full" and os.geteuid():
+            yield kind, "", "skipped: only root can mount a small disk", "", "", "", "skipped"
+        elif kind == "node":
+            with _cluster(folder, base) as (place, cluster):
+                yield from ((kind, *drill(place, strikes.node(cluster), moment, wanted, rng)) for moment in moments)
+        else:
+            where = {"S3 server": _bucket, "disk full": _small_disk}.get(kind, _local)
+            with where(folder, base) as place:
+                yield from ((kind, *drill(place, simple[kind], moment, wanted, rng)) for moment in moments)
+
+
+@click.command()
+@click.option("--rounds", default=20, show_default=True, help="Kills at random moments, dealt over the kinds of kill.")
+@click.option("--only", default="", help="Kinds, with commas between; all by default.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--folder", default="build/drills", show_default=True, type=click.Path(path_type=Path))
+def main(rounds: int, only: str, seed: int, folder: Path) -> None:
+    """Run the drills; exit code 1 when an output is not what an undisturbed run gives."""
+    folder = folder.absolute()
+    shutil.rmtree(folder, ignore_errors=True)
+    sites.make_clips(folder / "clips")
+    base = Site(folder, str(folder / "clips"), "", sites.make_model(folder / "model.safetensors"))
+    names = [name.strip() for name in only.split(",")] if only else [*KILLS, *ONCE]
+    kills = [name for name in names if name in KILLS]
+    dealt = [kills[number % len(kills)] for number in range(rounds)] if kills else []
+    kinds = sorted(dealt, key=KILLS.index) + [name for name in names if name in ONCE]
+    began, bad = time.monotonic(), 0
+    print(LINE.format("", "killed", "at s", "hit", "exit", "rows", "rows then", "against the undisturbed run"))
+    for number, row in enumerate(_run(kinds, folder, base, random.Random(seed)), 1):
+        print(LINE.format(number, *row), flush=True)
+        bad += row[-1] not in ("equal", "skipped")
+    print(f"{len(kinds)} drills in {(time.monotonic() - began) / 60:.1f} min; {bad} not equal.")
+    sys.exit(bool(bad))
+
+
+if __name__ == "__main__":
+    main()

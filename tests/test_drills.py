@@ -1,0 +1,40 @@
+"""The drills' own tools, and the shortest drill. `make drills` runs them all."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+
+from jobs.drills import processes, site
+
+
+def test_differences_are_seen() -> None:
+    wanted = pa.table({"id": ["a", "b"], "status": ["ok", "missing"], "bass": pa.array([0.5, None], pa.float32())})
+    close = wanted.set_column(2, "bass", pa.array([0.500001, None], pa.float32()))
+    assert site.difference(wanted, close) == ""
+    assert site.difference(wanted, wanted.set_column(2, "bass", pa.array([0.6, None], pa.float32())))
+    assert site.difference(wanted, wanted.set_column(2, "bass", pa.array([0.5, 0.1], pa.float32())))
+    assert site.difference(wanted, wanted.set_column(1, "status", pa.array(["ok", "ok"]))) == "status differs"
+    assert site.difference(wanted, wanted.slice(1)) == "2 ids wanted, 1 found"
+    assert site.difference(wanted, pa.concat_tables([wanted, wanted])) == "2 ids twice"
+
+
+def test_a_tree_of_processes_is_found() -> None:
+    shell = subprocess.Popen(["sh", "-c", "sleep 60 & setsid sleep 61 & wait"], start_new_session=True)
+    try:
+        while len(found := processes.named(shell.pid, "sleep 6")) < 3:  # the shell's own line names them too
+            pass
+        assert shell.pid in found
+        assert os.getpid() not in processes.descendants(shell.pid)
+    finally:
+        processes.kill(list(processes.descendants(shell.pid)))
+        shell.wait()
+
+
+def test_a_killed_decode_worker_changes_no_row(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jobs.drills", "--only", "decode worker", "--rounds", "1"]
+    done = subprocess.run([*command, "--folder", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "equal" in done.stdout
