@@ -8,6 +8,7 @@ logical one there, so that decoding tasks feed a predictor through the object st
 import argparse
 import io
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -26,11 +27,14 @@ from rich.table import Table
 
 from jobs.drills.proxy import Faults, Proxy
 from jobs.drills.server import ENVIRONMENT, Server
+from looptagger.archive import manifest
+from looptagger.archive.sources import open_sources
+from looptagger.archive.storage import Folder
 from looptagger.archive.tags import parse
-from looptagger.config import Model
+from looptagger.config import Model, Storage
 from looptagger.model import checkpoint
 
-RATE, DISTINCT = 16_000, 64
+RATE, DISTINCT, CLIPS = 16_000, 64, 60
 STORE_MB = 400
 """The object store given to the drills of memory."""
 PRESSED = {"num_cpus": 2, "num_gpus": 1, "object_store_memory": STORE_MB * 1_000_000}
@@ -75,6 +79,27 @@ def scale(folder: Path, sizes: list[int]) -> Iterator[tuple[str, ...]]:
         )  # fmt: skip
 
 
+def listed(endpoint: str, out: str) -> tuple[int, float, float, float]:
+    """Keys of the bucket `many` taken into a manifest: how many, in how long, the first told after, the peak in MB."""
+    began, told = time.monotonic(), list[float]()
+    sources = open_sources(["s3://many/loops"], Storage(endpoint_url=endpoint))
+    files = manifest.freeze(Folder(out), sources, written=lambda rows: told.append(time.monotonic() - began))
+    with open("/proc/self/status") as file:
+        peak = next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
+    return sum(file.rows for file in files), time.monotonic() - began, told[0], peak
+
+
+def listing(folder: Path, sizes: list[int]) -> Iterator[tuple[str, ...]]:
+    """Listing a bucket, from a server that makes its pages up."""
+    os.environ.update(ENVIRONMENT)
+    for size in sizes:
+        proxy = Proxy("127.0.0.1:9", Faults(many=size))
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            rows, seconds, first, peak = pool.apply(listed, (proxy.endpoint, str(folder / f"listed-{size}")))
+        proxy.close()
+        yield f"{rows:,}", f"{seconds:.0f}", f"{first:.1f}", f"{peak:.0f}"
+
+
 def hours(folder: Path, long: int, short: int) -> None:
     """Clips of an hour among ones of a second, as FLAC."""
     folder.mkdir()
@@ -91,20 +116,20 @@ def hours(folder: Path, long: int, short: int) -> None:
 
 def pressure(folder: Path) -> Iterator[tuple[str, ...]]:
     """Three unlike speeds, through the pipeline of a GPU machine."""
-    quick, slow = model(folder, 2), model(folder, 160)
+    quick, slow = model(folder, 2), model(folder, 64)
     minute = folder / "minutes"
     minute.mkdir()
     noise = np.random.default_rng(0).normal(0, 0.1, 60 * RATE).astype(np.float32)
-    for number in range(120):
+    for number in range(CLIPS):
         soundfile.write(minute / f"{number}.wav", noise, RATE)
     few = ["compute.shard_rows=8", "chunking.max_chunks=20"]
     took = watched(source=str(minute), out=str(folder / "slow"), model=slow, settings=few[:1], ray=PRESSED)
-    yield _line("slow model, fast disk: 120 clips of a minute", took)
+    yield _line(f"slow model, fast disk: {CLIPS} clips of a minute", took)
 
     server = Server(folder / "s3")
     server.start()
     fs = server.filesystem()
-    for number in range(120):
+    for number in range(CLIPS):
         fs.pipe_file(f"private/slow/{number}.wav", (minute / f"{number}.wav").read_bytes())
     proxy = Proxy(server.endpoint.removeprefix("http://"), Faults(pause_s=0.5))
     os.environ.update(ENVIRONMENT)
@@ -141,7 +166,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for row in scale(Path(folder), args.rows):
             growth.add_row(*row)
-    console.print(growth)
+        found = Table("keys listed", "s", "first told after s", "peak MB")
+        for row in listing(Path(folder), args.rows):
+            found.add_row(*row)
+    console.print(growth, found)
     if not args.no_pressure:
         held = Table("pressure", "clips", "s", "driver MB", "object store MB", "spilled MB")
         with tempfile.TemporaryDirectory() as folder:

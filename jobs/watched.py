@@ -9,9 +9,12 @@ import threading
 import time
 from typing import Any
 
+import ray
+
 from looptagger import config
 from looptagger.cluster.job import Events, TagJob, tag
 from looptagger.cluster.progress import Progress
+from looptagger.cluster.session import store_use
 
 
 class Watch:
@@ -23,18 +26,10 @@ class Watch:
         self.thread = threading.Thread(target=self._look, daemon=True)
 
     def _look(self) -> None:
-        import ray
-        from ray._private.internal_api import node_stats
-
         while not self.done.wait(0.25):
-            if not ray.is_initialized():
-                continue
-            try:
-                stats = node_stats().store_stats
-            except Exception:  # Ray is on its way up, or down
-                continue
-            self.store = max(self.store, stats.object_store_bytes_used)
-            self.spilled = max(self.spilled, stats.spilled_bytes_total)
+            if ray.is_initialized():
+                used, spilled = store_use()
+                self.store, self.spilled = max(self.store, used), max(self.spilled, spilled)
 
 
 def main(asked: dict[str, Any]) -> dict[str, Any]:
@@ -50,8 +45,6 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
             seen.setdefault("first", time.monotonic() - began)
 
     if asked.get("ray"):
-        import ray
-
         ray.init(address="local", include_dashboard=False, log_to_driver=False, **asked["ray"])
     watch = Watch()
     watch.thread.start()

@@ -227,13 +227,11 @@ def slow_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("how", ["kill", "interrupt", "terminate"])
-def test_a_run_cut_off_half_way_goes_on_to_one_row_a_clip(how: str, tmp_path: Path, slow_model: str) -> None:
-    write_tones(tmp_path / "in", 240)
-    out = tmp_path / "out"
-    job = start(tmp_path / "in", out, slow_model)
+def cut_off(how: str, source: Path, out: Path, model: str, rows: int) -> None:
+    """Run until so many rows are there, then end the job, one way or another."""
+    job = start(source, out, model)
     deadline = time.monotonic() + 120
-    while rows_readable_now(out) < 20 and time.monotonic() < deadline:
+    while rows_readable_now(out) < rows and time.monotonic() < deadline:
         time.sleep(0.1)
     if how == "kill":
         kill_tree(job.pid)
@@ -245,14 +243,22 @@ def test_a_run_cut_off_half_way_goes_on_to_one_row_a_clip(how: str, tmp_path: Pa
         assert printed == ""
         assert "Stopped. The same command goes on from here." in text
         assert "Traceback" not in text
-    assert 20 <= rows_readable_now(out) < 240
-    again = start(tmp_path / "in", out, slow_model)
+    assert rows <= rows_readable_now(out) < 320, how
+
+
+def test_a_run_cut_off_three_times_goes_on_to_one_row_a_clip(tmp_path: Path, slow_model: str) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    write_tones(source, 320)
+    cut_off("kill", source, out, slow_model, 20)
+    cut_off("interrupt", source, out, slow_model, 100)
+    cut_off("terminate", source, out, slow_model, 180)
+    again = start(source, out, slow_model)
     while again.poll() is None:
         rows_readable_now(out)
         time.sleep(0.1)
     assert again.returncode == 0
     found = duckdb.sql(f"select count(*), count(distinct id) from '{out}/*.parquet'").fetchall()
-    assert found == [(240, 240)]
+    assert found == [(320, 320)]
     assert status.verify(Folder(str(out))) == []
 
 

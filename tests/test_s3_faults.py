@@ -1,6 +1,8 @@
 """Tagging from and to an S3 that refuses, breaks off, stalls, truncates, forgets who we are, and lies in wait."""
 
 import io
+import json
+import time
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3fs
+from botocore.exceptions import ClientError, UnauthorizedSSOTokenError
 
 from jobs.drills.proxy import Faults, Proxy
-from looptagger.archive import manifest
+from looptagger.archive import lock, manifest
 from looptagger.archive.opening import BLOCK_BYTES, WHOLE_BYTES, open_files
+from looptagger.archive.patience import is_stores_fault
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
 from looptagger.cluster.job import Events, Summary, TagJob, tag
@@ -114,7 +118,7 @@ def test_a_store_that_stays_away_ends_the_job_and_not_the_clips(
             faulty.faults.slow_down = 1.0
 
     with pytest.raises(UserError, match=r"has not answered for 1 s .*; run the same command when it does"):
-        run(source, out, tiny_model, settings(faulty.endpoint, patience_s=1.0), Events(note=away))
+        run(source, out, tiny_model, settings(faulty.endpoint, patience_s=1.0, attempts=1), Events(note=away))
     faulty.faults.slow_down = 0.0
     assert run(source, out, tiny_model, settings(faulty.endpoint)).by_status == {"ok": CLIPS}
 
@@ -157,6 +161,58 @@ def test_of_two_gigabytes_only_what_is_heard_is_read(
     rows = pq.read_table(tmp_path / "out").to_pylist()
     assert [(row["status"], row["duration_s"]) for row in rows] == [("silent", None), ("too_large", None)]
     assert faulty.sent < 2 * WHOLE_BYTES + 40 * 3 * BLOCK_BYTES < size / 10
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_large_file_that_breaks_off_is_no_short_clip(
+    s3: S3, proxy: Callable[[Faults], Proxy], tiny_model: str, tmp_path: Path
+) -> None:
+    whole = audio_bytes(tone(150, rate=44_100), 44_100)
+    assert len(whole) > WHOLE_BYTES
+    s3.fs.pipe_file("private/large/broken.wav", whole)
+    s3.fs.pipe_file("private/large/sound.wav", whole)
+    faulty = proxy(Faults(truncate=1.0, keys="broken", after=WHOLE_BYTES // 4))
+    out, how = str(tmp_path / "out"), settings(faulty.endpoint, timeout_s=20)
+    assert run("s3://private/large", out, tiny_model, how).by_status == {"ok": 1, "unreadable": 1}
+    faulty.faults.keys = "none"
+    assert run("s3://private/large", out, tiny_model, how, retry_errors=True).by_status == {"ok": 1}
+    assert pq.read_table(out).column("duration_s").to_pylist() == [150.0, 150.0]
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_an_object_that_only_gives_errors_is_a_row(
+    source: str, proxy: Callable[[Faults], Proxy], tiny_model: str, tmp_path: Path
+) -> None:
+    faulty = proxy(Faults(slow_down=1.0, keys="loop7"))
+    done = run(source, str(tmp_path / "out"), tiny_model, settings(faulty.endpoint, attempts=1))
+    assert done.by_status == {"ok": CLIPS - 1, "unreadable": 1}
+
+
+def test_a_job_that_was_taken_for_dead_stops_writing(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "RENEW_S", 0.1)
+    folder = Folder("s3://private/taken", settings(s3.endpoint).storage)
+    with lock.held(folder) as check:
+        check()
+        other = {"host": "elsewhere", "pid": 1, "renewed": time.time()}
+        folder.write(lock.NAME, json.dumps(other).encode())
+        time.sleep(1)
+        with pytest.raises(UserError, match="another job took this one for dead"):
+            check()
+    assert json.loads(folder.read(lock.NAME) or b"{}") == other
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [(503, "SlowDownRead", True), (502, "502", True), (500, "InternalError", True), (429, "429", True),
+     (403, "AccessDenied", False), (404, "NoSuchKey", False), (403, "ExpiredToken", True)],
+)  # fmt: skip
+def test_whose_fault_an_answer_is(status: int, code: str, expected: bool) -> None:
+    answer: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    error = OSError("busy")
+    error.__cause__ = ClientError(answer, "GetObject")
+    assert is_stores_fault(error) is expected
+    assert is_stores_fault(UnauthorizedSSOTokenError())
+    assert not is_stores_fault(OSError("no"))
 
 
 def test_a_long_listing_streams(proxy: Callable[[Faults], Proxy], tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ GOLDEN = 0.6180339887
 class Faults:
     """Shares of object reads that fail, each in its way; `expire_after` counts requests; `many` and `huge` are made up.
 
-    `keys` narrows the faults to reads of keys that contain it.
+    `keys` narrows the faults to keys that contain it, `after` to ranges that begin there or later.
     """
 
     slow_down: float = 0.0
@@ -36,6 +36,7 @@ class Faults:
     pause_s: float = 0.0
     """Before every answer."""
     keys: str = ""
+    after: int = 0
     expire_after: int | None = None
     many: int = 0
     """Keys of the bucket `many`, listed but not there."""
@@ -63,7 +64,7 @@ class Proxy:
         self.server.shutdown()
         self.server.server_close()
 
-    def drawn(self, path: str, is_read: bool) -> str:
+    def drawn(self, path: str, is_read: bool, start: int) -> str:
         """The fault that a request meets, or nothing; counted."""
         faults = self.faults
         with self.lock:
@@ -71,7 +72,7 @@ class Proxy:
             if faults.expire_after is not None and self.counts["requests"] > faults.expire_after:
                 return "expired"
             fault = ""
-            if faults.keys in path:
+            if faults.keys in path and start >= faults.after:
                 self.place = (self.place + GOLDEN) % 1  # spread evenly: every fault comes, and soon
                 drawn, names = self.place, ("slow_down", "reset", "truncate", "stall")
                 for name in names if is_read else names[:1]:
@@ -92,7 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         is_read = self.command == "GET" and parts.path.count("/") > 1 and not parts.query.startswith("list-type")
-        fault = self.proxy.drawn(parts.path, is_read)
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0] or 0)
+        fault = self.proxy.drawn(parts.path, is_read, start)
         time.sleep(self.proxy.faults.pause_s)
         if fault == "expired":
             self._error(403, "ExpiredToken", "The provided token has expired.")

@@ -1,11 +1,12 @@
 """Many small parts into few large ones, in place and in the manifest's order."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from looptagger.archive import dataset, tags
+from looptagger.archive import counts, dataset, tags
 from looptagger.archive.storage import Folder
 
 ROWS = 1_000_000
@@ -22,12 +23,17 @@ def compact(folder: Folder, progress: Callable[[int, int], None] = lambda done, 
     dataset.tidy(folder)
     live, _ = dataset.parts(folder)
     groups = _groups(folder, live)
+    kept, joint = counts.load(folder), dict[str, Counter[str]]()
+    folder.delete([counts.NAME])
     for number, group in enumerate(groups):
         joined = tags.Part(group[0].first, group[-1].last)
         if len(group) > 1:
             for sub in (f"{dataset.CHUNKS}/", ""):
                 _join(folder, [sub + part.name for part in group], sub + joined.name)
+        if all(part.name in kept for part in group):
+            joint[joined.name] = sum((kept[part.name] for part in group), Counter[str]())
         progress(number + 1, len(groups))
+    counts.store(folder, joint)
     return len(live), len(groups)
 
 

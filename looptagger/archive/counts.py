@@ -8,7 +8,8 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,8 +37,13 @@ def load(folder: Folder) -> dict[str, Counter[str]]:
         return {}
 
 
+def store(folder: Folder, counts: Mapping[str, Counter[str]]) -> None:
+    """Keep counts. Raises UserError."""
+    folder.write(NAME, json.dumps(counts, separators=(",", ":")).encode())
+
+
 class Keeper:
-    """Keeps the counts while a job writes."""
+    """Keeps the counts while a job writes. Raises UserError where stale ones can't be withdrawn."""
 
     def __init__(self, folder: Folder, replaced: Iterable[str]) -> None:
         self.folder, self.counts = folder, load(folder)
@@ -45,7 +51,7 @@ class Keeper:
         if stale := self.counts.keys() & set(replaced):
             for part in stale:
                 del self.counts[part]
-            self.save()
+            store(folder, self.counts)
 
     def count(self, part: str, table: pa.Table) -> None:
         """Take in a part that was written just now."""
@@ -56,9 +62,6 @@ class Keeper:
     def save(self) -> None:
         """Store the counts. They can be had from the parts: an output that can't be written says so elsewhere."""
         self.saved = time.monotonic()
-        if self.folder.is_local and not os.path.isdir(self.folder.at("_run")):
-            return  # an output that was moved away is not made anew
-        try:
-            self.folder.write(NAME, json.dumps(self.counts, separators=(",", ":")).encode())
-        except UserError:
-            return
+        if not self.folder.is_local or os.path.isdir(self.folder.at("_run")):  # one moved away is not made anew
+            with suppress(UserError):
+                store(self.folder, self.counts)

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -24,14 +24,17 @@ def _owner() -> dict[str, Any]:
 
 
 @contextmanager
-def held(folder: Folder) -> Iterator[None]:
-    """Hold an output for writing. Raises UserError while another job holds it."""
-    with _held_file(folder) if folder.is_local else _held_object(folder):
-        yield
+def held(folder: Folder) -> Iterator[Callable[[], None]]:
+    """Hold an output for writing. Raises UserError while another job holds it.
+
+    What it yields raises UserError when another job has taken it over, after an outage longer than STALE_S.
+    """
+    with _held_file(folder) if folder.is_local else _held_object(folder) as check:
+        yield check
 
 
 @contextmanager
-def _held_file(folder: Folder) -> Iterator[None]:
+def _held_file(folder: Folder) -> Iterator[Callable[[], None]]:
     """flock: freed by the kernel however its process ends, so a killed job never blocks the next."""
     path = folder.at(NAME)
     try:
@@ -50,27 +53,41 @@ def _held_file(folder: Folder) -> Iterator[None]:
         file.truncate()
         file.write(json.dumps(_owner()))
         file.flush()
-        yield
+        yield lambda: None
 
 
 @contextmanager
-def _held_object(folder: Folder) -> Iterator[None]:
+def _held_object(folder: Folder) -> Iterator[Callable[[], None]]:
     _claim(folder)
-    done = threading.Event()
+    done, lost = threading.Event(), threading.Event()
 
     def renew() -> None:
         while not done.wait(RENEW_S):
             with suppress(UserError):  # the store is away for a moment; the next renewal may pass
+                if not _is_ours(folder.read(NAME)):
+                    lost.set()
+                    return
                 folder.write(NAME, json.dumps(_owner()).encode())
+
+    def check() -> None:
+        if lost.is_set():
+            raise UserError(f"{folder.uri}: another job took this one for dead, and goes on with it; leave it to that.")
 
     thread = threading.Thread(target=renew, daemon=True, name="lease")
     thread.start()
     try:
-        yield
+        yield check
     finally:
         done.set()
         thread.join()
-        folder.delete([NAME])
+        with suppress(UserError):  # how the job ended matters more than a lease that will be stale in a minute
+            if not lost.is_set():
+                folder.delete([NAME])
+
+
+def _is_ours(lease: bytes | None) -> bool:
+    """Whether a lease is this process's, or nobody's."""
+    return lease is None or {**_parsed(lease), "renewed": 0} == {**_owner(), "renewed": 0}
 
 
 def _claim(folder: Folder) -> None:

@@ -3,10 +3,10 @@
 import io
 import os
 import stat
-from collections.abc import Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO, TypeVar
 
-from looptagger.archive.patience import Patience, StoreAway, is_stores_fault
+from looptagger.archive.patience import Patience, StoreAway, answers, is_stores_fault, patiently
 from looptagger.archive.storage import filesystem, local_path, scheme
 from looptagger.config import Limits, Storage
 from looptagger.errors import one_line
@@ -14,6 +14,7 @@ from looptagger.errors import one_line
 WHOLE_BYTES = 8 << 20
 """Files up to this size are read whole; larger ones are opened, and only what the decoder asks for is read."""
 
+T = TypeVar("T")
 BLOCK_BYTES = 1 << 20
 """Bytes asked for at once of such a remote file: more than a chunk of CD audio, and few requests where all is read."""
 
@@ -41,7 +42,7 @@ def open_files(uris: Sequence[str], storage: Storage, limits: Limits) -> list[Bi
         raise
     except Exception as error:  # nobody provides the scheme, no credentials, ...: the reason of each of them
         return [unread(error) for _ in uris]
-    return [_open_remote(fs, path, head, limits) for path, head in zip(paths, heads, strict=True)]
+    return [_open_remote(fs, path, head, storage, limits) for path, head in zip(paths, heads, strict=True)]
 
 
 def _open_local(uri: str, limits: Limits) -> BinaryIO | Unread:
@@ -65,27 +66,96 @@ def _open_local(uri: str, limits: Limits) -> BinaryIO | Unread:
 def _heads(fs: Any, paths: Sequence[str], storage: Storage) -> list[bytes | BaseException]:
     """The first bytes of each; those that fail because the store is away are asked for again, until it is back."""
     heads: list[bytes | BaseException] = fs.cat_ranges(paths, 0, WHOLE_BYTES, on_error="return")
-    patience = Patience(storage)
+    patience = Patience(storage, lambda: answers(fs, paths[0]))
     while away := [i for i, head in enumerate(heads) if isinstance(head, BaseException) and is_stores_fault(head)]:
-        patience.wait(heads[away[0]])
+        if not patience.wait(heads[away[0]]):
+            break
         again = fs.cat_ranges([paths[i] for i in away], 0, WHOLE_BYTES, on_error="return")
         for i, head in zip(away, again, strict=True):
             heads[i] = head
     return heads
 
 
-def _open_remote(fs: Any, path: str, head: bytes | BaseException, limits: Limits) -> BinaryIO | Unread:
+def _open_remote(
+    fs: Any, path: str, head: bytes | BaseException, storage: Storage, limits: Limits
+) -> BinaryIO | Unread:
     if isinstance(head, BaseException):
         empty = "not satisfiable" in str(head)  # what S3 says of any range of an object of 0 bytes
         return io.BytesIO() if empty else unread(head)
     if len(head) < WHOLE_BYTES:
         return io.BytesIO(head)
     try:
-        file: BinaryIO = fs.open(path, "rb", block_size=BLOCK_BYTES, cache_type="readahead")
-        size = file.size  # type: ignore[attr-defined]
-        return _too_large(size, limits) if size > limits.max_bytes else file
+        file = patiently(lambda: Remote(fs, path), storage, lambda: answers(fs, path))
+        return _too_large(file.size, limits) if file.size > limits.max_bytes else file
+    except StoreAway:
+        raise
     except Exception as error:  # client libraries raise their own kinds; each is only this clip's reason
         return unread(error)
+
+
+class Remote(io.RawIOBase, BinaryIO):  # type: ignore[misc]
+    """A file read as it is needed, which remembers the first read that failed: decoders take that for its end."""
+
+    def __init__(self, fs: Any, path: str) -> None:
+        self.fs, self.path = fs, path
+        self.failure: Exception | None = None
+        self.file: Any = fs.open(path, "rb", block_size=BLOCK_BYTES, cache_type="readahead")
+        self.size: int = self.file.size
+
+    def read(self, size: int = -1) -> bytes:
+        """Bytes from here. Raises what the client library does."""
+        try:
+            data: bytes = self.file.read(size)
+            return data
+        except Exception as error:
+            self.failure = self.failure or error
+            raise
+
+    def readinto(self, buffer: Any) -> int:
+        """Bytes from here, into a buffer."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place."""
+        return int(self.file.seek(offset, whence))
+
+    def tell(self) -> int:
+        """The place."""
+        return int(self.file.tell())
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+
+def whole(file: BinaryIO, work: Callable[[BinaryIO], T], storage: Storage, again: Callable[[], None]) -> T:
+    """What `work` makes of a file when all that it asks for can be read; `again` is called before it has to try anew.
+
+    Raises what `work` does, Unread for a read that failed, StoreAway for a store that does not come back.
+    """
+    patience = Patience(storage, lambda: not isinstance(file, Remote) or answers(file.fs, file.path))
+    while True:
+        raised: Exception | None = None
+        try:
+            with file:
+                result = work(file)
+        except Exception as error:
+            raised = error
+        failure = file.failure if isinstance(file, Remote) else None
+        if failure is None and raised is not None:
+            raise raised
+        if failure is None or not isinstance(file, Remote):
+            return result
+        if not is_stores_fault(failure) or not patience.wait(failure):
+            raise unread(failure)
+        again()
+        file = patiently(lambda fs=file.fs, path=file.path: Remote(fs, path), storage)  # type: ignore[misc]
 
 
 def _too_large(size: int, limits: Limits) -> Unread:

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 from looptagger.config import Storage
 from looptagger.errors import UserError, one_line
 
-AWAY = frozenset({"SlowDown", "ServiceUnavailable", "InternalError", "500", "503"})
-"""What a store says that has too much to do; the client libraries have tried again a few times by then."""
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidAccessKeyId"})
 LONGEST_S = 20.0
+OWN_FAULT = 3
+"""An object that fails so often again while the store answers other requests is itself at fault."""
 
 T = TypeVar("T")
 
@@ -21,21 +21,26 @@ class StoreAway(UserError):
 
 
 def is_stores_fault(error: BaseException) -> bool:
-    """Whether the store does not answer or is overloaded, or the credentials ran out: the next clip would fail too."""
+    """Whether the store does not answer or is overloaded, or there are no credentials: the next clip may fail too."""
     return _is_away(error) or _is_expired(error)
 
 
 def _is_away(error: BaseException) -> bool:
-    from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError
+    from botocore.exceptions import HTTPClientError
 
-    chain = list(_chain(error))
-    return any(isinstance(each, ConnectTimeoutError | EndpointConnectionError) for each in chain) or bool(
-        AWAY & {_code(each) for each in chain}
+    return any(
+        isinstance(each, HTTPClientError) or _answer(each)[1] in (429, 500, 502, 503, 504) for each in _chain(error)
     )
 
 
 def _is_expired(error: BaseException) -> bool:
-    return bool(EXPIRED & {_code(each) for each in _chain(error)})
+    from botocore import exceptions as kinds
+
+    lost = (
+        kinds.NoCredentialsError, kinds.PartialCredentialsError, kinds.CredentialRetrievalError, kinds.SSOError,
+        kinds.TokenRetrievalError,
+    )  # fmt: skip
+    return any(isinstance(each, lost) or _answer(each)[0] in EXPIRED for each in _chain(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -47,24 +52,45 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _code(error: BaseException) -> str:
-    """The code of a store's answer, or nothing."""
+def _answer(error: BaseException) -> tuple[str, int]:
+    """The code and the HTTP status of a store's answer; nothing and 0 for any other error."""
     response: Any = getattr(error, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+    if not isinstance(response, dict):
+        return "", 0
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return str(response.get("Error", {}).get("Code", "")), int(status)
+
+
+def answers(fs: Any, path: str) -> bool:
+    """Whether a store answers a request for anything else in the bucket of an object."""
+    if not hasattr(fs, "call_s3"):
+        return True
+    try:
+        fs.call_s3("list_objects_v2", Bucket=path.split("/")[0], MaxKeys=1)
+        return True
+    except Exception as error:
+        return not is_stores_fault(error)
 
 
 class Patience:
     """How long a store that is away is waited for: `storage.patience_s` from the first time that it fails."""
 
-    def __init__(self, storage: Storage) -> None:
-        self.storage, self.pause, self.deadline = storage, 0.5, 0.0
+    def __init__(self, storage: Storage, answers: Callable[[], bool] = lambda: False) -> None:
+        self.storage, self.answers = storage, answers
+        self.pause, self.deadline, self.answered = 0.5, 0.0, 0
 
-    def wait(self, error: object) -> None:
-        """Sleep a little longer each time, with jitter. Raises StoreAway when patience is at its end."""
+    def wait(self, error: object) -> bool:
+        """Sleep, longer each time, with jitter; False, without, where the store answers and the object is at fault.
+
+        Raises StoreAway when patience is at its end, and at once for credentials that the store refuses.
+        """
         if isinstance(error, BaseException) and _is_expired(error):
             raise StoreAway(
                 f"the object store refuses the credentials ({one_line(error)}); renew them and run the same command."
             )
+        self.answered += self.answers()
+        if self.answered > OWN_FAULT:
+            return False
         now = time.monotonic()
         self.deadline = self.deadline or now + self.storage.patience_s
         if now >= self.deadline:
@@ -74,15 +100,15 @@ class Patience:
             )
         time.sleep(min(self.pause * random.uniform(0.5, 1.5), self.deadline - now))
         self.pause = min(2 * self.pause, LONGEST_S)
+        return True
 
 
-def patiently(call: Callable[[], T], storage: Storage) -> T:
+def patiently(call: Callable[[], T], storage: Storage, answers: Callable[[], bool] = lambda: False) -> T:
     """What a call gives, made again while the store is away. Raises StoreAway when it does not come back."""
-    patience = Patience(storage)
+    patience = Patience(storage, answers)
     while True:
         try:
             return call()
         except Exception as error:
-            if not is_stores_fault(error):
+            if not is_stores_fault(error) or not patience.wait(error):
                 raise
-            patience.wait(error)

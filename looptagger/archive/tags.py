@@ -105,10 +105,11 @@ def write_part(folder: Folder, name: str, table: pa.Table) -> None:
 
 def read_part(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """A part's rows, or some of its columns. Raises UserError for a file that is not whole Parquet."""
-    try:
-        with folder.fs.open(folder.at(name), "rb") as file:
-            return pq.read_table(file, columns=list(columns) if columns else None)
-    except pa.ArrowInvalid:
-        raise UserError(
-            f"{folder.uri}/{name}: not a whole Parquet file; delete it and run the same command again."
-        ) from None
+    with folder.reached():
+        try:
+            with folder.fs.open(folder.at(name), "rb") as file:
+                return pq.read_table(file, columns=list(columns) if columns else None)
+        except pa.ArrowInvalid:
+            raise UserError(
+                f"{folder.uri}/{name}: not a whole Parquet file; delete it and run the same command again."
+            ) from None

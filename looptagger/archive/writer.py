@@ -1,7 +1,7 @@
 """Gathers tagged rows, which come in any order, into parts, and writes each part once all of its rows are there."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +23,17 @@ long as Python keeps its traceback; a row comes through, and the driver raises.
 """
 
 
+Check = Callable[[], None]
+"""Raises UserError when the output is no longer this job's to write: see lock.held."""
+
+
 class PartWriter:
     """The job's only writer. Rows of a part that is never completed are simply tagged again by the next run."""
 
-    def __init__(self, folder: Folder, works: Sequence[Work], schema: pa.Schema, chunks: bool) -> None:
-        self.folder, self.works, self.schema, self.chunks = folder, works, schema, chunks
+    def __init__(
+        self, folder: Folder, works: Sequence[Work], schema: pa.Schema, chunks: bool, check: Check = lambda: None
+    ) -> None:
+        self.folder, self.works, self.schema, self.chunks, self.check = folder, works, schema, chunks, check
         self.expected = Counter[str]()
         for work in works:
             self.expected[work.part] += work.rows
@@ -57,16 +63,20 @@ class PartWriter:
         rows = table.select(self.schema.names).cast(self.schema)
         chunks = exploded(table) if self.chunks else None
         if name in self.replacing:
-            rows = _replaced(tags.read_part(self.folder, name), rows, table.column(ROW).to_numpy())
+            rows = _replaced(self._read(name), rows, table.column(ROW).to_numpy())
             if chunks is not None:
-                old = tags.read_part(self.folder, f"{CHUNKS}/{name}")
+                old = self._read(f"{CHUNKS}/{name}")
                 chunks = pa.concat_tables([_without(old, table.column("id")), chunks])
         if chunks is not None:
             self._write(f"{CHUNKS}/{name}", chunks)
         self._write(name, rows)
         self.keeper.count(name, rows)
 
+    def _read(self, name: str) -> pa.Table:
+        return patiently(lambda: tags.read_part(self.folder, name), self.folder.storage)
+
     def _write(self, name: str, rows: pa.Table) -> None:
+        self.check()
         check_there(self.folder)
         patiently(lambda: tags.write_part(self.folder, name, rows), self.folder.storage)
 

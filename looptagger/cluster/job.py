@@ -23,6 +23,11 @@ from looptagger.config import Audio, Tag
 from looptagger.errors import UserError
 from looptagger.model import checkpoint
 
+SPILLED = (
+    "Ray wrote {:,.0f} MB of decoded audio to disk, which is slow: give its object store more memory "
+    "(ray start --object-store-memory), or lower chunking.max_chunks."
+)
+
 
 @dataclass(frozen=True)
 class TagJob:
@@ -63,6 +68,8 @@ class Summary:
     plan: Plan | None = None
     cost: float | None = None
     """In the currency of `compute.price_per_hour`."""
+    spilled: int = 0
+    """Bytes that Ray wrote to disk because decoded audio no longer fitted its object store."""
 
     @property
     def clips(self) -> int:
@@ -84,10 +91,11 @@ def tag(job: TagJob, events: Events | None = None) -> Summary:
     if card.about:
         events.note(f"The model {card.name}: {card.about}")
     folder = Folder(job.out, job.tag.storage)
-    with lock.held(folder):
+    with lock.held(folder) as check:
         record = dataset.prepare(folder, _request(job, model, card), job.tag.storage, events.listed)
         dataset.tidy(folder)
-        writer = PartWriter(folder, _works(folder, record, job), dataset.output_schema(folder, record), job.chunks)
+        works, schema = _works(folder, record, job), dataset.output_schema(folder, record)
+        writer = PartWriter(folder, works, schema, job.chunks, check)
         absent = sum(work.rows for work in dataset.missing(folder, record))
         again = sum(work.rows for work in writer.works if work.only is not None)
         summary = Summary(record.rows, record.rows - absent - again)
@@ -124,7 +132,7 @@ def _tag_rows(
 
     from looptagger.cluster import tagging
     from looptagger.cluster.plan import plan
-    from looptagger.cluster.session import session, storage_environment
+    from looptagger.cluster.session import session, storage_environment, store_use
 
     events.note("Starting Ray ..." if not ray.is_initialized() else "Using the Ray session that is open.")
     with session(job.address):
@@ -132,6 +140,7 @@ def _tag_rows(
         summary.plan = plan(have.get("CPU", 0), have.get("GPU", 0), job.tag.compute)
         events.note(f"{writer.rows:,} clips to tag with {summary.plan}.")
         details = tagging.Job(job.tag, audio, ray.put(model), job.chunks, job.embeddings, storage_environment())
+        spilled = store_use()[1]
         progress = Progress(writer.rows, job.tag.compute.price_per_hour)
         try:
             tagging.run(writer, rows, details, summary.plan, progress, events)
@@ -140,6 +149,9 @@ def _tag_rows(
             summary.by_status, summary.audio_s = dict(progress.by_status), progress.audio_s
             summary.seconds = progress.seconds
             summary.cost = progress.cost[0] if progress.cost else None
+        summary.spilled = max(0, store_use()[1] - spilled)
+        if summary.spilled > 0:
+            events.note(SPILLED.format(summary.spilled / 1e6))
 
 
 @contextmanager
@@ -159,6 +171,7 @@ def _recorded(folder: Folder, job: TagJob, record: Record, summary: Summary) -> 
             "seconds": round(summary.seconds, 3),
             "audio_s": round(summary.audio_s, 3),
             "cost": None if summary.cost is None else round(summary.cost, 4),
+            "spilled_bytes": summary.spilled,
             "workers": str(summary.plan),
             "identity": record.identity,
             "settings": job.tag.model_dump(),

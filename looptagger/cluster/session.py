@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 # Before ray is imported: it reads these then.
@@ -31,7 +31,8 @@ def session(address: str | None) -> Iterator[None]:
     """
     hush()
     if ray.is_initialized():
-        yield
+        with _plainly():
+            yield
         return
     named = address or os.environ.get("RAY_ADDRESS")
     if named:
@@ -41,6 +42,8 @@ def session(address: str | None) -> Iterator[None]:
     try:
         with _stderr_closed():
             ray.init(address=named, **quiet) if named else ray.init(address="local", include_dashboard=False, **quiet)
+    except SystemExit:
+        raise KeyboardInterrupt from None  # SIGTERM while Ray starts: its own handler was on just then
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"the Ray cluster at {named}" if named else "Ray on this machine"
         raise UserError(f"{where} cannot be used: {one_line(error)}.") from None
@@ -48,12 +51,25 @@ def session(address: str | None) -> Iterator[None]:
         for number, handler in handlers.items():  # Ray puts its own there, which would end without a word
             signal.signal(number, handler)
     try:
-        yield
+        with _plainly():
+            yield
     finally:
         ray.shutdown()
 
 
-def worker_said(error: BaseException | None) -> str:
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """What a worker met and the user can mend, as the UserError that it was."""
+    try:
+        yield
+    except Exception as error:
+        said = _worker_said(error)
+        if not said or type(error) is UserError:
+            raise
+        raise UserError(said) from None
+
+
+def _worker_said(error: BaseException | None) -> str:
     """The sentence of the UserError that a worker raised, out of what Ray and Ray Data wrap it in; else nothing."""
     for _ in range(10):
         cause = getattr(error, "cause", None)
@@ -85,6 +101,22 @@ def _stderr_closed() -> Iterator[None]:
         os.dup2(terminal, 2)
         os.close(terminal)
         os.close(nowhere)
+
+
+def store_use() -> tuple[int, int]:
+    """Bytes that lie in the nodes' object stores, and bytes that these have spilled to disk since Ray started.
+
+    By Ray's own tool for `ray memory`, which is not public: where it fails, 0.
+    """
+    from ray._private.internal_api import node_stats
+
+    used = spilled = 0
+    for node in filter(lambda node: node["Alive"], ray.nodes()):
+        with suppress(Exception):
+            address = (node["NodeManagerAddress"], node["NodeManagerPort"])
+            stats = node_stats(*address, include_memory_info=False).store_stats
+            used, spilled = used + stats.object_store_bytes_used, spilled + stats.spilled_bytes_total
+    return used, spilled
 
 
 def storage_environment() -> dict[str, str]:

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
-import ray.exceptions
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
@@ -27,7 +26,7 @@ from looptagger.archive.storage import Folder
 from looptagger.archive.writer import PART, ROW, STOPPED, PartWriter
 from looptagger.cluster.plan import CORE, READER, Plan, readers
 from looptagger.cluster.progress import Progress
-from looptagger.cluster.session import adopt, worker_said
+from looptagger.cluster.session import adopt
 from looptagger.config import Audio, Tag
 from looptagger.errors import UserError
 
@@ -167,16 +166,9 @@ def run(writer: PartWriter, schema: pa.Schema, job: Job, plan: Plan, progress: P
     """
     events.progress(progress)
     dataset = pipeline(writer.folder, writer.works, schema, job, plan)
-    try:
-        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-            _check(block)
-            progress.count(block)
-            writer.add(block)
-            events.rows(block)
-            events.progress(progress)
-        return
-    except Exception as error:
-        said = worker_said(error)
-        if not said or (isinstance(error, UserError) and not isinstance(error, ray.exceptions.RayError)):
-            raise
-    raise UserError(said)
+    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+        _check(block)
+        progress.count(block)
+        writer.add(block)
+        events.rows(block)
+        events.progress(progress)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from looptagger.archive.fetch import opened
-from looptagger.archive.opening import Unread, unread
+from looptagger.archive.opening import Unread, unread, whole
+from looptagger.archive.patience import StoreAway
 from looptagger.archive.storage import Folder, scheme
 from looptagger.audio.decode import Undecoded, decode_whole
 from looptagger.config import Audio, Prepare
@@ -87,7 +89,7 @@ def prepared(
                 heard.append(_dropped(Undecoded("undecodable", reasons[row])))
             else:
                 begin(row)
-                heard.append(_heard(file, settings))
+                heard.append(_heard(file, settings, partial(begin, row)))
         group = group.append_column(
             "waveform", pa.array([each[0] for each in heard], table.SCHEMA.field("waveform").type)
         )
@@ -95,15 +97,18 @@ def prepared(
         yield group.append_column("drop", pa.array([each[2] for each in heard], pa.string()))
 
 
-def _heard(file: BinaryIO | Unread, settings: Prepare) -> tuple[Any, float, str | None]:
-    """Waveform, seconds and no reason, or a reason."""
+def _heard(file: BinaryIO | Unread, settings: Prepare, again: Callable[[], None]) -> tuple[Any, float, str | None]:
+    """Waveform, seconds and no reason, or a reason. Raises StoreAway."""
     if isinstance(file, Unread):
         return _dropped(file)
+    audio = Audio(sample_rate=settings.sample_rate)
     try:
-        with file:
-            clip = decode_whole(file, Audio(sample_rate=settings.sample_rate), settings.limits, settings.silence_db)
-    except Undecoded as undecoded:
-        return _dropped(undecoded)
+        decode = lambda each: decode_whole(each, audio, settings.limits, settings.silence_db)  # noqa: E731
+        clip = whole(file, decode, settings.storage, again)
+    except StoreAway:
+        raise
+    except (Undecoded, Unread) as why:
+        return _dropped(why)
     except MemoryError:
         return _dropped(Undecoded("too_large", "over limits.max_memory"))
     except Exception as error:  # opened but not readable; it costs this loop alone

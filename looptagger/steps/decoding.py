@@ -6,6 +6,7 @@ row stays, with a status and a reason.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, BinaryIO
 
@@ -13,7 +14,8 @@ import pyarrow as pa
 
 from looptagger.archive import tags
 from looptagger.archive.fetch import opened
-from looptagger.archive.opening import Unread, unread
+from looptagger.archive.opening import Unread, unread, whole
+from looptagger.archive.patience import StoreAway
 from looptagger.archive.writer import CHUNK_STARTS, STOPPED
 from looptagger.audio.decode import Clip, Undecoded, decode
 from looptagger.config import Audio, Tag
@@ -57,7 +59,8 @@ def decoded(
             else:
                 begin(row)
                 began = time.perf_counter()
-                heard.append(_hear(file, audio, tag) | {DECODE_S: time.perf_counter() - began})
+                row_heard = _hear(file, audio, tag, partial(begin, row))
+                heard.append(row_heard | {DECODE_S: time.perf_counter() - began})
         yield _with(group, heard)
 
 
@@ -73,15 +76,16 @@ def _with(rows: pa.Table, heard: Sequence[Mapping[str, Any]]) -> pa.Table:
     return rows
 
 
-def _hear(file: BinaryIO | Unread, audio: Audio, tag: Tag) -> dict[str, Any]:
-    """A clip's decoded columns, or its status and reason."""
+def _hear(file: BinaryIO | Unread, audio: Audio, tag: Tag, again: Callable[[], None]) -> dict[str, Any]:
+    """A clip's decoded columns, or its status and reason. Raises StoreAway."""
     if isinstance(file, Unread):
         return _failed(file.status, str(file))
     try:
-        with file:
-            return _columns(decode(file, audio, tag.chunking, tag.limits))
-    except Undecoded as undecoded:
-        return _failed(undecoded.status, str(undecoded))
+        return _columns(whole(file, lambda each: decode(each, audio, tag.chunking, tag.limits), tag.storage, again))
+    except StoreAway:
+        raise
+    except (Undecoded, Unread) as why:
+        return _failed(why.status, str(why))
     except MemoryError:
         return _failed("too_large", f"decoding needs more than limits.max_memory = {tag.limits.max_memory:,} bytes")
     except Exception as error:  # a file that could be opened but not read; whatever it is, it costs this clip alone

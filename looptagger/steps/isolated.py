@@ -57,12 +57,12 @@ class Helper:
         """What a step gives for the rows; a row that cost a helper its life has that as its reason."""
         given, lost, deaths, killed = 0, dict[int, str](), 0, Counter[int]()
         while given < rows.num_rows:
-            row = None
+            row, sent = None, given
             asked = {"step": step, "limits": limits.model_dump(), "lost": list(lost.items())}
             asked |= {"settings": {name: each.model_dump(mode="json") for name, each in settings.items()}}
             for kind, content in self._told(rows.slice(given), asked):
                 if kind == BEGUN:
-                    row = struct.unpack("<q", content)[0]
+                    row = struct.unpack("<q", content)[0] - (given - sent)
                 else:
                     table = _table(content)
                     given, row = given + table.num_rows, None

@@ -58,6 +58,14 @@ def test_what_kills_a_decoder_costs_its_own_row_alone(sick: isolated.Helper, tmp
     assert status.count("ok") == 33
 
 
+def test_late_rows_are_not_mistaken_for_others(sick: isolated.Helper, tmp_path: Path) -> None:
+    paths = write_tones(tmp_path, 60)
+    for number in (20, 41):
+        paths[number].write_bytes(b"abort" * 99)
+    table = pa.concat_tables(sick.done("decoded", rows(paths), LIMITS, audio=Audio(), tag=Tag()))
+    assert [number for number, text in enumerate(table.column("error").to_pylist()) if text] == [20, 41]
+
+
 def test_a_decoder_killed_from_outside_tries_again(sick: isolated.Helper, tmp_path: Path) -> None:
     paths = write_tones(tmp_path, 20)
     for number in (3, 4, 18):
