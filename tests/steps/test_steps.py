@@ -48,7 +48,7 @@ def test_a_file_that_opens_but_cannot_be_read_costs_its_own_row(predictor: Predi
         def read(self, *_: object) -> bytes:
             raise OSError(5, "Input/output error")
 
-    row = decoding._hear(Broken(, lambda: None), Audio(), Tag())
+    row = decoding._hear(Broken(), Audio(), Tag(), lambda: None)
     assert row == {"status": "unreadable", "error": "Input/output error", "n_chunks": 0}
 
 
