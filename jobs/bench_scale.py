@@ -82,7 +82,7 @@ def scale(folder: Path, sizes: list[int]) -> Iterator[tuple[str, ...]]:
 def listed(endpoint: str, out: str) -> tuple[int, float, float, float]:
     """Keys of the bucket `many` taken into a manifest: how many, in how long, the first told after, the peak in MB."""
     began, told = time.monotonic(), list[float]()
-    sources = open_sources(["s3://many/loops"], Storage(endpoint_url=endpoint))
+    sources = open_sources(["s3://many/loops/"], Storage(endpoint_url=endpoint))
     files = manifest.freeze(Folder(out), sources, written=lambda rows: told.append(time.monotonic() - began))
     with open("/proc/self/status") as file:
         peak = next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
@@ -166,10 +166,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for row in scale(Path(folder), args.rows):
             growth.add_row(*row)
+        console.print(growth)
         found = Table("keys listed", "s", "first told after s", "peak MB")
         for row in listing(Path(folder), args.rows):
             found.add_row(*row)
-    console.print(growth, found)
+    console.print(found)
     if not args.no_pressure:
         held = Table("pressure", "clips", "s", "driver MB", "object store MB", "spilled MB")
         with tempfile.TemporaryDirectory() as folder:

@@ -38,7 +38,10 @@ def filesystem(uri: str, storage: Storage, anonymous: bool = False) -> Any:
             },
         }
     try:
-        return fsspec.filesystem(kind, **(options if kind != "file" else {}))
+        fs = fsspec.filesystem(kind, **(options if kind != "file" else {}))
+        if kind in ("s3", "s3a"):
+            fs.retries = storage.attempts  # s3fs's own, for bodies that break off
+        return fs
     except (ValueError, ImportError) as error:
         raise UserError(f"{uri}: {kind}:// cannot be reached ({one_line(error)}).") from None
 
