@@ -39,7 +39,7 @@ def clip(seed: int, number: int, part: str, stock: Stock) -> tuple[Wave, frozens
     """Clip number so-and-so: waveform at RATE, roles, its source, and what kind of clip it is."""
     stock.rng = rng = np.random.default_rng([seed, number, len(part)])
     tune = song(rng)
-    kind = pick(rng, bass=0.12, chord=0.12, melody=0.13, percussion=0.14, fx=0.20, voice=0.16, several=0.13)
+    kind = pick(rng, bass=0.11, chord=0.12, melody=0.13, percussion=0.14, fx=0.18, voice=0.17, several=0.15)
     names = str(rng.choice(COMBINATIONS)).split() if kind == "several" else [kind]
     made = [MAKERS[name](rng, tune, stock) for name in names]
     roles = frozenset(role for stem in made for role in stem.roles)

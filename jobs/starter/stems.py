@@ -53,8 +53,7 @@ def _synthetic(rng: Rng, song: Song, notes: list[Note], role: str) -> Wave:
 
 def _pitched(rng: Rng, song: Song, stock: Stock, notes: list[Note], role: str, programs: tuple[int, ...]) -> Stem:
     """Notes on a soundfont's preset, on real sampled notes, or on the synthesizer."""
-    synth_share = 0.24 if role == "bass" else 0.14
-    how = pick(rng, font=0.33, synth=synth_share, notes=0.19, preset=0.28, clip=0.06)
+    how = pick(rng, font=0.35, synth=0.12, notes=0.2, preset=0.28, clip=0.05)
     if how == "clip" and stock.has("clip", role):
         real = stock.one("clip", role)
         return Stem(sound(real.path), frozenset(real.roles), real.package)

@@ -43,8 +43,6 @@ class Patch:
 
 def patch(rng: Rng, role: str) -> Patch:
     """A random sound that suits a role."""
-    if role == "bass" and rng.random() < 0.25:
-        return _squelch(rng)
     pluck = rng.random() < {"bass": 0.5, "chord": 0.4, "melody": 0.5}.get(role, 0.5)
     shape = str(rng.choice(["saw", "square", "triangle", "sine", "fm", "saw", "pulse"]))
     return Patch(
@@ -66,28 +64,6 @@ def patch(rng: Rng, role: str) -> Patch:
         resonance=float(rng.choice([0.7, rng.uniform(0.7, 6)])),
         vibrato=float(rng.choice([0, 0, rng.uniform(0, 0.012)])) if role == "melody" else 0.0,
         glide=float(rng.choice([0, 0, 0, rng.uniform(0.02, 0.1)])),
-    )
-
-
-def _squelch(rng: Rng) -> Patch:
-    """An acid bass: one bright voice, gliding, through a sharp filter that closes on every note."""
-    return Patch(
-        shape=str(rng.choice(["saw", "square", "pulse"])),
-        voices=1,
-        detune=0.0,
-        sub=0.0,
-        noise=0.0,
-        fm_ratio=1.0,
-        fm_index=0.0,
-        attack=0.003,
-        decay=float(rng.uniform(0.06, 0.4)),
-        sustain=float(rng.uniform(0, 0.6)),
-        release=float(rng.uniform(0.02, 0.15)),
-        cut=float(rng.uniform(1, 5)),
-        sweep=float(rng.uniform(1, 9)),
-        resonance=float(rng.uniform(3, 14)),
-        vibrato=0.0,
-        glide=float(rng.choice([0, rng.uniform(0.02, 0.12)])),
     )
 
 
