@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from jobs.drills.processes import descendants, kill
 from looptagger.archive import status
 from looptagger.archive.storage import Folder
 from looptagger.cli import main
@@ -198,20 +199,6 @@ def start(source: Path, out: Path, model: str, *more: str) -> subprocess.Popen[b
     return subprocess.Popen(command, cwd=ROOT, env=CLEAN, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def kill_tree(leader: int) -> None:
-    """SIGKILL for a process and all that descend from it, as when a machine is taken away."""
-    tree = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    parents = dict(map(int, line.split()) for line in tree.splitlines())  # type: ignore[arg-type]
-    doomed = {leader}
-    while more := {pid for pid, parent in parents.items() if parent in doomed} - doomed:
-        doomed |= more
-    for pid in doomed:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
 def rows_readable_now(out: Path) -> int:
     """DuckDB reads every part there is, at any moment."""
     if not list(out.glob("*.parquet")):
@@ -234,7 +221,7 @@ def cut_off(how: str, source: Path, out: Path, model: str, rows: int) -> None:
     while rows_readable_now(out) < rows and time.monotonic() < deadline:
         time.sleep(0.1)
     if how == "kill":
-        kill_tree(job.pid)
+        kill(list(descendants(job.pid)))
         job.wait()
     else:
         job.send_signal(signal.SIGINT if how == "interrupt" else signal.SIGTERM)
@@ -295,7 +282,7 @@ def ray_head() -> Iterator[tuple[dict[str, str], str]]:
     try:
         yield env, f"http://127.0.0.1:{dashboard}"
     finally:
-        kill_tree(head.pid)
+        kill(list(descendants(head.pid)))
         head.wait()
 
 
