@@ -4,6 +4,7 @@ import io
 import os
 import stat
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, BinaryIO, TypeVar
 
 from looptagger.archive.patience import Patience, StoreAway, answers, is_stores_fault, patiently
@@ -154,8 +155,12 @@ def whole(file: BinaryIO, work: Callable[[BinaryIO], T], storage: Storage, again
             return result
         if not is_stores_fault(failure) or not patience.wait(failure):
             raise unread(failure)
-        again()
-        file = patiently(lambda fs=file.fs, path=file.path: Remote(fs, path), storage)  # type: ignore[misc]
+        file = patiently(partial(_reopened, file, again), storage)
+
+
+def _reopened(file: Remote, again: Callable[[], None]) -> Remote:
+    again()  # time spent waiting for the store is not time spent decoding
+    return Remote(file.fs, file.path)
 
 
 def _too_large(size: int, limits: Limits) -> Unread:
