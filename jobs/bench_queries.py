@@ -1,4 +1,4 @@
-"""`make bench-queries`: README's questions to ten million synthetic rows, on DuckDB and Polars, and what a row costs.
+"""`make queries`: README's questions to ten million synthetic rows, on DuckDB and Polars, and what a row costs.
 
 The rows are written as a job writes them and joined by `compact`. Ids look like Freesound's; scores are drawn.
 """
@@ -8,7 +8,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
@@ -20,12 +20,19 @@ from rich.table import Table
 from looptagger.archive import tags
 from looptagger.archive.compact import compact
 from looptagger.archive.storage import Folder
+from looptagger.model.code import codes
 from looptagger.roles import ROLES
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 PART_ROWS = 100_000
 SETS = [[role for i, role in enumerate(ROLES) if number >> i & 1] for number in range(1 << len(ROLES))]
 """Every set of roles."""
+
+
+EMBEDDING = 128
+"""Numbers in an embedding of `starter`."""
+DISTINCT = 4096
+"""Embeddings drawn; the clips' are these, each at a level of its own."""
 
 
 def rows(number: int, count: int) -> pa.Table:
@@ -55,38 +62,73 @@ def rows(number: int, count: int) -> pa.Table:
     return pa.table(columns).cast(tags.OWN)
 
 
-def questions() -> Iterator[tuple[str, str]]:
-    """README's SQL on `tags`, with the comment above each."""
+def with_embeddings(table: pa.Table, number: int) -> pa.Table:
+    """The rows as `--embeddings` writes them. Their ids end like README's, one each."""
+    rng = np.random.default_rng(number)
+    drawn = np.maximum(np.random.default_rng(0).normal(size=(DISTINCT, EMBEDDING)), 0)
+    vectors = (
+        drawn[rng.integers(DISTINCT, size=table.num_rows)] + rng.normal(0, 0.2, (table.num_rows, EMBEDDING))
+    ).astype(np.float16)
+    bad = np.array(table.column("error").is_valid())
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), EMBEDDING, mask=pa.array(bad))
+    table = table.append_column("embedding", lists)
+    for name, words in zip(tags.CODE, codes(vectors).T, strict=True):
+        table = table.append_column(name, pa.array(words, mask=bad))
+    return table.cast(tags.schema(pa.schema([]), EMBEDDING))
+
+
+def questions(known: str) -> Iterator[tuple[str, str]]:
+    """README's SQL on `tags` and `similar`, with the comment above each; `known` is an id that is there."""
     for block in re.findall(r"```sql\n(.*?)```", README.read_text(), re.DOTALL):
         for query in filter(str.strip, block.split(";")):
-            if "'tags/" in query:
-                yield query.strip().splitlines()[0].removeprefix("-- "), query
+            if "'tags/" in query or "'similar/" in query:
+                yield (
+                    query.strip().splitlines()[0].removeprefix("-- "),
+                    query.replace("like '%/bass_thick_c.flac'", f"= '{known}'"),
+                )
 
 
-def seconds(query: str) -> float:
+def seconds(ask: Callable[[], object]) -> float:
     """The best of three: a shared disk is slow at first."""
     took = []
     for _ in range(3):
         began = time.perf_counter()
-        duckdb.execute(query).fetchall()
+        ask()
         took.append(time.perf_counter() - began)
     return min(took)
 
 
-def polars_seconds(pattern: str) -> Iterator[tuple[str, float]]:
-    """The same in Polars, where it can be asked in a line."""
+def polars_seconds(path: str, known: str) -> Iterator[tuple[str, float]]:
+    """The same in Polars, where it can be asked in a few lines."""
     import polars as pl
 
-    found = pl.scan_parquet(pattern)
-    asked = {
-        "clips by role": found.select("roles").explode("roles").group_by("roles").len(),
-        "the surest bass loops": found.filter(pl.col("bass") > 0.5).select("id", "bass").top_k(10, by="bass"),
-        "why clips failed": found.filter(pl.col("status") != "ok").group_by("status").agg(pl.len(), pl.first("error")),
+    found, similar = (pl.scan_parquet(f"{path}/{name}/*.parquet") for name in ("tags", "similar"))
+
+    def near() -> pl.LazyFrame:
+        clip = similar.filter(pl.col("id") == known).select(tags.CODE).collect()
+        differ = [(pl.col(name) ^ clip[name][0]).bitwise_count_ones() for name in tags.CODE]
+        return similar.select("id", differ=pl.sum_horizontal(differ, ignore_nulls=False)).bottom_k(5, by="differ")
+
+    asked: dict[str, Callable[[], pl.LazyFrame]] = {
+        "clips by role": lambda: found.select("roles").explode("roles").group_by("roles").len(),
+        "the surest bass loops": lambda: found.filter(pl.col("bass") > 0.5).select("id", "bass").top_k(10, by="bass"),
+        "why clips failed": lambda: (
+            found.filter(pl.col("status") != "ok").group_by("status").agg(pl.len(), pl.first("error"))
+        ),
+        "the same nearly": near,
     }
     for name, query in asked.items():
-        began = time.perf_counter()
-        query.collect()
-        yield name, time.perf_counter() - began
+        yield name, seconds(lambda query=query: query().collect())  # type: ignore[misc]
+
+
+def written(folder: Folder, wanted: int, embeddings: bool) -> float:
+    """Write that many rows as a job does, join their parts, and return the bytes a row."""
+    for number in range(-(-wanted // PART_ROWS)):
+        some = rows(number, min(PART_ROWS, wanted - number * PART_ROWS))
+        tags.write_part(folder, tags.Part(number, number).name, with_embeddings(some, number) if embeddings else some)
+        print(f"\r{(number + 1) * PART_ROWS:,} rows written", end="", file=sys.stderr, flush=True)
+    compact(folder)
+    return sum(file.stat().st_size for file in Path(folder.path).glob("*.parquet")) / wanted
 
 
 def main() -> None:
@@ -96,20 +138,18 @@ def main() -> None:
     wanted = parser.parse_args().rows
     table = Table("what", "DuckDB, s", "Polars, s", title=f"{wanted:,} rows")
     with tempfile.TemporaryDirectory() as path:
-        folder = Folder(path)
-        for number in range(-(-wanted // PART_ROWS)):
-            tags.write_part(
-                folder, tags.Part(number, number).name, rows(number, min(PART_ROWS, wanted - number * PART_ROWS))
+        size = written(Folder(f"{path}/tags"), wanted, False)
+        more = written(Folder(f"{path}/similar"), wanted, True)
+        known = rows(wanted // PART_ROWS // 2, 1).column("id")[0].as_py()
+        theirs = dict(polars_seconds(path, known))
+        for name, query in questions(known):
+            placed = query.replace("'tags/", f"'{path}/tags/").replace("'similar/", f"'{path}/similar/")
+            own = seconds(lambda placed=placed: duckdb.execute(placed).fetchall())  # type: ignore[misc]
+            table.add_row(
+                name, f"{own:.2f}", next((f"{s:.2f}" for key, s in theirs.items() if name.startswith(key)), "")
             )
-            print(f"\r{(number + 1) * PART_ROWS:,} rows written", end="", file=sys.stderr, flush=True)
-        before, after = compact(folder)
-        size = sum(file.stat().st_size for file in Path(path).glob("*.parquet"))
-        theirs = dict(polars_seconds(f"{path}/*.parquet"))
-        for name, query in questions():
-            own = seconds(query.replace("'tags/", f"'{path}/"))
-            table.add_row(name, f"{own:.2f}", f"{theirs[name]:.2f}" if name in theirs else "")
-    Console(width=100).print(table)
-    Console(width=100).print(f"{before} parts joined into {after}; {size / wanted:.1f} bytes a row")
+    Console(width=110).print(table)
+    Console(width=110).print(f"after compact, {size:.1f} bytes a row; with embeddings {more:.0f}")
 
 
 if __name__ == "__main__":

@@ -46,17 +46,23 @@ CHUNKS = pa.schema(
 )
 """The columns of a part of OUT/chunks."""
 
+CODE = tuple(f"embedding_code{i}" for i in range(4))
+"""The columns of an embedding's code, 64 bits each: query engines compare plain numbers fastest."""
+
 
 def schema(carried: pa.Schema, embedding: int = 0) -> pa.Schema:
-    """The schema of every part: our columns, the embedding where asked for, then the caller's manifest columns.
+    """The schema of every part: our columns, the embedding and its code if asked for, then the caller's columns.
 
     Raises UserError when a manifest column has the name of one of ours.
     """
     own = list(OWN)
     if embedding:
-        own.append(pa.field("embedding", pa.list_(pa.float16(), embedding)))
+        own += [
+            pa.field("embedding", pa.list_(pa.float16(), embedding)),
+            *(pa.field(name, pa.uint64()) for name in CODE),
+        ]
     others = [field for field in carried if field.name not in ("id", "uri")]
-    taken = {field.name for field in own} | {"embedding"}
+    taken = {field.name for field in own} | {"embedding", *CODE}
     for field in others:
         if field.name in taken or field.name.startswith("_"):
             raise UserError(f"the manifest column {field.name!r} has a name that looptagger uses itself; rename it.")

@@ -3,7 +3,9 @@
 import numpy as np
 import pyarrow as pa
 
+from looptagger.archive.tags import CODE
 from looptagger.archive.writer import CHUNK_SCORES
+from looptagger.model.code import codes
 from looptagger.model.predictor import Floats, Predictor, segment_means
 from looptagger.roles import ROLES
 from looptagger.steps.decoding import PCM
@@ -25,7 +27,12 @@ def tagged(table: pa.Table, predictor: Predictor, chunks: bool, embedding: bool)
     for name, column in _score_columns(means, scored, predictor).items():
         result = result.append_column(name, column)
     if embedding:
-        result = result.append_column("embedding", _vectors(vectors, scored, predictor.embedding_size))
+        found = np.zeros((len(scored), predictor.embedding_size), np.float16)
+        if vectors is not None:
+            found[scored] = vectors
+        result = result.append_column("embedding", _lists(found, scored))
+        for name, words in zip(CODE, codes(found).T, strict=True):
+            result = result.append_column(name, pa.array(words, mask=~scored))
     if chunks:
         result = result.append_column(CHUNK_SCORES, _nested(scores, counts))
     return result
@@ -41,12 +48,9 @@ def _score_columns(means: Floats, scored: np.ndarray, predictor: Predictor) -> d
     return columns
 
 
-def _vectors(vectors: np.ndarray | None, scored: np.ndarray, size: int) -> pa.Array:
-    """Half floats (n_scored, size) as a fixed-size list column, null for clips without scores."""
-    full = np.zeros((len(scored), size), np.float16)
-    if vectors is not None:
-        full[scored] = vectors
-    return pa.FixedSizeListArray.from_arrays(pa.array(full.ravel()), size, mask=pa.array(~scored))
+def _lists(rows: np.ndarray, scored: np.ndarray) -> pa.Array:
+    """Rows (n, size) as a fixed-size list column, null for clips without scores."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1], mask=pa.array(~scored))
 
 
 def _nested(scores: Floats, counts: np.ndarray) -> pa.Array:

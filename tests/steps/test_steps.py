@@ -5,8 +5,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from looptagger.archive.tags import CODE
 from looptagger.archive.writer import CHUNK_SCORES, CHUNK_STARTS
 from looptagger.config import Audio, Tag
+from looptagger.model.code import codes
 from looptagger.model.predictor import Predictor
 from looptagger.steps import decoding, tagging
 from tests.conftest import audio_bytes, tone, write_tones
@@ -72,7 +74,7 @@ def test_scores_do_not_depend_on_the_batch(predictor: Predictor, tmp_path: Path)
 def test_a_group_without_any_audio(predictor: Predictor, tmp_path: Path) -> None:
     table = run(rows([tmp_path / "a", tmp_path / "b"]), predictor, chunks=True, embedding=True)
     assert table.column("voice").null_count == 2
-    assert table.column("embedding").null_count == 2
+    assert table.column("embedding").null_count == table.column("embedding_code3").null_count == 2
 
 
 def test_chunks_and_embeddings(predictor: Predictor, tmp_path: Path) -> None:
@@ -82,4 +84,6 @@ def test_chunks_and_embeddings(predictor: Predictor, tmp_path: Path) -> None:
     assert table.column(CHUNK_STARTS)[1].as_py() == [0.0, 3.0, 4.0]
     assert np.allclose(scores[:, 1].mean(), table.column("bass")[1].as_py(), atol=1e-6)
     assert table.schema.field("embedding").type == pa.list_(pa.float16(), 8)
-    assert len(table.column("embedding")[1].as_py()) == 8
+    vector = np.array(table.column("embedding")[1].as_py(), np.float16)
+    assert vector.shape == (8,)
+    assert [table.column(name)[1].as_py() for name in CODE] == codes(vector[None])[0].tolist()
