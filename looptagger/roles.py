@@ -4,3 +4,6 @@ from typing import Final
 
 ROLES: Final = ("percussion", "bass", "chord", "melody", "fx", "voice")
 """The taxonomy of the Freesound Loop Dataset (Ramires et al., ISMIR 2020)."""
+
+COLOURS: Final = dict(zip(ROLES, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), strict=True))
+"""Okabe and Ito's: told apart by colour-blind readers, too. The same role has the same colour everywhere."""

@@ -9,7 +9,7 @@ import traceback
 import click
 
 from looptagger import terminal
-from looptagger.cli import learning, models, tagging
+from looptagger.cli import learning, models, paper, tagging
 from looptagger.cli.options import EXAMPLE
 from looptagger.errors import UserError, one_line
 
@@ -23,7 +23,7 @@ def cli() -> None:
     """
 
 
-for command in (*tagging.COMMANDS, *learning.COMMANDS, models.model):
+for command in (*tagging.COMMANDS, *learning.COMMANDS, paper.paper, models.model):
     cli.add_command(command)
 
 

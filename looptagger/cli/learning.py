@@ -1,6 +1,7 @@
 """The commands around training: prepare, train, evaluate."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,20 +57,25 @@ def train(data: str, out: str, **options: Any) -> None:
     from looptagger.cluster.training_job import train as run
 
     given = settings(config.Train, options)
-    took_s: list[float] = []
     with terminal.progress_view() as view:
-
-        def step(epoch: int, step: int, steps: int, loss: float) -> None:
-            left_s = (given.epochs - epoch + 1 - step / steps) * took_s[-1] if took_s else None
-            left = f", {terminal.clock(left_s)} left" if left_s is not None else ""
-            view.show(f"epoch {epoch}/{given.epochs}, step {step}/{steps}, loss {loss:.3f}{left}", False)
-
-        def epoch(row: dict[str, Any]) -> None:
-            took_s.append(row["seconds"])
-            terminal.note(tables.epoch_line(row, given.epochs))
-
-        log = run(TrainJob(data, out, given, **options), Events(terminal.note, step, epoch))
+        log = run(TrainJob(data, out, given, **options), Events(terminal.note, *training_lines(view, given.epochs)))
     tables.trained(log, out, data)
+
+
+def training_lines(view: terminal.ProgressView, epochs: int) -> tuple[Callable[..., None], Callable[..., None]]:
+    """What is shown of a training's steps, and of its epochs."""
+    took_s: list[float] = []
+
+    def step(epoch: int, step: int, steps: int, loss: float) -> None:
+        left_s = (epochs - epoch + 1 - step / steps) * took_s[-1] if took_s else None
+        left = f", {terminal.clock(left_s)} left" if left_s is not None else ""
+        view.show(f"epoch {epoch}/{epochs}, step {step}/{steps}, loss {loss:.3f}{left}", False)
+
+    def epoch(row: dict[str, Any]) -> None:
+        took_s.append(row["seconds"])
+        terminal.note(tables.epoch_line(row, epochs))
+
+    return step, epoch
 
 
 @click.command(context_settings=EXAMPLE)

@@ -49,16 +49,15 @@ def evaluate(
         "split": split,
         "part": part,
     }
-    figures = published(truth, scores) if protocol == "published" else ours(truth, scores, predictor)
+    figures = published(truth, scores) if protocol == "published" else ours(truth, scores, predictor.thresholds)
     return {**about, "protocol": protocol, "loops": len(truth), **figures}
 
 
-def ours(truth: Truth, scores: Floats, predictor: Predictor) -> Report:
-    """Six roles: ROC-AUC and PR-AUC with 95 % intervals, F1 at the model's thresholds; each role and the mean.
+def ours(truth: Truth, scores: Floats, limits: Floats) -> Report:
+    """Six roles: ROC-AUC and PR-AUC with 95 % intervals, F1 at thresholds (6,); each role and the mean.
 
     Also how often the highest score is right, and how many roles the loops are said to play.
     """
-    limits = predictor.thresholds
     areas = {"roc_auc": metrics.roc_auc, "pr_auc": metrics.pr_auc}
 
     def f1(truth: Truth, scores: Floats) -> ByRole:

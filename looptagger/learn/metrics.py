@@ -91,14 +91,14 @@ def _best_threshold(truth: NDArray[np.bool_], scores: Floats) -> float:
 
 
 def interval(
-    figure: Callable[[Truth, Floats], ByRole], truth: Truth, scores: Floats, seed: int = 0, resamples: int = RESAMPLES
+    figure: Callable[[Truth, Floats], ByRole], truth: Truth, scores: Floats, seed: int = 0, resamples: int | None = None
 ) -> dict[str, tuple[float, float] | None]:
     """The 95 % interval of each role's figure, and of the mean under `macro`, over bootstrap resamples of the loops.
 
     A resample without a positive of a role is left out of that role's interval, and out of the mean's.
     """
     rng = np.random.default_rng(seed)
-    picks = rng.integers(len(truth), size=(resamples, len(truth)))
+    picks = rng.integers(len(truth), size=(resamples or RESAMPLES, len(truth)))
     with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
         whole, found = figure(truth, scores), [figure(truth[pick], scores[pick]) for pick in picks]
     values = {role: [each[role] for each in found] for role in whole}

@@ -30,7 +30,7 @@ def scored(
     for rows in tables:
         for start in range(0, rows.num_rows, GROUP_LOOPS):
             some = rows.slice(start, GROUP_LOOPS)
-            chunks = [_chunks(*each, predictor.card.audio, protocol) for each in _loops(some)]
+            chunks = [windows(*each, predictor.card.audio, protocol) for each in _loops(some)]
             scores, _ = predictor.chunk_scores(np.concatenate(chunks))
             yield table.truth(some), segment_means(scores, np.array([len(each) for each in chunks]))
 
@@ -48,7 +48,8 @@ def _loops(rows: pa.Table) -> Iterator[tuple[str, NDArray[np.int16]]]:
     return zip(rows.column("id").to_pylist(), table.waveforms(rows), strict=True)
 
 
-def _chunks(loop: str, waveform: NDArray[np.int16], audio: Audio, protocol: Protocol) -> NDArray[np.int16]:
+def windows(loop: str, waveform: NDArray[np.int16], audio: Audio, protocol: Protocol) -> NDArray[np.int16]:
+    """What is heard of a loop, (n, chunk_samples): its chunks as in tagging, or the published code's windows."""
     if protocol == "published":
         return published_windows(waveform, audio.chunk_samples, zlib.crc32(loop.encode()))
     size = audio.chunk_samples

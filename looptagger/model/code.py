@@ -9,8 +9,6 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from looptagger.model.predictor import Floats
-
 WORDS = 4
 """Of 64 bits."""
 
@@ -21,7 +19,7 @@ def _planes(size: int) -> NDArray[np.float32]:
     return np.random.RandomState(0).normal(size=(size, 64 * WORDS)).astype(np.float32)
 
 
-def codes(embeddings: Floats) -> NDArray[np.uint64]:
+def codes(embeddings: NDArray[np.floating]) -> NDArray[np.uint64]:
     """Embeddings (n, size) -> codes (n, 4). Less each one's mean: they come out of a ReLU, so all lie in one corner."""
     centred = embeddings.astype(np.float32) - embeddings.mean(axis=1, keepdims=True, dtype=np.float32)
     bits = np.packbits(centred @ _planes(embeddings.shape[1]) > 0, axis=1, bitorder="little")

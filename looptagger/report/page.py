@@ -11,10 +11,8 @@ from urllib.parse import quote
 from looptagger.archive import dataset, tags
 from looptagger.archive.storage import Folder, scheme
 from looptagger.report.digest import BINS, COLUMNS, LENGTHS_S, Digest, Row
-from looptagger.roles import ROLES
+from looptagger.roles import COLOURS, ROLES
 
-COLOURS = dict(zip(ROLES, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), strict=True))
-"""Okabe and Ito's: told apart by colour-blind readers, too. The same role has the same colour everywhere."""
 PLAYABLE = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".webm")
 """What browsers play."""
 MOST_CODECS = 12

@@ -1,0 +1,192 @@
+"""The paper's comparison from request to result: what `looptagger paper` calls."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from looptagger.archive import dataset as archive
+from looptagger.archive import lock
+from looptagger.archive.storage import Folder
+from looptagger.cluster import features as extraction
+from looptagger.cluster.training_job import Events as TrainEvents
+from looptagger.config import Train
+from looptagger.errors import UserError
+from looptagger.learn import table
+from looptagger.learn.table import Dataset
+from looptagger.paper import chunks, features, results, runs
+from looptagger.paper.runs import TEST, VALIDATION, Run
+from looptagger.paper.settings import NETWORKS, PROTOCOLS, SYSTEMS, Paper
+from looptagger.roles import ROLES
+
+FEATURES_VERSION = 1
+"""Another number where another code would give other features."""
+
+
+@dataclass(frozen=True)
+class PaperJob:
+    """What the user asked for. Without `test`, the data set's own test part is judged."""
+
+    data: str
+    out: str
+    paper: Paper = Paper()
+    test: str | None = None
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class Events:
+    """How the job tells of itself."""
+
+    note: Callable[[str], None] = lambda text: None
+    features: Callable[[int, int], None] = lambda done, total: None
+    training: Callable[[Train], TrainEvents] = lambda settings: TrainEvents()
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where everything lies: the data set, what is judged where that is another, the output."""
+
+    job: PaperJob
+    data: Folder
+    dataset: Dataset
+    test: Folder
+    test_dataset: Dataset
+    out: Folder
+    versions: dict[str, str]
+
+    @property
+    def is_other(self) -> bool:
+        """Whether another data set is judged."""
+        return self.job.test is not None
+
+    def where(self, protocol: str, part: str) -> tuple[Folder, Dataset, str, str]:
+        """The data set that holds a part, and what selects its loops there."""
+        split = getattr(self.job.paper, protocol).split
+        if part == TEST and self.is_other:
+            return self.test, self.test_dataset, split, "all"
+        return self.data, self.dataset, split, part
+
+    def sources(self) -> list[extraction.Source]:
+        """The data sets whose features are wanted; the one that is learned from first."""
+        split = self.job.paper.published.split
+        found = [self._source(self.data, self.dataset, split)]
+        return [*found, self._source(self.test, self.test_dataset, extraction.ALL_TEST)] if self.is_other else found
+
+    def _source(self, data: Folder, dataset: Dataset, split: str) -> extraction.Source:
+        from looptagger.cluster.session import storage_environment
+
+        about = (dataset.digest, dataset.seed, dataset.shares, split, self.versions["essentia"], FEATURES_VERSION)
+        return extraction.Source(data, dataset, split, f"features/{runs.digest(*about)}", storage_environment())
+
+
+def paper(job: PaperJob, events: Events | None = None) -> results.Results:
+    """Do what is left of the runs asked for, then write tables and figures of all that there are.
+
+    Raises UserError for what the user can mend.
+    """
+    events = events or Events()
+    archive.check_place(job.out)
+    site = _site(job)
+    with lock.held(site.out):
+        asked = runs.runs(job.paper, site.dataset.digest, site.test_dataset.digest, site.versions)
+        wanted = [run for run in asked if run.stored(site.out) is None]
+        if any(run.system not in NETWORKS for run in wanted):
+            _extract(site, events)
+        for number, run in enumerate(wanted, len(asked) - len(wanted) + 1):
+            events.note(f"{number}/{len(asked)}: {run.title} ...")
+            scores = _network(run, site, events) if run.system in NETWORKS else _classic(run, site, events)
+            run.store(site.out, scores)
+        everything = job.paper.model_copy(update={"systems": SYSTEMS, "protocols": PROTOCOLS})
+        all_runs = runs.runs(everything, site.dataset.digest, site.test_dataset.digest, site.versions)
+        return results.write(all_runs, site.out, site.data, site.dataset)
+
+
+def _site(job: PaperJob) -> Site:
+    storage = job.paper.storage
+    data, out, test = Folder(job.data, storage), Folder(job.out, storage), Folder(job.test or job.data, storage)
+    found, judged = table.find(data), table.find(test)
+    versions = features.require() if set(job.paper.systems) - set(NETWORKS) else features.known()
+    site = Site(job, data, found, test, judged, out, versions)
+    for protocol in job.paper.protocols:
+        for part in ("train", VALIDATION, TEST):
+            folder, dataset, split, name = site.where(protocol, part)
+            if not sum(count["loops"] for part, count in dataset.counts[split].items() if name in (part, "all")):
+                raise UserError(
+                    f"{folder.uri}: the {part} part of the {split} split holds no loops; prepare it with other "
+                    "shares, or judge another data set with --test DIR."
+                )
+    if judged.sample_rate != found.sample_rate:
+        raise UserError(f"{job.test}: holds audio at another rate than {job.data}; prepare it again with the same.")
+    return site
+
+
+def _extract(site: Site, events: Events) -> None:
+    """The features that are not there yet."""
+    from looptagger.cluster.session import session
+
+    sources = [source for source in site.sources() if extraction.left(source, site.out)]
+    if not sources:
+        return
+    events.note("Extracting features with Essentia, on every core ...")
+    with session(site.job.address):
+        for source in sources:
+            extraction.extract(source, site.out, events.features)
+
+
+def _classic(run: Run, site: Site, events: Events) -> pa.Table:
+    from looptagger.paper.classic import ClassicSystem
+
+    ours = run.protocol == "ours"
+    loops = _loops(run, site, "train", features.CHUNK if ours else features.CROP)
+    system = ClassicSystem(run.system, loops.features, loops.labels, site.job.paper.classic, run.seed)
+    found, unheard = [], loops.unheard
+    for part in (VALIDATION, TEST):
+        judged = _loops(run, site, part, features.CHUNK if ours or part == VALIDATION else features.WINDOW)
+        scores = judged.scores(system.scores, system.constant)
+        found.append(runs.table(judged.ids, part, judged.truth, scores))
+        unheard += judged.unheard
+    if unheard:
+        events.note(f"Essentia failed on all of {unheard:,} loops: left out of training, scored by chance.")
+    return pa.concat_tables(found)
+
+
+def _loops(run: Run, site: Site, part: str, heard: str) -> chunks.Loops:
+    data, dataset, split, name = site.where(run.protocol, part)
+    source = next(source for source in reversed(site.sources()) if source.dataset is dataset)
+    columns = list(dict.fromkeys(["id", *ROLES, split]))
+
+    def pairs() -> Iterator[tuple[Any, Any]]:
+        for file in dataset.parts:
+            rows = table.in_part(table.read(data, file, columns), split, name)
+            yield rows, table.read(site.out, f"{source.sub}/{extraction.name_of(file)}")
+
+    return chunks.gather(pairs(), heard)
+
+
+def _network(run: Run, site: Site, events: Events) -> pa.Table:
+    """Train, or go on, in a folder of its own, and score with the best epoch."""
+    from looptagger.cluster.training_job import TrainJob, train
+    from looptagger.learn.scoring import joined, scored
+    from looptagger.model import checkpoint
+    from looptagger.model.predictor import Predictor
+
+    job, settings = site.job, site.job.paper.train(run.system, run.protocol, run.seed)
+    place = f"{job.out.rstrip('/')}/runs/{run.system.lower()}-{run.seed}-{run.trained}"
+    settings = settings.model_copy(update={"storage": job.paper.storage})
+    train(TrainJob(job.data, place, settings, address=job.address), events.training(settings))
+    predictor = Predictor(checkpoint.resolve(place, job.paper.storage), place)
+    found = []
+    for part in (VALIDATION, TEST):
+        ids: list[str] = []
+        heard = _noted(table.rows(*site.where(run.protocol, part)), ids)
+        truth, scores = joined(scored(heard, predictor, run.protocol))
+        found.append(runs.table(ids, part, truth, scores))
+    return pa.concat_tables(found)
+
+
+def _noted(tables: Iterator[pa.Table], ids: list[str]) -> Iterator[pa.Table]:
+    for rows in tables:
+        ids += rows.column("id").to_pylist()
+        yield rows

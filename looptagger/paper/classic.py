@@ -1,0 +1,92 @@
+"""The paper's six classic systems: {BR, LP, RAkEL} x {random forest, linear SVM} on 104 features of a chunk.
+
+Transformations by scikit-multilearn, learners by scikit-learn. BR: a binary learner a role (Zhang and Zhou, 2014); LP:
+one learner of sets of roles; RAkEL, distinct form: LP on random sets of k roles (Tsoumakas and Vlahavas, 2007).
+"""
+
+import random
+import warnings
+from typing import Any
+
+import numpy as np
+from joblib import parallel_config
+from numpy.typing import NDArray
+
+from looptagger.errors import UserError
+from looptagger.learn.metrics import Truth
+from looptagger.paper.settings import Classic, System
+
+Floats = NDArray[np.float32]
+
+
+class ClassicSystem:
+    """One of the six, fitted to chunks. A role that none, or all, of them play is not learned: its score is fixed."""
+
+    def __init__(self, system: System, features: Floats, labels: Truth, settings: Classic, seed: int) -> None:
+        """Fit to features (n, 104) and labels (n, 6). Raises UserError where there is too little to fit."""
+        transform, learner = system.split("-")
+        share = labels.sum(axis=0) / max(1, len(labels))
+        self.constant, self.told = share.astype(np.float32), np.flatnonzero((share > 0) & (share < 1))
+        if not len(self.told):
+            raise UserError(f"{system}: the training part has no role to tell apart; prepare more loops.")
+        base = _forest(settings, seed) if learner == "RF" else _svm(settings, seed)
+        if learner == "SVM":
+            features, labels = _enough(features, labels, settings.folds)
+        random.seed(seed)  # scikit-multilearn draws RAkEL's sets of roles from these two
+        np.random.seed(seed)
+        self.model = _transformed(transform, base, len(self.told), settings.k)
+        with (
+            warnings.catch_warnings(),
+            parallel_config("threading"),
+        ):  # processes would take longer to start than to fit
+            warnings.simplefilter("ignore")  # of sparse matrices' old names
+            self.model.fit(features.astype(np.float64), labels[:, self.told].astype(np.int64))
+
+    def scores(self, features: Floats) -> Floats:
+        """Features (n, 104) -> scores (n, 6) in [0, 1]."""
+        found = np.tile(self.constant, (len(features), 1))
+        if len(features):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                likely = self.model.predict_proba(features.astype(np.float64))
+            found[:, self.told] = np.clip(likely.toarray(), 0, 1)
+        return found
+
+
+def _transformed(transform: str, base: Any, roles: int, k: int) -> Any:
+    """The system around a learner. With no more than k roles to tell apart, RAkEL is LP."""
+    from skmultilearn.ensemble import RakelD
+    from skmultilearn.problem_transform import BinaryRelevance, LabelPowerset
+
+    dense = [True, True]
+    if transform == "BR":
+        return BinaryRelevance(base, require_dense=dense)
+    if transform == "LP" or roles <= k:
+        return LabelPowerset(base, require_dense=dense)
+    return RakelD(base, labelset_size=k, base_classifier_require_dense=dense)
+
+
+def _forest(settings: Classic, seed: int) -> Any:
+    from sklearn.ensemble import RandomForestClassifier
+
+    return RandomForestClassifier(settings.trees, n_jobs=-1, random_state=seed)
+
+
+def _svm(settings: Classic, seed: int) -> Any:
+    """Standardised, and its margins turned into probabilities by Platt's sigmoid, over folds."""
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.model_selection import StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import LinearSVC
+
+    folds = StratifiedKFold(settings.folds, shuffle=True, random_state=seed)
+    margin = LinearSVC(C=settings.c, tol=1e-3, random_state=seed)  # a finer tolerance changes no score's third decimal
+    return make_pipeline(StandardScaler(), CalibratedClassifierCV(margin, cv=folds, n_jobs=-1))
+
+
+def _enough(features: Floats, labels: Truth, folds: int) -> tuple[Floats, Truth]:
+    """Chunks of a rare set of roles repeated, so that every fold has one to calibrate on."""
+    _, kind, count = np.unique(labels, axis=0, return_inverse=True, return_counts=True)
+    times = -(-folds // count)[kind.ravel()]
+    return features.repeat(times, axis=0), labels.repeat(times, axis=0)

@@ -1,0 +1,161 @@
+"""A run of the comparison: one system, one protocol, one seed. Its scores are kept, and figures made of them."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from looptagger.archive.storage import Folder
+from looptagger.archive.tags import read_part
+from looptagger.errors import UserError
+from looptagger.learn import evaluation, metrics
+from looptagger.learn.metrics import ByRole, Floats, Truth
+from looptagger.paper.settings import NETWORKS, Paper, Protocol, System
+from looptagger.roles import ROLES
+
+SCORES = "scores"
+VALIDATION, TEST = "validation", "test"
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of one system, and its scores on the test part.
+
+    `trained` is a digest of all that the training depends on, `key` of all that the scores do.
+    """
+
+    system: System
+    protocol: Protocol
+    seed: int
+    trained: str
+    key: str
+
+    @property
+    def name(self) -> str:
+        """The stem of its file."""
+        return f"{self.system}-{self.protocol}-{self.seed}-{self.key}".lower()
+
+    @property
+    def title(self) -> str:
+        """What people are told of it."""
+        return f"{self.system} ({self.protocol}, seed {self.seed})"
+
+    def stored(self, folder: Folder) -> pa.Table | None:
+        """Its scores, if it has been done: `id`, `part`, `is_<role>` and the scores by role."""
+        if f"{self.name}.parquet" not in folder.names(SCORES):
+            return None
+        return read_part(folder, f"{SCORES}/{self.name}.parquet")
+
+    def store(self, folder: Folder, scores: pa.Table) -> None:
+        """Keep its scores, and the figures made of them: the intervals take seconds."""
+        folder.write(f"{SCORES}/{self.name}.json", json.dumps(report(scores, self.protocol)).encode())
+        sink = pa.BufferOutputStream()
+        pq.write_table(scores, sink, compression="zstd")
+        folder.write(f"{SCORES}/{self.name}.parquet", sink.getvalue())
+
+    def report(self, folder: Folder) -> Report:
+        """Its figures, if its scores are stored. Raises UserError where they were lost."""
+        data = folder.read(f"{SCORES}/{self.name}.json")
+        if data is None:
+            raise UserError(f"{folder.uri}/{SCORES}/{self.name}.json: is missing; delete the .parquet beside it, too.")
+        found: Report = json.loads(data)
+        return found
+
+
+def runs(settings: Paper, data: str, test: str, versions: Mapping[str, str]) -> list[Run]:
+    """All runs that are asked for. `data` and `test` are digests of what is learned from and of what is judged.
+
+    `versions` are those of the libraries that the classic systems are made of.
+    """
+    found = []
+    for system in settings.systems:
+        for protocol in settings.protocols:
+            train = settings.train(system, protocol, 0)
+            about: dict[str, Any] = train.model_dump(mode="json", exclude={"compute", "storage", "licence"})
+            if system not in NETWORKS:
+                about = {**settings.classic.model_dump(), **versions, "split": train.split}
+            trained = digest(data, about)
+            found += [Run(system, protocol, seed, trained, digest(trained, test)) for seed in settings.seeds]
+    return found
+
+
+def digest(*of: Any) -> str:
+    """Eight characters that stand for some settings."""
+    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def table(ids: Sequence[str], part: str, truth: Truth, scores: Floats) -> pa.Table:
+    """Scores as a run keeps them."""
+    columns: dict[str, Any] = {"id": ids, "part": [part] * len(ids)}
+    columns |= {f"is_{role}": truth[:, i] for i, role in enumerate(ROLES)}
+    return pa.table(columns | {role: scores[:, i].astype(np.float32) for i, role in enumerate(ROLES)})
+
+
+def arrays(scores: pa.Table, part: str) -> tuple[Truth, Floats]:
+    """Truth and scores (n, 6) of a part."""
+    some = scores.filter(pc.equal(scores.column("part"), part))
+    truth = np.column_stack([some.column(f"is_{role}").to_numpy(zero_copy_only=False) for role in ROLES])
+    return truth.astype(bool), np.column_stack([some.column(role).to_numpy() for role in ROLES])
+
+
+def thresholds(scores: pa.Table) -> Floats:
+    """The thresholds (6,) at which F1 is highest on the validation part."""
+    return np.array(list(metrics.best_thresholds(*arrays(scores, VALIDATION)).values()), np.float32)
+
+
+def report(scores: pa.Table, protocol: Protocol) -> Report:
+    """A run's figures on the test part, as `looptagger evaluate` gives them."""
+    truth, found = arrays(scores, TEST)
+    if protocol == "published":
+        return evaluation.published(truth, found)
+    return evaluation.ours(truth, found, thresholds(scores))
+
+
+def over_seeds(reports: Iterable[Report]) -> Report:
+    """Each figure's mean over the seeds, its standard deviation, and the mean of the intervals' ends."""
+    several = list(reports)
+    names = [name for name in ("roc_auc", "pr_auc", "f1") if name in several[0]]
+    found: Report = {"seeds": len(several), "positives": several[0]["positives"]}
+    for name in names:
+        keys = several[0][name]
+        found[name] = {key: _summary([each[name][key] for each in several]) for key in keys}
+        for key in keys:
+            ends = [each[f"{name}_interval"][key] for each in several if each[f"{name}_interval"][key]]
+            if ends:
+                found[name][key]["interval"] = np.mean(ends, axis=0).tolist()
+    if "f1_samples" in several[0]:
+        found["f1"] = {"macro": _summary([each["f1_samples"] for each in several])}
+    return found
+
+
+def _summary(values: Sequence[float | None]) -> dict[str, Any]:
+    known = [value for value in values if value is not None]
+    if not known:
+        return {"mean": None, "spread": None}
+    return {"mean": float(np.mean(known)), "spread": float(np.std(known, ddof=1)) if len(known) > 1 else None}
+
+
+def difference(scores: pa.Table, other: pa.Table) -> tuple[float, float, float] | None:
+    """How much better the first is: the difference of mean ROC-AUC on the same test loops, and its 95 % interval.
+
+    Paired: both are judged on each resample. None where no role can be judged.
+    """
+    truth, ours = arrays(scores, TEST)
+    _, theirs = arrays(other, TEST)
+
+    def gap(truth: Truth, both: Floats) -> ByRole:
+        one, two = metrics.roc_auc(truth, both[:, : len(ROLES)]), metrics.roc_auc(truth, both[:, len(ROLES) :])
+        known = {role: (one[role], two[role]) for role in ROLES}
+        return {role: None if a is None or b is None else a - b for role, (a, b) in known.items()}
+
+    both = np.concatenate([ours, theirs], axis=1)
+    middle, ends = metrics.macro(gap(truth, both)), metrics.interval(gap, truth, both)["macro"]
+    return None if middle is None or ends is None else (middle, *ends)

@@ -1,0 +1,67 @@
+"""What `looptagger paper` can be told, as in configs/paper.yaml."""
+
+from typing import Any, Final, Literal
+
+from pydantic import Field, field_validator
+
+from looptagger.config import Augment, Phase, Settings, Storage, Train
+
+System = Literal["BR-RF", "BR-SVM", "LP-RF", "LP-SVM", "RAkEL-RF", "RAkEL-SVM", "CNN", "HCNN"]
+Protocol = Literal["ours", "published"]
+
+SYSTEMS: Final[tuple[System, ...]] = (
+    "BR-RF", "BR-SVM", "LP-RF", "LP-SVM", "RAkEL-RF", "RAkEL-SVM", "CNN", "HCNN",
+)  # fmt: skip
+"""Table 2's rows; CNN is the non-harmonic one."""
+NETWORKS: Final[dict[str, Literal["cnn", "hcnn"]]] = {"CNN": "cnn", "HCNN": "hcnn"}
+PROTOCOLS: Final[tuple[Protocol, ...]] = ("ours", "published")
+
+PUBLISHED: Final = Train(
+    split="paper",
+    epochs=200,
+    batch=16,
+    phases=(
+        Phase(optimiser="adam", lr=1e-4),
+        Phase(from_epoch=60, optimiser="sgd", lr=1e-3, weight_decay=1e-4, from_best=True),
+        Phase(from_epoch=80, optimiser="sgd", lr=1e-4, weight_decay=1e-4, from_best=True),
+        Phase(from_epoch=100, optimiser="sgd", lr=1e-5, weight_decay=1e-4, from_best=True),
+    ),
+    augment=Augment(),
+    balance="none",
+    average_epochs=0.0,
+    select="loss",
+)
+"""configs/train_paper.yaml."""
+
+
+class Classic(Settings):
+    """The six classic systems. Trees, C and k are the paper's."""
+
+    trees: int = Field(1000, ge=1, description="of a random forest")
+    c: float = Field(10.0, gt=0, description="of the linear SVM")
+    k: int = Field(3, ge=2, le=6, description="roles a RAkEL labelset")
+    folds: int = Field(5, ge=2, le=20, description="the SVM's probabilities are calibrated on so many")
+
+
+class Paper(Settings):
+    """Everything `looptagger paper` can be told."""
+
+    systems: tuple[System, ...] = Field(SYSTEMS, min_length=1)
+    protocols: tuple[Protocol, ...] = Field(PROTOCOLS, min_length=1)
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="each system is trained once with each")
+    classic: Classic = Classic()
+    ours: Train = Field(Train(), description="under `ours`: how the networks are trained, and the split of all systems")
+    published: Train = Field(PUBLISHED, description="the same under `published`")
+    storage: Storage = Storage()
+
+    @field_validator("published", mode="before")
+    @classmethod
+    def _over_the_papers(cls, value: Any) -> Any:
+        """What is not named stays as the paper has it."""
+        return {**PUBLISHED.model_dump(), **value} if isinstance(value, dict) else value
+
+    def train(self, system: System, protocol: Protocol, seed: int) -> Train:
+        """The training of a network under a protocol; of a classic system, its split is what counts."""
+        base = self.ours if protocol == "ours" else self.published
+        kind = NETWORKS.get(system, base.model.kind)
+        return base.model_copy(update={"seed": seed, "model": base.model.model_copy(update={"kind": kind})})

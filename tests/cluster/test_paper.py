@@ -1,0 +1,120 @@
+"""`looptagger paper` on a small data set of FSLD's shape: all eight systems, stopped and gone on with."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from looptagger.cli import main
+from looptagger.cluster import paper_job
+from looptagger.cluster.paper_job import Events, PaperJob, paper
+from looptagger.config import load
+from looptagger.errors import UserError
+from looptagger.learn import metrics
+from looptagger.paper import features
+from looptagger.paper.settings import SYSTEMS, Paper
+from tests.learn.tree import separable, store
+
+TRAINING = (
+    "{split: grouped, epochs: 1, batch: 16, model: {channels: 4}, compute: {device: cpu}, phases: [{lr: 0.003}], "
+    "augment: {mix: 0.5}, balance: sampling, average_epochs: 5.0, select: roc_auc}"
+)
+BRIEF = ["classic.trees=10", "classic.folds=2", "seeds=[0]", f"ours={TRAINING}", f"published={TRAINING}"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_resamples() -> Iterator[None]:
+    """Intervals are tested where they are made; 500 resamples take seconds a figure."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "RESAMPLES", 30)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    tree = separable(tmp_path_factory.mktemp("fsld"), 12, users=30).write("json")
+    return store(tree, tmp_path_factory.mktemp("table"), shares=(0.6, 0.2, 0.2))[0].uri
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_all_eight_in_one_command_that_goes_on_where_it_stopped(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "paper"
+    flags = ["paper", "--data", data, "-o", str(out), *(word for each in BRIEF for word in ("--set", each))]
+    main([*flags, "--system", "lp-rf", "--protocol", "ours"])  # one alone
+    said = capsys.readouterr()
+    assert "1/1: LP-RF (ours, seed 0)" in said.err
+    assert (out / "table1.csv").read_text().startswith("role,here")
+    features_at = {path: path.stat().st_mtime_ns for path in out.glob("features/*/*.parquet")}
+    assert features_at
+
+    main(flags)
+    said = capsys.readouterr()
+    assert "LP-RF (ours, seed 0)" not in said.err  # it was there
+    assert {path: path.stat().st_mtime_ns for path in features_at} == features_at
+    assert len(list((out / "runs").iterdir())) == 2  # both protocols train alike here, so each network once
+    found = json.loads((out / "results.json").read_text())["systems"]
+    assert set(found) == {f"{system}, {protocol}" for system in SYSTEMS for protocol in ("ours", "published")}
+    for system in SYSTEMS[:6]:  # the sounds are easy to tell apart
+        assert found[f"{system}, ours"]["roc_auc"]["macro"]["mean"] > 0.9, system
+    for name in ("figure1", "figure3", "figure4"):
+        assert (out / f"{name}.png").stat().st_size > 20_000
+        assert (out / f"{name}.svg").stat().st_size > 5_000
+    assert "Table 2: the eight systems" in said.out
+    assert "HCNN and" in (out / "tables.md").read_text()
+
+    main(flags)
+    assert "/16:" not in capsys.readouterr().err  # nothing was left to do
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_judged_on_another_data_set_with_chunks_that_essentia_fails_on(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    other = separable(tmp_path / "other", 3, seed=9).write("json")
+    test = store(other, tmp_path / "test")[0].uri
+    job = PaperJob(data, str(tmp_path / "out"), load(Paper, None, [*BRIEF, "systems=[BR-SVM]"]), test)
+    real = paper_job.table.read
+
+    def lost(folder: object, name: str, columns: object = None) -> object:
+        found = real(folder, name, columns)  # type: ignore[arg-type]
+        if "heard" not in found.column_names:
+            return found
+        loop = found.column("id")[0]
+        gone = [str(each) if each == loop else None for each in found.column("id")]
+        return found.set_column(found.column_names.index("error"), found.schema.field("error"), [gone])
+
+    monkeypatch.setattr(paper_job.table, "read", lost)
+    found = paper(job, Events(notes.append))
+    assert any("Essentia failed on all of" in note for note in notes)
+    figures = json.loads((tmp_path / "out" / "results.json").read_text())["systems"]["BR-SVM, ours"]
+    assert sum(figures["positives"].values()) >= 18  # all of the other data set's loops are judged
+    assert found.not_judged == []
+
+
+def test_what_cannot_be_done_is_a_sentence(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = separable(tmp_path / "fsld", 3).write("json")
+    small = store(tree, tmp_path / "small", shares=(1.0, 0.0, 0.0))[0].uri
+    with pytest.raises(UserError, match=r"the (validation|test) part of the grouped split holds no loops.*--test DIR"):
+        paper(PaperJob(small, str(tmp_path / "out")))
+    rate = store(tree, tmp_path / "rate", sample_rate=8000)[0].uri
+    with pytest.raises(UserError, match="at another rate"):
+        paper(PaperJob(data, str(tmp_path / "out"), test=rate))
+    monkeypatch.setattr(features, "PACKAGES", ("essentia-of-old",))
+    with pytest.raises(UserError, match=r"pip install 'looptagger\[paper\]'"):
+        paper(PaperJob(data, str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_flags_are_exit_code_2(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, says in (
+        (["--system", "KNN"], "'KNN' is not one of"),
+        (["--set", "classic.trees=0"], "classic.trees"),
+        (["--set", "published.epochs=0"], "published.epochs"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["paper", "--data", data, "-o", str(tmp_path), *flags])
+        assert says in capsys.readouterr().err

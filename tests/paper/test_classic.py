@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from looptagger.errors import UserError
+from looptagger.learn import metrics
+from looptagger.paper.chunks import Loops
+from looptagger.paper.classic import ClassicSystem
+from looptagger.paper.settings import SYSTEMS, Classic
+
+CLASSIC = Classic(trees=30, folds=2)
+
+
+def made(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Features of which the first six each tell a role, of very unlike sizes."""
+    rng = np.random.default_rng(seed)
+    labels = rng.multinomial(1, np.full(6, 1 / 6), count).astype(bool)
+    labels[::3] |= np.roll(labels, 1, axis=1)[::3]  # a dozen sets of roles
+    features = rng.normal(size=(count, 104)) + np.pad(labels * 2.5, ((0, 0), (0, 98)))
+    return (features * np.geomspace(0.01, 1000, 104)).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("system", SYSTEMS[:6])
+def test_each_system_learns_and_repeats_itself(system: str) -> None:
+    features, labels = made(240)
+    more, truth = made(120, seed=1)
+    one, two = (ClassicSystem(system, features, labels, CLASSIC, seed=5).scores(more) for _ in range(2))  # type: ignore[arg-type]
+    assert (one == two).all()
+    assert one.shape == (120, 6)
+    assert ((one >= 0) & (one <= 1)).all()
+    assert metrics.macro(metrics.roc_auc(truth, one)) > 0.8
+
+
+@pytest.mark.parametrize("system", ["BR-SVM", "LP-SVM", "RAkEL-RF"])
+def test_a_role_without_examples_and_sets_met_once_do_not_stop_it(system: str) -> None:
+    features, labels = made(120)
+    labels[:, 5], labels[:, 0] = False, True
+    labels[0] = [True, True, True, True, True, False]
+    scores = ClassicSystem(system, features, labels, CLASSIC, seed=0).scores(features)  # type: ignore[arg-type]
+    assert (scores[:, 5] == 0).all()
+    assert (scores[:, 0] == 1).all()
+    assert len(np.unique(scores[:, 1])) > 2
+
+
+def test_with_few_roles_rakel_is_lp() -> None:
+    features, labels = made(80)
+    labels[:, 3:] = False
+    both = [ClassicSystem(name, features, labels, CLASSIC, 0).scores(features) for name in ("RAkEL-RF", "LP-RF")]  # type: ignore[arg-type]
+    assert (both[0] == both[1]).all()
+
+
+def test_nothing_to_tell_apart_is_a_sentence() -> None:
+    features, labels = made(10)
+    for some in (labels[:0], np.ones_like(labels)):
+        with pytest.raises(UserError, match="BR-RF: the training part has no role to tell apart"):
+            ClassicSystem("BR-RF", features[: len(some)], some, CLASSIC, 0)
+
+
+def test_a_loop_scores_the_mean_of_its_chunks_or_what_chance_gives() -> None:
+    truth = np.zeros((3, 6), bool)
+    chunks = np.arange(3, dtype=np.float32)[:, None] * np.ones(104, np.float32)
+    loops = Loops(["a", "b", "c"], truth, chunks, np.array([2, 2, 0]))
+    scores = loops.scores(lambda features: features[:, :6], np.full(6, 0.25, np.float32))
+    assert scores[:, 0].tolist() == [2.0, 0.25, 0.5]
+    assert loops.unheard == 1
+    assert loops.labels.shape == (3, 6)

@@ -1,0 +1,176 @@
+"""Runs, tables and figures, out of made-up scores."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from looptagger.archive.storage import Folder
+from looptagger.config import Audio, Train, load
+from looptagger.learn import metrics
+from looptagger.learn.table import SCHEMA, Dataset
+from looptagger.paper import figures, runs, tables
+from looptagger.paper.settings import PUBLISHED, SYSTEMS, Paper
+from looptagger.roles import COLOURS, ROLES
+from tests.conftest import tone
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_resamples() -> Iterator[None]:
+    """Intervals are tested where they are made; 500 resamples take seconds a figure."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "RESAMPLES", 30)
+        yield
+
+
+def scores(noise: float, seed: int = 0, count: int = 80) -> pa.Table:
+    """A system that is right but for so much noise."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for part in (runs.VALIDATION, runs.TEST):
+        truth = np.random.default_rng(7).random((count, 6)) < 0.3
+        found = np.clip(truth * 0.6 + rng.normal(0.2, noise, truth.shape), 0, 1)
+        made.append(runs.table([f"{part}{i}" for i in range(count)], part, truth, found))
+    return pa.concat_tables(made)
+
+
+def reports() -> dict:
+    made = {}
+    for i, system in enumerate(SYSTEMS[-2:]):
+        for protocol in ("ours", "published"):
+            each = [runs.report(scores(0.4 - 0.1 * i, seed), protocol) for seed in (0, 1)]
+            made[system, protocol] = runs.over_seeds(each)
+    return made
+
+
+@pytest.fixture(scope="module")
+def two() -> dict:
+    return reports()
+
+
+def test_the_paper_s_training_is_the_one_in_configs() -> None:
+    assert load(Train, CONFIGS / "train_paper.yaml") == PUBLISHED
+    assert load(Paper, CONFIGS / "paper.yaml") == Paper()
+    brief = load(Paper, None, ["published.epochs=3"])
+    assert brief.published == PUBLISHED.model_copy(update={"epochs": 3})
+
+
+def test_a_run_s_key_is_of_all_that_it_depends_on() -> None:
+    def keys(**how: object) -> dict[str, str]:
+        about = {"settings": Paper(), "data": "d", "test": "t", "versions": {"essentia": "1"}} | how
+        return {f"{run.system} {run.protocol} {run.seed}": run.key for run in runs.runs(**about)}
+
+    base = keys()
+    assert len(base) == 8 * 2 * 3
+    assert base == keys(settings=Paper(storage={"attempts": 2}, ours=Train(compute={"workers": 2})))
+    assert all(value != base[name] for name, value in keys(data="other").items())
+    assert all(value != base[name] for name, value in keys(test="other").items())
+    changed = {name for name, value in keys(versions={"essentia": "2"}).items() if value != base[name]}
+    assert {name.split()[0] for name in changed} == set(SYSTEMS[:6])
+    changed = {name for name, value in keys(settings=Paper(ours=Train(epochs=3))).items() if value != base[name]}
+    assert {tuple(name.split()[:2]) for name in changed} == {("CNN", "ours"), ("HCNN", "ours")}
+
+
+def test_runs_are_stored_with_their_figures(tmp_path: Path) -> None:
+    run, folder = runs.Run("HCNN", "ours", 0, "abc", "def"), Folder(str(tmp_path))
+    assert run.stored(folder) is None
+    run.store(folder, scores(0.1))
+    found = run.stored(folder)
+    assert found is not None
+    assert found.equals(scores(0.1))
+    assert run.report(folder) == json.loads(json.dumps(runs.report(found, "ours")))
+    assert run.report(folder)["roc_auc"]["macro"] > 0.95
+
+
+def test_means_and_spreads_over_seeds() -> None:
+    each = [runs.report(scores(0.3, seed), "ours") for seed in range(3)]
+    found = runs.over_seeds(each)
+    values = [one["roc_auc"]["bass"] for one in each]
+    assert found["roc_auc"]["bass"]["mean"] == pytest.approx(np.mean(values))
+    assert found["roc_auc"]["bass"]["spread"] == pytest.approx(np.std(values, ddof=1))
+    low, high = found["roc_auc"]["bass"]["interval"]
+    assert low < found["roc_auc"]["bass"]["mean"] < high
+    assert runs.over_seeds(each[:1])["f1"]["macro"]["spread"] is None
+
+
+def test_a_difference_is_paired() -> None:
+    middle, low, high = runs.difference(scores(0.1), scores(0.5)) or (0, 0, 0)
+    assert 0 < low < middle < high
+    assert runs.difference(scores(0.3), scores(0.3)) == (0, 0, 0)
+
+
+def test_tables_say_what_there_is_and_what_the_paper_has(two: dict) -> None:
+    table = tables.table_2(two, is_full=True)
+    by_system = {row[0]: row[1:] for row in table.rows}
+    assert list(by_system) == list(SYSTEMS)
+    assert by_system["BR-RF"] == ("0.620", "0.376", "0.554", *["–"] * 6)
+    assert by_system["HCNN"][:3] == ("0.861", "0.586", "0.725")
+    assert all("±" in cell for cell in by_system["HCNN"][3:])
+    assert "[" in by_system["HCNN"][6]
+    assert "[" not in "".join(tables.table_2(two, is_full=False).rows[-1])
+    lines = table.markdown().splitlines()
+    assert lines[0] == "## Table 2: the eight systems"
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    roles = {row[0]: row[1:] for row in tables.by_role(two, is_full=False).rows}
+    assert len(roles["HCNN"]) == 7
+
+
+def test_the_csv_is_for_programs(two: dict) -> None:
+    rows = list(csv.DictReader(io.StringIO(tables.tidy(two))))
+    found = {(row["system"], row["protocol"], row["figure"], row["role"]): row for row in rows}
+    best = found["HCNN", "ours", "roc_auc", "macro"]
+    assert float(best["low"]) < float(best["mean"]) < float(best["high"])
+    assert best["paper"] == "0.8606"
+    assert ("HCNN", "published", "roc_auc", "voice") not in found
+    assert found["CNN", "ours", "f1", "voice"]["paper"] == ""
+
+
+def test_table_1_counts_roles_beside_the_paper_s() -> None:
+    counts = {part: dict.fromkeys(("loops", *ROLES), n) for part, n in (("train", 1200), ("test", 30))}
+    about = {"source": "x", "rule": "x", "sample_rate": 16000, "digest": "d", "parts": (), "annotated": 9}
+    more = {"dropped": {}, "shares": (0.9, 0.05, 0.05), "seed": 0, "licences": {}, "counts": {"paper": counts}}
+    rows = tables.table_1(Dataset(**about, **more)).rows
+    assert rows[0] == ("percussion", "1,230", "1,626")
+    assert rows[-1] == ("all loops", "1,230", "2,936")
+
+
+@pytest.mark.parametrize("name", ["spectrograms", "together", "predictions"])
+def test_figures_are_pictures_and_the_same_each_time(name: str) -> None:
+    found = scores(0.3)
+    truth, guessed = runs.arrays(found, runs.TEST)
+    wave = np.rint(tone(2.0) * 32767).astype(np.int16)
+    picked = {
+        role: tuple(figures.Guess(f"loop {i}", guessed[i], truth[i]) for i in pair)
+        for role, pair in figures.chosen(truth, guessed).items()
+    }
+
+    def draw() -> dict[str, bytes]:
+        if name == "spectrograms":
+            shown = {role: [figures.Example("a/very/long/name/of/a/loop_that_goes_on.wav", wave)] for role in ROLES[:5]}
+            return figures.pictures(figures.spectrograms(shown, Audio()))
+        if name == "together":
+            return figures.pictures(figures.together(truth, guessed > 0.5, "HCNN"))
+        return figures.pictures(figures.predictions(picked, np.full(6, 0.5), "HCNN"))
+
+    drawn = draw()
+    assert drawn["png"].startswith(b"\x89PNG")
+    text = "".join(ElementTree.fromstring(drawn["svg"]).itertext())
+    assert all(role in text for role in ROLES)
+    assert all(colour.lower() in drawn["svg"].decode().lower() for colour in COLOURS.values())
+    assert draw() == drawn
+
+
+def test_examples_are_the_middle_and_the_most_missed() -> None:
+    truth = np.zeros((5, 6), bool)
+    truth[:4, 1] = True
+    guessed = np.array([0.9, 0.2, 0.5, 0.7, 0.1])[:, None] * np.ones(6)
+    assert figures.chosen(truth, guessed) == {"bass": (3, 1)}
+    assert "waveform" in SCHEMA.names
