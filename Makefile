@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench queries fuzz scale drills recipes starter heldout
+.PHONY: help setup demo test lint bench queries fuzz scale drills recipes paper starter heldout
 
 help:           ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ drills: setup   ## kill jobs at random moments and in every way; look at what is
 
 recipes: setup  ## measure which parts of a training recipe help, on a prepared data set: make recipes DATA=fsld
 	$(BIN)/python jobs/recipes.py $(DATA) -o build/recipes.jsonl
+
+paper: setup    ## the paper's eight systems, its tables and figures, on a prepared data set: make paper DATA=fsld
+	$(BIN)/looptagger paper --data $(DATA) -o build/paper
 
 STARTER := build/starter
 starter: setup  ## rebuild the starter model: fetch open sounds, render clips, train, put it into the package (hours)

@@ -62,6 +62,8 @@ def test_every_command_works(place: Path, s3_server: S3, tiny_model: str, monkey
             args += ["--set", "shares=[0.6,0.2,0.2]"]
         if args[0] == "train":
             args += [text for setting in BRIEF for text in ("--set", setting)]
+        if args[0] == "paper":
+            args += ["--system", "BR-RF", "--protocol", "ours", "--seed", "0", "--set", "classic.trees=10"]
         if args[0] == "doctor":
             with pytest.raises(SystemExit, match="0"):
                 main(args)
@@ -102,7 +104,7 @@ def test_every_column_is_described() -> None:
 def test_every_flag_is_real(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["tag", "--help", "--nope"])
-    for command in ("tag", "prepare", "train", "evaluate", "status"):
+    for command in ("tag", "prepare", "train", "evaluate", "paper", "status"):
         main([command, "-h"])
     text = capsys.readouterr().out
     for flag in set(re.findall(r"`(--[a-z-]+)", README)):

@@ -1,6 +1,6 @@
 """The paper's comparison from request to result: what `looptagger paper` calls."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,14 +142,19 @@ def _classic(run: Run, site: Site, events: Events) -> pa.Table:
     loops = _loops(run, site, "train", features.CHUNK if ours else features.CROP)
     system = ClassicSystem(run.system, loops.features, loops.labels, site.job.paper.classic, run.seed)
     found, unheard = [], loops.unheard
-    for part in (VALIDATION, TEST):
-        judged = _loops(run, site, part, features.CHUNK if ours or part == VALIDATION else features.WINDOW)
+    for part in _judged(run):
+        judged = _loops(run, site, part, features.CHUNK if ours else features.WINDOW)
         scores = judged.scores(system.scores, system.constant)
         found.append(runs.table(judged.ids, part, judged.truth, scores))
         unheard += judged.unheard
     if unheard:
         events.note(f"Essentia failed on all of {unheard:,} loops: left out of training, scored by chance.")
     return pa.concat_tables(found)
+
+
+def _judged(run: Run) -> Sequence[str]:
+    """The parts whose scores are needed: the published threshold is fixed, ours come from validation."""
+    return (VALIDATION, TEST) if run.protocol == "ours" else (TEST,)
 
 
 def _loops(run: Run, site: Site, part: str, heard: str) -> chunks.Loops:
@@ -178,7 +183,7 @@ def _network(run: Run, site: Site, events: Events) -> pa.Table:
     train(TrainJob(job.data, place, settings, address=job.address), events.training(settings))
     predictor = Predictor(checkpoint.resolve(place, job.paper.storage), place)
     found = []
-    for part in (VALIDATION, TEST):
+    for part in _judged(run):
         ids: list[str] = []
         heard = _noted(table.rows(*site.where(run.protocol, part)), ids)
         truth, scores = joined(scored(heard, predictor, run.protocol))

@@ -59,6 +59,9 @@ def two() -> dict:
 def test_the_paper_s_training_is_the_one_in_configs() -> None:
     assert load(Train, CONFIGS / "train_paper.yaml") == PUBLISHED
     assert load(Paper, CONFIGS / "paper.yaml") == Paper()
+    starter = CONFIGS.parent / "jobs" / "starter"
+    ours = load(Train, starter / "train.yaml")
+    assert (load(Paper, starter / "paper.yaml").ours, load(Paper, starter / "paper.yaml").published) == (ours, ours)
     brief = load(Paper, None, ["published.epochs=3"])
     assert brief.published == PUBLISHED.model_copy(update={"epochs": 3})
 
