@@ -51,6 +51,12 @@ def test_nothing_from_a_stranger_is_unpickled() -> None:
                 assert {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}["weights_only"] == "True"
 
 
+def test_the_paper_s_libraries_are_imported_in_one_file_each() -> None:
+    for package, only in (("essentia", "features.py"), ("skmultilearn", "classic.py")):
+        users = {path.name for path in FILES if any(name.split(".")[0] == package for name in imports(path))}
+        assert users == {only}
+
+
 def level(name: str) -> int:
     return next(number for number, rooms in enumerate(LEVELS) if name in rooms)
 
