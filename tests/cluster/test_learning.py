@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from jobs.drills.processes import kill, named
 from looptagger.archive.storage import Folder
 from looptagger.cli import main
 from looptagger.cluster.training_job import Events, TrainJob, train
@@ -46,10 +47,7 @@ def kill_a_worker(run: Path) -> None:
     """SIGKILL the training worker once an epoch is stored."""
     while not (run / record.STATE).exists():
         time.sleep(0.05)
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    for line in listed.splitlines():
-        if "RayTrainWorker" in line:
-            os.kill(int(line.split()[0]), signal.SIGKILL)
+    kill(named(os.getpid(), "RayTrainWorker"))  # not those of a training that goes on beside the tests
 
 
 @pytest.mark.usefixtures("ray_here")

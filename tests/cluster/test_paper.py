@@ -1,4 +1,4 @@
-"""`looptagger paper` on a small data set of FSLD's shape: all eight systems, stopped and gone on with."""
+"""`looptagger paper` on a small data set of FSLD's shape, stopped and gone on with."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from looptagger.config import load
 from looptagger.errors import UserError
 from looptagger.learn import metrics
 from looptagger.paper import features
-from looptagger.paper.settings import SYSTEMS, Paper
+from looptagger.paper.settings import Paper
 from tests.learn.tree import separable, store
 
 TRAINING = (
@@ -38,9 +38,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_all_eight_in_one_command_that_goes_on_where_it_stopped(
+def test_systems_of_each_kind_in_a_command_that_goes_on_where_it_stopped(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """One of each transformation and learner: tests/paper has all six classic ones, and the twin differs by a word."""
     out = tmp_path / "paper"
     flags = ["paper", "--data", data, "-o", str(out), *(word for each in BRIEF for word in ("--set", each))]
     main([*flags, "--system", "lp-rf", "--protocol", "ours"])  # one alone
@@ -50,23 +51,21 @@ def test_all_eight_in_one_command_that_goes_on_where_it_stopped(
     features_at = {path: path.stat().st_mtime_ns for path in out.glob("features/*/*.parquet")}
     assert features_at
 
-    main(flags)
+    main([*flags, *(word for name in ("LP-RF", "BR-SVM", "RAkEL-SVM", "HCNN") for word in ("--system", name))])
     said = capsys.readouterr()
     assert "LP-RF (ours, seed 0)" not in said.err  # it was there
+    assert "8/8: HCNN (published, seed 0)" in said.err
     assert {path: path.stat().st_mtime_ns for path in features_at} == features_at
-    assert len(list((out / "runs").iterdir())) == 2  # both protocols train alike here, so each network once
+    assert len(list((out / "runs").iterdir())) == 1  # both protocols train alike here, so once
     found = json.loads((out / "results.json").read_text())["systems"]
-    assert set(found) == {f"{system}, {protocol}" for system in SYSTEMS for protocol in ("ours", "published")}
-    for system in SYSTEMS[:6]:  # the sounds are easy to tell apart
+    assert len(found) == 8
+    for system in ("BR-SVM", "LP-RF", "RAkEL-SVM"):  # the sounds are easy to tell apart
         assert found[f"{system}, ours"]["roc_auc"]["macro"]["mean"] > 0.9, system
     for name in ("figure1", "figure3", "figure4"):
         assert (out / f"{name}.png").stat().st_size > 20_000
         assert (out / f"{name}.svg").stat().st_size > 5_000
     assert "Table 2: the eight systems" in said.out
     assert "HCNN and" in (out / "tables.md").read_text()
-
-    main(flags)
-    assert "/16:" not in capsys.readouterr().err  # nothing was left to do
 
 
 @pytest.mark.usefixtures("ray_here")
