@@ -1,7 +1,6 @@
 """`looptagger paper` on a small data set of FSLD's shape, stopped and gone on with."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from looptagger.cluster import paper_job
 from looptagger.cluster.paper_job import Events, PaperJob, paper
 from looptagger.config import load
 from looptagger.errors import UserError
-from looptagger.learn import metrics
 from looptagger.paper import features
 from looptagger.paper.settings import Paper
 from tests.learn.tree import separable, store
@@ -21,14 +19,6 @@ TRAINING = (
     "augment: {mix: 0.5}, balance: sampling, average_epochs: 5.0, select: roc_auc}"
 )
 BRIEF = ["classic.trees=10", "classic.folds=2", "seeds=[0]", f"ours={TRAINING}", f"published={TRAINING}"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _few_resamples() -> Iterator[None]:
-    """Intervals are tested where they are made; 500 resamples take seconds a figure."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "RESAMPLES", 30)
-        yield
 
 
 @pytest.fixture(scope="module")

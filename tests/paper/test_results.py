@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,7 +12,6 @@ import pytest
 
 from looptagger.archive.storage import Folder
 from looptagger.config import Audio, Train, load
-from looptagger.learn import metrics
 from looptagger.learn.table import SCHEMA, Dataset
 from looptagger.paper import figures, runs, tables
 from looptagger.paper.settings import PUBLISHED, SYSTEMS, Paper
@@ -21,14 +19,6 @@ from looptagger.roles import COLOURS, ROLES
 from tests.conftest import tone
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _few_resamples() -> Iterator[None]:
-    """Intervals are tested where they are made; 500 resamples take seconds a figure."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "RESAMPLES", 30)
-        yield
 
 
 def scores(noise: float, seed: int = 0, count: int = 80) -> pa.Table:
