@@ -9,9 +9,9 @@ from functools import cache
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from looptagger.archive.storage import Folder
+from looptagger.archive.tags import write_part
 from looptagger.config import Audio
 from looptagger.learn import table
 from looptagger.learn.table import Dataset
@@ -59,9 +59,7 @@ def extract(source: Source, out: Folder, progress: Callable[[int, int], None] = 
     found = blocks.map_batches(_extract, fn_kwargs={"source": source}, **how)
     done = total - len(parts)
     for rows in found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-        sink = pa.BufferOutputStream()
-        pq.write_table(rows.drop_columns([FILE]), sink, compression="zstd")
-        out.write(f"{source.sub}/{name_of(rows.column(FILE)[0].as_py())}", sink.getvalue())
+        write_part(out, f"{source.sub}/{name_of(rows.column(FILE)[0].as_py())}", rows.drop_columns([FILE]))
         done += 1
         progress(done, total)
 

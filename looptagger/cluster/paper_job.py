@@ -9,6 +9,7 @@ import pyarrow as pa
 from looptagger.archive import dataset as archive
 from looptagger.archive import lock
 from looptagger.archive.storage import Folder
+from looptagger.archive.tags import read_part
 from looptagger.cluster import features as extraction
 from looptagger.cluster.training_job import Events as TrainEvents
 from looptagger.config import Train
@@ -68,6 +69,10 @@ class Site:
             return self.test, self.test_dataset, split, "all"
         return self.data, self.dataset, split, part
 
+    def runs(self, settings: Paper) -> list[Run]:
+        """The runs that some settings mean here."""
+        return runs.runs(settings, runs.identity(self.dataset), runs.identity(self.test_dataset), self.versions)
+
     def sources(self) -> list[extraction.Source]:
         """The data sets whose features are wanted; the one that is learned from first."""
         split = self.job.paper.published.split
@@ -77,7 +82,7 @@ class Site:
     def _source(self, data: Folder, dataset: Dataset, split: str) -> extraction.Source:
         from looptagger.cluster.session import storage_environment
 
-        about = (dataset.digest, dataset.seed, dataset.shares, split, self.versions["essentia"], FEATURES_VERSION)
+        about = (runs.identity(dataset), split, self.versions["essentia"], FEATURES_VERSION)
         return extraction.Source(data, dataset, split, f"features/{runs.digest(*about)}", storage_environment())
 
 
@@ -90,7 +95,7 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
     archive.check_place(job.out)
     site = _site(job)
     with lock.held(site.out):
-        asked = runs.runs(job.paper, site.dataset.digest, site.test_dataset.digest, site.versions)
+        asked = site.runs(job.paper)
         wanted = [run for run in asked if run.stored(site.out) is None]
         if any(run.system not in NETWORKS for run in wanted):
             _extract(site, events)
@@ -99,8 +104,7 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
             scores = _network(run, site, events) if run.system in NETWORKS else _classic(run, site, events)
             run.store(site.out, scores)
         everything = job.paper.model_copy(update={"systems": SYSTEMS, "protocols": PROTOCOLS})
-        all_runs = runs.runs(everything, site.dataset.digest, site.test_dataset.digest, site.versions)
-        return results.write(all_runs, site.out, site.data, site.dataset)
+        return results.write(site.runs(everything), site.out, site.data, site.dataset)
 
 
 def _site(job: PaperJob) -> Site:
@@ -165,7 +169,7 @@ def _loops(run: Run, site: Site, part: str, heard: str) -> chunks.Loops:
     def pairs() -> Iterator[tuple[Any, Any]]:
         for file in dataset.parts:
             rows = table.in_part(table.read(data, file, columns), split, name)
-            yield rows, table.read(site.out, f"{source.sub}/{extraction.name_of(file)}")
+            yield rows, read_part(site.out, f"{source.sub}/{extraction.name_of(file)}")
 
     return chunks.gather(pairs(), heard)
 

@@ -35,10 +35,8 @@ class ClassicSystem:
         random.seed(seed)  # scikit-multilearn draws RAkEL's sets of roles from these two
         np.random.seed(seed)
         self.model = _transformed(transform, base, len(self.told), settings.k)
-        with (
-            warnings.catch_warnings(),
-            parallel_config("threading"),
-        ):  # processes would take longer to start than to fit
+        with warnings.catch_warnings(), parallel_config("threading"):
+            # threads: processes would take longer to start than to fit
             warnings.simplefilter("ignore")  # of sparse matrices' old names
             self.model.fit(features.astype(np.float64), labels[:, self.told].astype(np.int64))
 

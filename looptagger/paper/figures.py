@@ -61,10 +61,10 @@ def _ink(role: str) -> str:
 
 def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.12)  # the names of roles stand on a ground that the layout does not count
-    return figure
+    # room for the ground that the names of roles stand on, which the layout does not count
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.12))
 
 
 def log_mel(waveform: NDArray[np.int16], audio: Audio) -> Floats:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from looptagger.archive.storage import Folder
-from looptagger.archive.tags import read_part
+from looptagger.archive.tags import read_part, write_part
 from looptagger.errors import UserError
 from looptagger.learn import evaluation, metrics
 from looptagger.learn.metrics import ByRole, Floats, Truth
+from looptagger.learn.table import Dataset
 from looptagger.paper.settings import NETWORKS, Paper, Protocol, System
 from looptagger.roles import ROLES
 
@@ -57,9 +57,7 @@ class Run:
     def store(self, folder: Folder, scores: pa.Table) -> None:
         """Keep its scores, and the figures made of them: the intervals take seconds."""
         folder.write(f"{SCORES}/{self.name}.json", json.dumps(report(scores, self.protocol)).encode())
-        sink = pa.BufferOutputStream()
-        pq.write_table(scores, sink, compression="zstd")
-        folder.write(f"{SCORES}/{self.name}.parquet", sink.getvalue())
+        write_part(folder, f"{SCORES}/{self.name}.parquet", scores)
 
     def report(self, folder: Folder) -> Report:
         """Its figures, if its scores are stored. Raises UserError where they were lost."""
@@ -70,8 +68,13 @@ class Run:
         return found
 
 
+def identity(dataset: Dataset) -> str:
+    """Stands for a data set's loops and for how they are split: the same loops can be dealt out otherwise."""
+    return digest(dataset.model_dump(include={"digest", "seed", "shares", "counts"}))
+
+
 def runs(settings: Paper, data: str, test: str, versions: Mapping[str, str]) -> list[Run]:
-    """All runs that are asked for. `data` and `test` are digests of what is learned from and of what is judged.
+    """All runs that are asked for. `data` and `test` are identities of what is learned from and of what is judged.
 
     `versions` are those of the libraries that the classic systems are made of.
     """

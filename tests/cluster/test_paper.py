@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from looptagger.archive.storage import Folder
 from looptagger.cli import main
 from looptagger.cluster import paper_job
 from looptagger.cluster.paper_job import Events, PaperJob, paper
@@ -66,17 +68,15 @@ def test_judged_on_another_data_set_with_chunks_that_essentia_fails_on(
     other = separable(tmp_path / "other", 3, seed=9).write("json")
     test = store(other, tmp_path / "test")[0].uri
     job = PaperJob(data, str(tmp_path / "out"), load(Paper, None, [*BRIEF, "systems=[BR-SVM]"]), test)
-    real = paper_job.table.read
+    real = paper_job.read_part
 
-    def lost(folder: object, name: str, columns: object = None) -> object:
-        found = real(folder, name, columns)  # type: ignore[arg-type]
-        if "heard" not in found.column_names:
-            return found
+    def lost(folder: Folder, name: str) -> pa.Table:
+        found = real(folder, name)
         loop = found.column("id")[0]
         gone = [str(each) if each == loop else None for each in found.column("id")]
         return found.set_column(found.column_names.index("error"), found.schema.field("error"), [gone])
 
-    monkeypatch.setattr(paper_job.table, "read", lost)
+    monkeypatch.setattr(paper_job, "read_part", lost)
     found = paper(job, Events(notes.append))
     assert any("Essentia failed on all of" in note for note in notes)
     figures = json.loads((tmp_path / "out" / "results.json").read_text())["systems"]["BR-SVM, ours"]
