@@ -74,7 +74,8 @@ def with_embeddings(table: pa.Table, number: int) -> pa.Table:
     table = table.append_column("embedding", lists)
     for name, words in zip(tags.CODE, codes(vectors).T, strict=True):
         table = table.append_column(name, pa.array(words, mask=bad))
-    return table.cast(tags.schema(pa.schema([]), EMBEDDING))
+    places = pa.array(number * PART_ROWS + np.arange(table.num_rows))
+    return table.append_column(tags.CODED_ROW, places).cast(tags.schema(pa.schema([]), EMBEDDING))
 
 
 def questions(known: str) -> Iterator[tuple[str, str]]:
@@ -103,11 +104,17 @@ def polars_seconds(path: str, known: str) -> Iterator[tuple[str, float]]:
     import polars as pl
 
     found, similar = (pl.scan_parquet(f"{path}/{name}/*.parquet") for name in ("tags", "similar"))
+    similar = similar.filter(pl.col("status") == "ok")
 
     def near() -> pl.LazyFrame:
-        clip = similar.filter(pl.col("id") == known).select(tags.CODE).collect()
+        clip = similar.filter(pl.col("id") == known).select("embedding", *tags.CODE).collect()
         differ = [(pl.col(name) ^ clip[name][0]).bitwise_count_ones() for name in tags.CODE]
-        return similar.select("id", differ=pl.sum_horizontal(differ, ignore_nulls=False)).bottom_k(5, by="differ")
+        some = similar.select(tags.CODED_ROW, differ=pl.sum_horizontal(differ)).bottom_k(100, by="differ").collect()
+        places = pl.col(tags.CODED_ROW).is_in(some[tags.CODED_ROW].to_list())
+        some = similar.filter(places).select("id", "embedding").collect(engine="streaming")
+        one, many = (table["embedding"].to_numpy().astype("float32") for table in (clip, some))
+        alike = (many @ one.T)[:, 0] / (many**2).sum(axis=1) ** 0.5 / (one**2).sum() ** 0.5
+        return some.lazy().select("id", alike=pl.Series(alike)).top_k(5, by="alike")
 
     asked: dict[str, Callable[[], pl.LazyFrame]] = {
         "clips by role": lambda: found.select("roles").explode("roles").group_by("roles").len(),
@@ -115,7 +122,7 @@ def polars_seconds(path: str, known: str) -> Iterator[tuple[str, float]]:
         "why clips failed": lambda: (
             found.filter(pl.col("status") != "ok").group_by("status").agg(pl.len(), pl.first("error"))
         ),
-        "the same nearly": near,
+        "what sounds like a clip": near,
     }
     for name, query in asked.items():
         yield name, seconds(lambda query=query: query().collect())  # type: ignore[misc]

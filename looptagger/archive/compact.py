@@ -63,15 +63,15 @@ def _join(folder: Folder, names: Sequence[str], joined: str) -> None:
     if not folder.fs.exists(folder.at(names[0])):
         return  # no chunk tables were asked for
     schema = tags.read_part(folder, names[0]).schema
-    sink = pa.BufferOutputStream()
+    sink, group = pa.BufferOutputStream(), tags.group_rows(schema)
     with pq.ParquetWriter(sink, schema, **tags.encoding(schema)) as writer:
-        waiting: list[pa.Table] = []
+        waiting = schema.empty_table()
         for name in names:
-            waiting.append(tags.read_part(folder, name).cast(schema))
-            if sum(table.num_rows for table in waiting) >= tags.GROUP_ROWS:
-                writer.write_table(pa.concat_tables(waiting))
-                waiting = []
-        if waiting:
-            writer.write_table(pa.concat_tables(waiting))
+            waiting = pa.concat_tables([waiting, tags.read_part(folder, name).cast(schema)])
+            if whole := waiting.num_rows // group * group:
+                writer.write_table(waiting.slice(0, whole), row_group_size=group)
+                waiting = waiting.slice(whole)
+        if waiting.num_rows:
+            writer.write_table(waiting)
     folder.write(joined, sink.getvalue())
     folder.delete(names)

@@ -217,12 +217,11 @@ def tidy(folder: Folder) -> None:
 def missing(folder: Folder, record: Record, limit: int | None = None) -> list[Work]:
     """The shards that no part holds yet; with a limit, those that begin among the first rows."""
     done = {number for part in parts(folder)[0] for number in range(part.first, part.last + 1)}
-    works, first = [], 0
-    for number, shard in enumerate(manifest.shards(record.files)):
-        if number not in done and (limit is None or first < limit):
-            works.append(Work(tags.Part(number, number).name, shard))
-        first += shard.rows
-    return works
+    return [
+        Work(tags.Part(number, number).name, shard)
+        for number, shard in enumerate(manifest.shards(record.files))
+        if number not in done and (limit is None or shard.first < limit)
+    ]
 
 
 def failed(folder: Folder, record: Record, statuses: Sequence[str]) -> list[Work]:

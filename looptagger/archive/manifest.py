@@ -7,6 +7,7 @@ often. So a finished part says by its name which rows need no more work.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
@@ -43,11 +44,12 @@ class ManifestFile(Settings):
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows `start` to `stop` of one manifest file."""
+    """Rows `start` to `stop` of one manifest file; `first` is the place of the first of them in the whole manifest."""
 
     file: str
     start: int
     stop: int
+    first: int
 
     @property
     def rows(self) -> int:
@@ -57,9 +59,10 @@ class Shard:
 
 def shards(files: Sequence[ManifestFile]) -> list[Shard]:
     """All shards in order; a shard's number is its place in this list."""
+    before = [0, *accumulate(file.rows for file in files)]
     return [
-        Shard(file.name, start, min(start + file.shard_rows, file.rows))
-        for file in files
+        Shard(file.name, start, min(start + file.shard_rows, file.rows), first + start)
+        for file, first in zip(files, before, strict=False)
         for start in range(0, file.rows, file.shard_rows)
     ]
 

@@ -14,6 +14,8 @@ from looptagger.roles import ROLES
 
 STATUSES = ("ok", "missing", "unreadable", "undecodable", "empty", "silent", "too_large")
 GROUP_ROWS = 131_072
+EMBEDDED_GROUP_ROWS = 2_048
+"""Rows a row group, and where there are embeddings: a query for a few of those reads no more than their groups."""
 
 _WORD = pa.dictionary(pa.int32(), pa.string())
 _SCORES = [pa.field(role, pa.float32()) for role in ROLES]
@@ -48,6 +50,8 @@ CHUNKS = pa.schema(
 
 CODE = tuple(f"embedding_code{i}" for i in range(4))
 """The columns of an embedding's code, 64 bits each: query engines compare plain numbers fastest."""
+CODED_ROW = "embedding_row"
+"""The clip's place in the manifest. It grows along a part, so that engines know which row groups hold some places."""
 
 
 def schema(carried: pa.Schema, embedding: int = 0) -> pa.Schema:
@@ -60,9 +64,10 @@ def schema(carried: pa.Schema, embedding: int = 0) -> pa.Schema:
         own += [
             pa.field("embedding", pa.list_(pa.float16(), embedding)),
             *(pa.field(name, pa.uint64()) for name in CODE),
+            pa.field(CODED_ROW, pa.int64(), nullable=False),
         ]
     others = [field for field in carried if field.name not in ("id", "uri")]
-    taken = {field.name for field in own} | {"embedding", *CODE}
+    taken = {field.name for field in own} | {"embedding", *CODE, CODED_ROW}
     for field in others:
         if field.name in taken or field.name.startswith("_"):
             raise UserError(f"the manifest column {field.name!r} has a name that looptagger uses itself; rename it.")
@@ -95,6 +100,7 @@ def parse(name: str) -> Part | None:
 def encoding(schema: pa.Schema) -> dict[str, Any]:
     """How Parquet stores a part: names by what differs from the last one, scores byte by byte, others by dictionary."""
     coded = {name: "DELTA_BYTE_ARRAY" for name in ("id", "uri") if name in schema.names}
+    coded |= {CODED_ROW: "DELTA_BINARY_PACKED"} if CODED_ROW in schema.names else {}
     coded |= {field.name: "BYTE_STREAM_SPLIT" for field in schema if field.type in (pa.float32(), pa.float64())}
     others = [field for field in schema if field.name not in coded]
     lists = {field.name: f"{field.name}.list.element" for field in others if pa.types.is_list(field.type)}
@@ -102,10 +108,15 @@ def encoding(schema: pa.Schema) -> dict[str, Any]:
     return {"compression": "zstd", "use_dictionary": named, "column_encoding": coded}
 
 
+def group_rows(schema: pa.Schema) -> int:
+    """Rows of a row group."""
+    return EMBEDDED_GROUP_ROWS if CODED_ROW in schema.names else GROUP_ROWS
+
+
 def write_part(folder: Folder, name: str, table: pa.Table) -> None:
     """Write a table as one Parquet file, whole or not at all."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=GROUP_ROWS, **encoding(table.schema))
+    pq.write_table(table, sink, row_group_size=group_rows(table.schema), **encoding(table.schema))
     folder.write(name, sink.getvalue())
 
 

@@ -23,6 +23,7 @@ from looptagger.archive import manifest
 from looptagger.archive.dataset import Work, check_there
 from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
+from looptagger.archive.tags import CODED_ROW
 from looptagger.archive.writer import PART, ROW, STOPPED, PartWriter
 from looptagger.cluster.plan import CORE, READER, Plan, readers
 from looptagger.cluster.progress import Progress
@@ -80,7 +81,8 @@ def _read(folder: Folder, work: Work, environment: dict[str, str]) -> Iterator[p
     check_there(folder)
     table = patiently(lambda: manifest.read(folder, work.shard), folder.storage)
     table = table.append_column(PART, pa.array([work.part] * table.num_rows))
-    table = table.append_column(ROW, pa.array(range(work.offset, work.offset + table.num_rows), pa.int64()))
+    for name, first in ((ROW, work.offset), (CODED_ROW, work.shard.first)):
+        table = table.append_column(name, pa.array(range(first, first + table.num_rows), pa.int64()))
     yield table if work.only is None else table.take(pa.array(work.only))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -156,6 +157,15 @@ def test_compaction_keeps_rows_order_and_ledger(folder: Folder, done: Record) ->
     assert status.verify(folder) == []
 
 
+def test_compaction_fills_row_groups(folder: Folder, done: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tags, "GROUP_ROWS", 3)
+    before = ids(folder)
+    compact(folder)
+    assert ids(folder) == before
+    found = pq.read_metadata(folder.at("part-0000000-0000002.parquet"))
+    assert [found.row_group(number).num_rows for number in range(found.num_row_groups)] == [3, 3, 3, 1]
+
+
 def test_compaction_does_not_bridge_what_is_missing(folder: Folder, done: Record) -> None:
     folder.delete(["part-0000001.parquet"])
     assert compact(folder) == (2, 2)
@@ -289,6 +299,7 @@ def test_shard_sizes_and_slices(folder: Folder, tmp_path: Path) -> None:
     assert len(shards) == 66 + 5
     got = [clip for shard in shards for clip in manifest.read(folder, shard).column("id").to_pylist()]
     assert got == [f"clip{i}" for i in range(70_000)]
+    assert [shard.first for shard in shards] == [0, *np.cumsum([shard.rows for shard in shards])[:-1]]
 
 
 def test_kept_counts_are_what_the_parts_say(tmp_path: Path) -> None:

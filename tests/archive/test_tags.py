@@ -24,7 +24,7 @@ def test_other_names_are_not_ours(name: str) -> None:
 
 def test_schema_and_names_that_are_taken() -> None:
     names = tags.schema(pa.schema([("id", pa.string()), ("bpm", pa.int64())]), 8).names
-    assert names[-6:] == ["embedding", *tags.CODE, "bpm"]
+    assert names[-7:] == ["embedding", *tags.CODE, "embedding_row", "bpm"]
     for name in ("status", "voice", "embedding", "embedding_code0", "_part"):
         with pytest.raises(UserError, match=name):
             tags.schema(pa.schema([(name, pa.string())]))

@@ -96,9 +96,11 @@ def test_chunks_embeddings_and_the_caller_s_columns(mixed: Path, tmp_path: Path,
         "pack": [{"n": 1}] * 3,
     }
     pq.write_table(pa.table(table), manifest)
-    run(manifest, tmp_path / "out", tiny_model, chunks=True, embeddings=True)
-    found = duckdb.sql(f"select id, n_chunks, len(embedding), bpm, pack.n from '{tmp_path}/out/*.parquet' order by 1")
-    assert found.fetchall() == [("a", 4, 8, 90.5, 1), ("b", 0, None, None, 1), ("c", 1, 8, 120.0, 1)]
+    by_two = Tag(compute=Compute(device="cpu", shard_rows=2))
+    run(manifest, tmp_path / "out", tiny_model, chunks=True, embeddings=True, tag=by_two)
+    columns = "id, n_chunks, len(embedding), embedding_row, bpm, pack.n"
+    found = duckdb.sql(f"select {columns} from '{tmp_path}/out/*.parquet' order by 1")
+    assert found.fetchall() == [("a", 4, 8, 0, 90.5, 1), ("b", 0, None, 1, None, 1), ("c", 1, 8, 2, 120.0, 1)]
     chunks = duckdb.sql(f"select id, chunk, start_s from '{tmp_path}/out/chunks/*.parquet' order by 1, 2").fetchall()
     assert chunks == [("a", 0, 0.0), ("a", 1, 3.0), ("a", 2, 6.0), ("a", 3, 7.0), ("c", 0, 0.0)]
 
