@@ -1,7 +1,8 @@
 """The Harmonic CNN and its non-harmonic twin: waveform chunks in, one logit a role out.
 
 Source: Ching, Ramires, Yang, "Instrument Role Classification: Auto-tagging for Loop Based Music" (2020), on the
-network of Won et al. (ICASSP 2020). The sigmoid is left to the caller, so that the loss is numerically sound.
+network of Won et al. (ICASSP 2020). The sigmoid is left to the caller, so that the loss is numerically sound. A block's
+last ReLU follows its pooling, where it has a quarter to do: the two commute.
 """
 
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from looptagger.roles import ROLES
 
 
 class ConvBlock(nn.Module):
-    """3x3 convolution, batch norm, ReLU, 2x2 max pooling: (n, c_in, h, w) -> (n, c_out, h/2, w/2)."""
+    """3x3 convolution, batch norm, 2x2 max pooling, ReLU: (n, c_in, h, w) -> (n, c_out, h/2, w/2)."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -22,11 +23,11 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps to maps of half the size."""
-        return F.max_pool2d(F.relu(self.norm(self.conv(x))), 2)
+        return F.relu(F.max_pool2d(self.norm(self.conv(x)), 2))
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm plus the input, ReLU, 2x2 max pooling: (n, c, h, w) -> (n, c, h/2, w/2)."""
+    """Two 3x3 convolutions with batch norm plus the input, 2x2 max pooling, ReLU: (n, c, h, w) -> (n, c, h/2, w/2)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -38,7 +39,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps to maps of half the size."""
         inner = F.relu(self.norm1(self.conv1(x)))
-        return F.max_pool2d(F.relu(self.norm2(self.conv2(inner)) + x), 2)
+        return F.relu(F.max_pool2d(self.norm2(self.conv2(inner)) + x, 2))
 
 
 def front_end(model: Model, audio: Audio) -> HarmonicFrontEnd | MelFrontEnd:

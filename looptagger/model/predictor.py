@@ -41,7 +41,8 @@ class Predictor:
         on_gpu = self.device.type == "cuda"
         precision = compute.precision if compute.precision != "auto" else ("float16" if on_gpu else "float32")
         self.batch = compute.batch_chunks if on_gpu else CPU_BATCH
-        self.network = FoldedHCNN(network, getattr(torch, precision)).to(self.device).eval()
+        winograd = not on_gpu and precision == "float32"
+        self.network = FoldedHCNN(network, getattr(torch, precision), winograd).to(self.device).eval()
         self.thresholds = np.array([self.card.thresholds[role] for role in ROLES], np.float32)
 
     @classmethod

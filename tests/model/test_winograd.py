@@ -1,0 +1,40 @@
+"""Winograd's convolutions against PyTorch's own."""
+
+import pytest
+import torch
+from torch import nn
+
+from looptagger.model import checkpoint
+from looptagger.model.folded import FoldedHCNN
+from looptagger.model.hcnn import ResidualBlock
+from looptagger.model.winograd import LEAST_PLACES, WinogradBlock
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 94), (1, 32, 47), (1, 17, 19), (1, 16, 16), (1, 2, 300), (3, 4, 5)])
+def test_a_block_is_the_same_at_all_sizes(shape: tuple[int, int, int]) -> None:
+    n, height, width = shape
+    torch.manual_seed(0)
+    block = ResidualBlock(16).eval()
+    block.norm1, block.norm2 = nn.Identity(), nn.Identity()  # type: ignore[assignment]
+    maps = torch.randn(n, 16, height, width).relu().to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        wanted, found = block(maps), WinogradBlock(block)(maps)
+    assert found.shape == wanted.shape
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_the_full_network_scores_the_same_by_it() -> None:
+    network, _ = checkpoint.load(checkpoint.untrained(), "untrained")
+    quick = FoldedHCNN(network, winograd=True)
+    assert sum(isinstance(block, WinogradBlock) for block in quick.trunk) == 5
+    assert LEAST_PLACES < 16 * 23  # so three of them are large enough to be done by it
+    waveform = torch.randn(2, 48_000, generator=torch.Generator().manual_seed(0)) / 10
+    with torch.inference_mode():
+        logits, _ = quick(waveform)
+        assert torch.allclose(torch.sigmoid(logits), torch.sigmoid(network(waveform)), atol=1e-5)
+
+
+def test_narrow_blocks_stay_as_they_are() -> None:
+    network, card = checkpoint.load(checkpoint.resolve("starter"), "starter")
+    assert card.model.channels == 64
+    assert [isinstance(block, WinogradBlock) for block in FoldedHCNN(network, winograd=True).trunk[1:4]] == [False] * 3
