@@ -8,6 +8,7 @@ from looptagger import terminal
 from looptagger.cli import tables
 from looptagger.cli.learning import training_lines
 from looptagger.cli.options import ADDRESS, EXAMPLE, settings, storage_options
+from looptagger.errors import UserError
 from looptagger.paper.settings import PROTOCOLS, SYSTEMS, Paper
 
 
@@ -48,3 +49,5 @@ def paper(data: str, out: str, **options: Any) -> None:
     if found.not_judged:
         terminal.note(f"Not judged, as no test loop (or every one) plays it: {', '.join(found.not_judged)}.")
     terminal.note(f"Tables, figures and scores are in {out}: {', '.join(found.files)}.")
+    if found.failed:
+        raise UserError(f"without {len(found.failed)} that could not be done. {' '.join(found.failed)}")

@@ -1,7 +1,7 @@
 """The paper's comparison from request to result: what `looptagger paper` calls."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -89,7 +89,7 @@ class Site:
 def paper(job: PaperJob, events: Events | None = None) -> results.Results:
     """Do what is left of the runs asked for, then write tables and figures of all that there are.
 
-    Raises UserError for what the user can mend.
+    A run that cannot be done is told of, and does not keep the others from it. Raises UserError for what concerns all.
     """
     events = events or Events()
     archive.check_place(job.out)
@@ -99,12 +99,20 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
         wanted = [run for run in asked if run.stored(site.out) is None]
         if any(run.system not in NETWORKS for run in wanted):
             _extract(site, events)
+        failed = []
         for number, run in enumerate(wanted, len(asked) - len(wanted) + 1):
             events.note(f"{number}/{len(asked)}: {run.title} ...")
-            scores = _network(run, site, events) if run.system in NETWORKS else _classic(run, site, events)
+            try:
+                scores = _network(run, site, events) if run.system in NETWORKS else _classic(run, site, events)
+            except UserError as error:
+                failed.append(f"{run.title}: {error}")
+                events.note(failed[-1])
+                continue
             run.store(site.out, scores)
+        if len(failed) == len(asked):
+            raise UserError(failed[0])
         everything = job.paper.model_copy(update={"systems": SYSTEMS, "protocols": PROTOCOLS})
-        return results.write(site.runs(everything), site.out, site.data, site.dataset)
+        return replace(results.write(site.runs(everything), site.out, site.data, site.dataset), failed=failed)
 
 
 def _site(job: PaperJob) -> Site:

@@ -24,11 +24,15 @@ Scores = Mapping[tuple[System, Protocol], Sequence[tuple[Run, pa.Table]]]
 
 @dataclass(frozen=True)
 class Results:
-    """What was written: the tables, the names of all files, roles that no test loop, or every one, plays."""
+    """What was written: the tables, the names of all files, roles that no test loop, or every one, plays.
+
+    `failed`: why runs that were asked for are not in them.
+    """
 
     tables: Sequence[Table]
     files: Sequence[str]
     not_judged: Sequence[str]
+    failed: Sequence[str] = ()
 
 
 def write(all_runs: Sequence[Run], out: Folder, data: Folder, dataset: Dataset) -> Results:
