@@ -1,10 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench queries fuzz scale drills recipes paper starter heldout
+.PHONY: help setup demo test lint bench bench-peers queries fuzz scale drills recipes paper starter heldout
 
 help:           ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 setup: .venv/.ready  ## make .venv with everything in it
 
@@ -23,7 +23,11 @@ lint: setup     ## check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 bench: setup    ## measure the job, the forward and the decoder, as ratios
-	$(BIN)/python jobs/bench.py
+	$(BIN)/python -m jobs.bench
+
+bench-peers: setup ## race against a DataLoader, a pool with Essentia and Daft on the same clips and weights (an hour)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps daft tqdm  # its bound on pyarrow is too old for us
+	$(BIN)/python -m jobs.peers
 
 queries: setup  ## ask README's questions of ten million synthetic rows, on DuckDB and Polars
 	$(BIN)/python jobs/bench_queries.py

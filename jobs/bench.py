@@ -2,18 +2,14 @@
 
 (a) the whole job in steady state against decode + forward in one plain process, times the cores;
 (b) the inference forward against the plain eager module, one thread;
-(c) decode + resample against librosa and against torchaudio's resampler.
+(c) decode + resample against other libraries, format by format.
 """
 
 import argparse
-import io
 import multiprocessing
 import os
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,26 +18,10 @@ import soundfile
 from rich.console import Console
 from rich.table import Table
 
+from jobs.bench_decode import bench_decode
+from jobs.timing import paired, seconds, spread
+
 LOOPS = Path(__file__).resolve().parents[1] / "tests/data/loops"
-ROUNDS = 5
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """How long a piece of work takes."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def paired(ours: Callable[[], object], theirs: Callable[[], object]) -> list[float]:
-    """Speed of `ours` over `theirs`, measured in turn after a round of warming up."""
-    ours(), theirs()
-    return [seconds(theirs) / seconds(ours) for _ in range(ROUNDS)]
-
-
-def spread(ratios: Sequence[float]) -> str:
-    """A ratio's median and range."""
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def make_clips(folder: Path, count: int) -> list[Path]:
@@ -91,40 +71,6 @@ def bench_forward(table: Table) -> None:
         table.add_row(f"(b) forward / eager float32, batches of {batch}", spread(ratios), "1.5")
     rate = 8 / seconds(lambda: predictor.chunk_scores(pcm))
     table.add_row("    chunks/s on one thread; largest difference in a score", f"{rate:.1f}; {error:.0e}", "1e-4")
-
-
-def bench_decode(table: Table, clips: Sequence[Path]) -> None:
-    """(c) Files to 16 kHz mono. torchaudio's resampler gets the samples that soundfile reads."""
-    import librosa
-    import torch
-    import torchaudio
-
-    from looptagger.audio.decode import decode
-    from looptagger.config import Audio, Chunking, Limits
-
-    torch.set_num_threads(1)
-
-    def ours(paths: Sequence[Path]) -> None:
-        for path in paths:
-            decode(io.BytesIO(path.read_bytes()), Audio(), Chunking(), Limits())
-
-    def with_librosa(paths: Sequence[Path]) -> None:
-        for path in paths:
-            librosa.load(path, sr=16_000)
-
-    def with_torchaudio(paths: Sequence[Path]) -> None:
-        for path in paths:
-            samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-            torchaudio.functional.resample(torch.from_numpy(samples).mean(dim=1), rate, 16_000)
-
-    for kind in ("all four", "wav", "flac", "ogg", "mp3"):
-        paths = [path for path in clips if kind == "all four" or path.suffix == f".{kind}"][:100]
-        by_librosa = spread(paired(partial(ours, paths), partial(with_librosa, paths)))
-        by_torchaudio = spread(paired(partial(ours, paths), partial(with_torchaudio, paths)))
-        rate = len(paths) / seconds(partial(ours, paths))
-        bars = ("1.0", "1.2") if kind == "all four" else ("", "")
-        table.add_row(f"(c) decode {kind} / librosa ({rate:.0f} clips/s a core)", by_librosa, bars[0])
-        table.add_row(f"    decode {kind} / soundfile and torchaudio's resampler", by_torchaudio, bars[1])
 
 
 def plain_rate(clips: Sequence[Path]) -> float:
@@ -183,11 +129,11 @@ def main() -> None:
         clips = make_clips(Path(folder), args.clips)
         if "b" in args.only:
             bench_forward(table)
-        if "c" in args.only:
-            bench_decode(table, clips)
         if "a" in args.only:
             bench_job(table, clips, cores)
-    Console(width=120).print(table)
+        decoded = [bench_decode(clips)] if "c" in args.only else []
+    for each in (table, *decoded):
+        Console(width=120).print(each)
 
 
 if __name__ == "__main__":

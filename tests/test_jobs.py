@@ -5,10 +5,16 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pytest
+import soundfile
+import soxr
 
-from jobs import bench_queries, fuzz
+from jobs import bench_decode, bench_queries, fuzz
+from jobs.bench import make_clips
+from jobs.peers.__main__ import first_roles
+from jobs.peers.common import Rows, chunks, network, scored
 from looptagger.archive import tags
 from looptagger.archive.storage import Folder
+from looptagger.model.predictor import Predictor
 from looptagger.steps.isolated import Helper
 
 
@@ -48,3 +54,17 @@ def test_readmes_questions_to_synthetic_rows(tmp_path: Path) -> None:
     assert {row[0]: row[1] for row in answers["why clips failed"]}["undecodable"] > 10
     for name, _ in bench_queries.polars_seconds(str(tmp_path), known):
         assert any(asked.startswith(name) for asked in answers)
+
+
+def test_peers_decode_and_score_alike(tmp_path: Path) -> None:
+    clips = make_clips(tmp_path, 4)
+    for peer in (bench_decode.ours, bench_decode.librosa, bench_decode.pyav, bench_decode.essentia):
+        for clip in clips:
+            peer(clip)
+    samples, rate = soundfile.read(clips[0], dtype="float32")
+    heard = chunks(soxr.resample(samples.reshape(len(samples), -1).mean(axis=1), rate, 16_000))
+    rows = Rows()
+    rows.add(clips[0].name, scored(network("starter"), heard))
+    rows.write(str(tmp_path / "scores.parquet"))
+    found = Predictor.load("starter")(samples, rate).scores
+    assert dict(first_roles(str(tmp_path / "scores.parquet"))) == {clips[0].name: max(found, key=lambda role: found[role])}

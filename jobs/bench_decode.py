@@ -1,0 +1,90 @@
+"""Decoding and resampling to 16 kHz mono, beside what other libraries take: part of `make bench`."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from jobs.timing import paired, seconds, spread
+
+RATE = 16_000
+KINDS = ("wav", "flac", "ogg", "mp3")
+
+
+def ours(path: Path) -> None:
+    """looptagger's own, out of bytes as the job has them."""
+    import io
+
+    from looptagger.audio.decode import decode
+    from looptagger.config import Audio, Chunking, Limits
+
+    decode(io.BytesIO(path.read_bytes()), Audio(), Chunking(), Limits())
+
+
+def librosa(path: Path) -> None:
+    """Its defaults: soundfile or audioread, then soxr."""
+    import librosa
+
+    librosa.load(path, sr=RATE)
+
+
+def torchaudio(path: Path) -> None:
+    """torchaudio's resampler on what soundfile reads."""
+    import soundfile
+    import torch
+    import torchaudio
+
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    torchaudio.functional.resample(torch.from_numpy(samples).mean(dim=1), rate, RATE)
+
+
+def torchcodec(path: Path) -> None:
+    """FFmpeg's decoder and resampler, by PyTorch."""
+    from torchcodec.decoders import AudioDecoder
+
+    AudioDecoder(path, sample_rate=RATE, num_channels=1).get_all_samples()
+
+
+def pyav(path: Path) -> None:
+    """The same by PyAV."""
+    import av
+
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
+    with av.open(str(path)) as container:
+        frames = [*container.decode(audio=0), None]
+        np.concatenate([part.to_ndarray() for frame in frames for part in resampler.resample(frame)], axis=1)
+
+
+def essentia(path: Path) -> None:
+    """MonoLoader: FFmpeg, then libsamplerate at its default quality."""
+    import essentia.standard
+
+    essentia.standard.MonoLoader(filename=str(path), sampleRate=RATE)()
+
+
+PEERS: tuple[Callable[[Path], None], ...] = (librosa, torchaudio, torchcodec, pyav, essentia)
+
+
+def _all(decode: Callable[[Path], Any], paths: Sequence[Path]) -> None:
+    for path in paths:
+        decode(path)
+
+
+def bench_decode(clips: Sequence[Path]) -> Table:
+    """Ours ÷ each that is installed, format by format, one core, in turn."""
+    import torch
+
+    torch.set_num_threads(1)
+    there = [peer for peer in PEERS if find_spec({"pyav": "av"}.get(peer.__name__, peer.__name__))]
+    columns = ["decode to 16 kHz", "clips/s a core", *(f"÷ {peer.__name__}" for peer in there)]
+    table = Table(*columns, title="ours ÷ theirs: median (range)")
+    for kind in KINDS:
+        paths = [path for path in clips if path.suffix == f".{kind}"][:50]
+        rate = len(paths) / seconds(partial(_all, ours, paths))
+        ratios = [spread(paired(partial(_all, ours, paths), partial(_all, peer, paths))) for peer in there]
+        table.add_row(kind, f"{rate:.0f}", *ratios)
+    return table
