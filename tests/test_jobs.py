@@ -67,4 +67,5 @@ def test_peers_decode_and_score_alike(tmp_path: Path) -> None:
     rows.add(clips[0].name, scored(network("starter"), heard))
     rows.write(str(tmp_path / "scores.parquet"))
     found = Predictor.load("starter")(samples, rate).scores
-    assert dict(first_roles(str(tmp_path / "scores.parquet"))) == {clips[0].name: max(found, key=lambda role: found[role])}
+    surest = max(found, key=lambda role: found[role])
+    assert dict(first_roles(str(tmp_path / "scores.parquet"))) == {clips[0].name: surest}
