@@ -14,7 +14,7 @@ from looptagger.roles import ROLES
 
 STATUSES = ("ok", "missing", "unreadable", "undecodable", "empty", "silent", "too_large")
 GROUP_ROWS = 131_072
-EMBEDDED_GROUP_ROWS = 2_048
+EMBEDDED_GROUP_ROWS = 4_096
 """Rows a row group, and where there are embeddings: a query for a few of those reads no more than their groups."""
 
 _WORD = pa.dictionary(pa.int32(), pa.string())
@@ -98,11 +98,14 @@ def parse(name: str) -> Part | None:
 
 
 def encoding(schema: pa.Schema) -> dict[str, Any]:
-    """How Parquet stores a part: names by what differs from the last one, scores byte by byte, others by dictionary."""
+    """How Parquet stores a part: names by what differs from the last one, scores byte by byte, others by dictionary.
+
+    Codes are all different: as they are.
+    """
     coded = {name: "DELTA_BYTE_ARRAY" for name in ("id", "uri") if name in schema.names}
     coded |= {CODED_ROW: "DELTA_BINARY_PACKED"} if CODED_ROW in schema.names else {}
     coded |= {field.name: "BYTE_STREAM_SPLIT" for field in schema if field.type in (pa.float32(), pa.float64())}
-    others = [field for field in schema if field.name not in coded]
+    others = [field for field in schema if field.name not in {*coded, *CODE}]
     lists = {field.name: f"{field.name}.list.element" for field in others if pa.types.is_list(field.type)}
     named = [lists.get(field.name, field.name) for field in others]
     return {"compression": "zstd", "use_dictionary": named, "column_encoding": coded}
