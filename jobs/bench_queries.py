@@ -8,12 +8,13 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
@@ -78,11 +79,31 @@ def with_embeddings(table: pa.Table, number: int) -> pa.Table:
     return table.append_column(tags.CODED_ROW, places).cast(tags.schema(pa.schema([]), EMBEDDING))
 
 
+def write_manifest(tables: Iterable[pa.Table], path: str) -> None:
+    """The manifest that such rows would come from: id, pack and bpm."""
+    schema = pa.schema([("id", pa.string()), ("pack", pa.string()), ("bpm", pa.float64())])
+    packs = pa.array([f"pack{number}" for number in range(20_000)])
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for number, table in enumerate(tables):
+            rng = np.random.default_rng(number)
+            pack = packs.take(pa.array(rng.integers(len(packs), size=table.num_rows)))
+            writer.write_table(
+                pa.table([table.column("id"), pack, rng.uniform(60, 180, table.num_rows)], schema=schema)
+            )
+
+
+def placed(query: str, path: str) -> str:
+    """A question to what lies under `path`; what README tagged by a manifest is `tags` here."""
+    for name, here in (("manifest.csv", "manifest.parquet"), ("tagged/", "tags/"), ("tags/", "tags/")):
+        query = query.replace(f"'{name}", f"'{path}/{here}")
+    return query.replace("'similar/", f"'{path}/similar/")
+
+
 def questions(known: str) -> Iterator[tuple[str, str]]:
-    """README's SQL on `tags` and `similar`, with the comment above each; `known` is an id that is there."""
+    """README's SQL on `tags`, `similar` and a manifest, with the comment above each; `known` is an id that is there."""
     for block in re.findall(r"```sql\n(.*?)```", README.read_text(), re.DOTALL):
         for query in filter(str.strip, block.split(";")):
-            if "'tags/" in query or "'similar/" in query:
+            if any(name in query for name in ("'tags/", "'similar/", "'manifest.csv")):
                 yield (
                     query.strip().splitlines()[0].removeprefix("-- "),
                     query.replace("like '%/bass_thick_c.flac'", f"= '{known}'"),
@@ -123,15 +144,26 @@ def polars_seconds(path: str, known: str) -> Iterator[tuple[str, float]]:
             found.filter(pl.col("status") != "ok").group_by("status").agg(pl.len(), pl.first("error"))
         ),
         "what sounds like a clip": near,
+        "back to the manifest": lambda: (
+            pl.concat([pl.scan_parquet(f"{path}/manifest.parquet"), found.select("percussion")], how="horizontal")
+            .filter(pl.col("percussion") > 0.5)
+            .group_by("pack")
+            .agg(pl.len(), pl.mean("bpm"))
+        ),
     }
     for name, query in asked.items():
         yield name, seconds(lambda query=query: query().collect())  # type: ignore[misc]
 
 
+def parts(wanted: int) -> Iterator[pa.Table]:
+    """So many rows, in parts."""
+    for number in range(-(-wanted // PART_ROWS)):
+        yield rows(number, min(PART_ROWS, wanted - number * PART_ROWS))
+
+
 def written(folder: Folder, wanted: int, embeddings: bool) -> float:
     """Write that many rows as a job does, join their parts, and return the bytes a row."""
-    for number in range(-(-wanted // PART_ROWS)):
-        some = rows(number, min(PART_ROWS, wanted - number * PART_ROWS))
+    for number, some in enumerate(parts(wanted)):
         tags.write_part(folder, tags.Part(number, number).name, with_embeddings(some, number) if embeddings else some)
         print(f"\r{(number + 1) * PART_ROWS:,} rows written", end="", file=sys.stderr, flush=True)
     compact(folder)
@@ -147,11 +179,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as path:
         size = written(Folder(f"{path}/tags"), wanted, False)
         more = written(Folder(f"{path}/similar"), wanted, True)
+        write_manifest(parts(wanted), f"{path}/manifest.parquet")
         known = rows(wanted // PART_ROWS // 2, 1).column("id")[0].as_py()
         theirs = dict(polars_seconds(path, known))
         for name, query in questions(known):
-            placed = query.replace("'tags/", f"'{path}/tags/").replace("'similar/", f"'{path}/similar/")
-            own = seconds(lambda placed=placed: duckdb.execute(placed).fetchall())  # type: ignore[misc]
+            asked = placed(query, path)
+            own = seconds(lambda asked=asked: duckdb.execute(asked).fetchall())  # type: ignore[misc]
             table.add_row(
                 name, f"{own:.2f}", next((f"{s:.2f}" for key, s in theirs.items() if name.startswith(key)), "")
             )

@@ -32,12 +32,12 @@ def test_readmes_questions_to_synthetic_rows(tmp_path: Path) -> None:
     rows = bench_queries.rows(0, 3000)
     for name, table in (("tags", rows), ("similar", bench_queries.with_embeddings(rows, 0))):
         tags.write_part(Folder(str(tmp_path / name)), tags.Part(0, 0).name, table)
+    bench_queries.write_manifest([rows], str(tmp_path / "manifest.parquet"))
     known = rows.column("id")[7].as_py()
     answers = {}
     for name, query in bench_queries.questions(known):
-        placed = query.replace("'tags/", f"'{tmp_path}/tags/").replace("'similar/", f"'{tmp_path}/similar/")
-        answers[name] = duckdb.execute(placed).fetchall()
-    assert len(answers) == 5
+        answers[name] = duckdb.execute(bench_queries.placed(query, str(tmp_path))).fetchall()
+    assert len(answers) == 6
     *_, near = answers.values()
     e = f"select embedding::float[128] as e from '{tmp_path}/similar/*.parquet' where id = '{known}'"
     exact = duckdb.execute(
@@ -47,10 +47,12 @@ def test_readmes_questions_to_synthetic_rows(tmp_path: Path) -> None:
     assert near == exact
     assert near[0] == (known, pytest.approx(1.0, abs=1e-3))
     assert len(answers["clips by role"]) == 6
+    by_hand = duckdb.execute(f"select count(*) from '{tmp_path}/tags/*.parquet' where percussion > 0.5").fetchall()
+    assert sum(row[1] for row in answers[next(name for name in answers if "manifest" in name)]) == by_hand[0][0]
     assert len(answers["roles that come together"]) == 15
     both = "list_contains(roles, 'bass') and list_contains(roles, 'fx')"
-    by_hand = duckdb.execute(f"select count(*) from '{tmp_path}/tags/*.parquet' where {both}").fetchall()[0][0]
-    assert ("bass", "fx", by_hand) in answers["roles that come together"]
+    by_hand = duckdb.execute(f"select count(*) from '{tmp_path}/tags/*.parquet' where {both}").fetchall()
+    assert ("bass", "fx", by_hand[0][0]) in answers["roles that come together"]
     assert {row[0]: row[1] for row in answers["why clips failed"]}["undecodable"] > 10
     for name, _ in bench_queries.polars_seconds(str(tmp_path), known):
         assert any(asked.startswith(name) for asked in answers)

@@ -73,12 +73,14 @@ def test_every_command_works(place: Path, s3_server: S3, tiny_model: str, monkey
     assert duckdb.sql("select count(*) from 'tags/*.parquet'").fetchall() == [(12,)]
     found = duckdb.sql("select id, bpm, pack, status from 'tagged/*.parquet' order by id").fetchall()
     assert found == [("amen", 136, "breaks", "ok"), ("choir", None, "pads", "ok")]
+    order = "select bool_and(m.id = t.id) from 'manifest.csv' as m positional join 'tagged/*.parquet' as t"
+    assert duckdb.sql(order).fetchall() == [(True,)]
 
 
 def test_every_sql_query_works(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     queries = [query for text in blocks("sql") for query in text.split(";") if query.strip()]
-    assert len(queries) == 6
+    assert len(queries) == 7
     for query in queries:
         duckdb.sql(query.replace("float[128]", "float[8]")).fetchall()  # as many as the model here gives
 
