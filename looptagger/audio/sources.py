@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, BinaryIO, Protocol
 
 import av
@@ -77,6 +78,11 @@ def _planes(frames: Iterable[Any]) -> Iterator[Samples]:
         yield frame.to_ndarray().T
 
 
+def _shape(frame: Any) -> tuple[int, int, str]:
+    """What FFmpeg's buffer takes for granted: a frame with fewer channels than the first would be read past its end."""
+    return frame.sample_rate, frame.layout.nb_channels, frame.format.name
+
+
 class FfmpegSource:
     """A file open in FFmpeg. Packets that do not decode are skipped, as players do."""
 
@@ -88,7 +94,11 @@ class FfmpegSource:
         self.container, self.clock = container, clock
         self.stream = container.streams.audio[0]
         context = self.stream.codec_context
-        self.rate, self.channels = context.sample_rate, context.channels
+        self._decoded = self._frames()
+        self.first = next(self._decoded, None)
+        # What the header says may be of a later part of the stream: the first frame is asked.
+        self.rate = self.first.sample_rate if self.first else context.sample_rate
+        self.channels = self.first.layout.nb_channels if self.first else context.channels
         self.codec = CODEC_NAMES.get(context.name, context.name)
         if self.rate <= 0 or self.channels <= 0:
             raise ValueError("the header gives no sample rate or no channels")
@@ -97,7 +107,9 @@ class FfmpegSource:
         """The frames from start to end, gathered into blocks of bounded size."""
         to_planar = av.AudioResampler(format="fltp")  # converts the sample format only
         fifo = av.AudioFifo()
-        for frame in self._decoded():
+        for frame in chain([self.first] if self.first else [], self._decoded):
+            if _shape(frame) != _shape(self.first):
+                continue  # one that changes on the way is cut where it changes
             frame.pts = None  # gaps in a stream's times are no gaps in its samples
             fifo.write(frame)
             if fifo.samples * self.channels >= BLOCK_SAMPLES:
@@ -105,20 +117,14 @@ class FfmpegSource:
         if fifo.samples:
             yield from _planes(to_planar.resample(fifo.read()))
 
-    def _decoded(self) -> Iterator[Any]:
-        """Frames of the stream's first format; one that changes on the way is cut where it changes."""
-        first = None
+    def _frames(self) -> Iterator[Any]:
+        """The stream's frames."""
         for packet in self.container.demux(self.stream):
             self.clock.check()
             try:
-                frames = packet.decode()
+                yield from packet.decode()
             except av.error.InvalidDataError:
                 continue
-            for frame in frames:
-                shape = (frame.sample_rate, frame.layout.nb_channels, frame.format.name)
-                first = first or shape
-                if shape == first and shape[:2] == (self.rate, self.channels):
-                    yield frame
 
     def read_at(self, first: int, frames: int) -> Samples:
         """Not offered: seeking by time in compressed streams is not exact."""

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from looptagger.audio.decode import Clip, Undecoded, decode
+from looptagger.audio.sources import Clock, open_ffmpeg
 from looptagger.config import Audio, Chunking, Limits
 from tests.conftest import RATE, SHARED, audio_bytes, tone
 
@@ -98,6 +99,17 @@ def test_channels_are_averaged(channels: int) -> None:
     clip = heard(audio_bytes(tone(3.0, level=1.0)[:, None] * levels, subtype="FLOAT"))
     assert clip.channels == channels
     assert np.abs(clip.pcm).max() == pytest.approx(32768 * levels.mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize("channels", [(2, 1), (1, 2)])
+def test_a_stream_that_changes_on_the_way_is_cut_there(channels: tuple[int, int]) -> None:
+    """The header that FFmpeg shows is the later part's; its buffer would read mono as stereo, past the end."""
+    parts = [audio_bytes(np.tile(tone(1.0)[:, None], (1, n)), format="MP3") for n in channels]
+    with open_ffmpeg(io.BytesIO(b"".join(parts)), Clock(10.0)) as source:
+        heard = np.concatenate(list(source.blocks()))
+    assert heard.shape[1] == source.channels == channels[0]
+    assert RATE * 0.9 < len(heard) < RATE * 1.2
+    assert np.abs(heard).max() == pytest.approx(0.5, abs=0.05)
 
 
 def test_short_clips_are_tiled_and_the_tail_counts() -> None:
