@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.bench_decode import bench_decode
-from jobs.timing import paired, seconds, spread
+from jobs.ratios import paired, seconds, spread
 
 LOOPS = Path(__file__).resolve().parents[1] / "tests/data/loops"
 

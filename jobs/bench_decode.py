@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from jobs.timing import paired, seconds, spread
+from jobs.ratios import paired, seconds, spread
 
 RATE = 16_000
 KINDS = ("wav", "flac", "ogg", "mp3")
