@@ -31,10 +31,11 @@ PEERS = {
 
 @dataclass(frozen=True)
 class Time:
-    """Clips/s of a whole run, and after its first clips; the role that each clip plays most."""
+    """Clips/s of a whole run, and after its first clips, which came after `first_s`; each clip's surest role."""
 
     cold: float
     warm: float
+    first_s: float
     roles: dict[str, str]
 
 
@@ -47,7 +48,7 @@ def timed(script: str, folder: str, model: str, out: str, clips: int) -> Time:
     if done.returncode:
         raise SystemExit(f"{script} failed: {done.stderr[-2000:]}")
     first = next(float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("first "))
-    return Time(clips / (ended - began), clips / (ended - first), dict(first_roles(out)))
+    return Time(clips / (ended - began), clips / (ended - first), first - began, dict(first_roles(out)))
 
 
 def first_roles(out: str) -> Iterator[tuple[str, str]]:
@@ -62,7 +63,9 @@ def first_roles(out: str) -> Iterator[tuple[str, str]]:
 def race(count: int, model: str) -> Table:
     """All of them on so many clips."""
     title = f"{count:,} clips of 1 to 12 s, {len(os.sched_getaffinity(0))} cores, {model}"
-    table = Table("", "clips/s cold", "ours ÷", "clips/s warm", "ours ÷", "same first role", title=title)
+    table = Table(
+        "", "clips/s cold", "ours ÷", "clips/s warm", "ours ÷", "first after, s", "same first role", title=title
+    )
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "clips"
         folder.mkdir()
@@ -73,7 +76,8 @@ def race(count: int, model: str) -> Table:
             ours = ours or found
             alike = sum(found.roles[clip] == role for clip, role in ours.roles.items()) / count
             ratios = (f"{ours.cold / found.cold:.2f}", f"{ours.warm / found.warm:.2f}")
-            table.add_row(name, f"{found.cold:.1f}", ratios[0], f"{found.warm:.1f}", ratios[1], f"{alike:.1%}")
+            speeds = (f"{found.cold:.1f}", ratios[0], f"{found.warm:.1f}", ratios[1])
+            table.add_row(name, *speeds, f"{found.first_s:.0f}", f"{alike:.1%}")
     return table
 
 
