@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import soxr
@@ -60,9 +62,15 @@ def test_readmes_questions_to_synthetic_rows(tmp_path: Path) -> None:
 
 def test_peers_decode_and_score_alike(tmp_path: Path) -> None:
     clips = make_clips(tmp_path, 4)
-    for peer in (bench_decode.ours, bench_decode.librosa, bench_decode.pyav, bench_decode.essentia):
-        for clip in clips:
-            peer(clip)
+    peers = (bench_decode.librosa, bench_decode.torchaudio, bench_decode.pyav, bench_decode.essentia)
+    for clip in clips:
+        wanted = soundfile.info(clip).duration * 16_000
+        for peer in peers:
+            heard = peer(clip)
+            assert len(heard) == pytest.approx(wanted, abs=0.08 * 16_000), peer  # mp3 frames are filled up
+            # PyAV's mono is louder than a mean
+            assert np.std(heard) == pytest.approx(np.std(bench_decode.librosa(clip)), rel=0.5), peer
+        assert wanted <= len(bench_decode.ours(clip)) < wanted + 2 * 48_000
     samples, rate = soundfile.read(clips[0], dtype="float32")
     heard = chunks(soxr.resample(samples.reshape(len(samples), -1).mean(axis=1), rate, 16_000))
     rows = Rows()
@@ -71,3 +79,6 @@ def test_peers_decode_and_score_alike(tmp_path: Path) -> None:
     found = Predictor.load("starter")(samples, rate).scores
     surest = max(found, key=lambda role: found[role])
     assert dict(first_roles(str(tmp_path / "scores.parquet"))) == {clips[0].name: surest}
+    as_daft = pa.table({"id": [str(clips[0])], "scores": [list(found.values())]})
+    pq.write_table(as_daft, tmp_path / "daft.parquet")
+    assert dict(first_roles(str(tmp_path / "daft.parquet"))) == {clips[0].name: surest}

@@ -47,8 +47,9 @@ def timed(script: str, folder: str, model: str, out: str, clips: int) -> Time:
     ended = time.time()
     if done.returncode:
         raise SystemExit(f"{script} failed: {done.stderr[-2000:]}")
-    first = next(float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("first "))
-    return Time(clips / (ended - began), clips / (ended - first), first - began, dict(first_roles(out)))
+    said = next(line.split() for line in done.stdout.splitlines() if line.startswith("first "))
+    first, count = float(said[1]), int(said[2])
+    return Time(clips / (ended - began), (clips - count) / (ended - first), first - began, dict(first_roles(out)))
 
 
 def first_roles(out: str) -> Iterator[tuple[str, str]]:

@@ -48,7 +48,7 @@ class Rows:
     def add(self, path: str, scores: list[float]) -> None:
         """A clip's scores."""
         if not self.scores:
-            print(f"first {time.time()}", flush=True)
+            print(f"first {time.time()} 1", flush=True)
         self.scores[path] = scores
 
     def write(self, out: str) -> None:

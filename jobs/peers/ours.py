@@ -15,7 +15,7 @@ def main() -> None:
     def progress(seen: Progress) -> None:
         if seen.done and not told:
             told.append(seen.done)
-            print(f"first {time.time()}", flush=True)
+            print(f"first {time.time()} {seen.done}", flush=True)
 
     tag(TagJob((paths[0].rpartition("/")[0],), out, model=model), Events(progress=progress))
 

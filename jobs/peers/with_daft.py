@@ -41,7 +41,7 @@ def main() -> None:
     parts: list[pa.RecordBatch] = []
     for part in table.to_arrow_iter():
         if not parts:
-            print(f"first {time.time()}", flush=True)
+            print(f"first {time.time()} {len(part)}", flush=True)
         parts.append(part)
     pq.write_table(pa.Table.from_batches(parts), out)
 

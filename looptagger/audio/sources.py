@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any, BinaryIO, Protocol
 
 import av
@@ -79,7 +78,7 @@ def _planes(frames: Iterable[Any]) -> Iterator[Samples]:
 
 
 def _shape(frame: Any) -> tuple[int, int, str]:
-    """What FFmpeg's buffer takes for granted: a frame with fewer channels than the first would be read past its end."""
+    """What FFmpeg's buffer takes for granted: a frame with fewer channels than others would be read past its end."""
     return frame.sample_rate, frame.layout.nb_channels, frame.format.name
 
 
@@ -94,11 +93,7 @@ class FfmpegSource:
         self.container, self.clock = container, clock
         self.stream = container.streams.audio[0]
         context = self.stream.codec_context
-        self._decoded = self._frames()
-        self.first = next(self._decoded, None)
-        # What the header says may be of a later part of the stream: the first frame is asked.
-        self.rate = self.first.sample_rate if self.first else context.sample_rate
-        self.channels = self.first.layout.nb_channels if self.first else context.channels
+        self.rate, self.channels = context.sample_rate, context.channels
         self.codec = CODEC_NAMES.get(context.name, context.name)
         if self.rate <= 0 or self.channels <= 0:
             raise ValueError("the header gives no sample rate or no channels")
@@ -107,9 +102,7 @@ class FfmpegSource:
         """The frames from start to end, gathered into blocks of bounded size."""
         to_planar = av.AudioResampler(format="fltp")  # converts the sample format only
         fifo = av.AudioFifo()
-        for frame in chain([self.first] if self.first else [], self._decoded):
-            if _shape(frame) != _shape(self.first):
-                continue  # one that changes on the way is cut where it changes
+        for frame in self._decoded():
             frame.pts = None  # gaps in a stream's times are no gaps in its samples
             fifo.write(frame)
             if fifo.samples * self.channels >= BLOCK_SAMPLES:
@@ -117,14 +110,21 @@ class FfmpegSource:
         if fifo.samples:
             yield from _planes(to_planar.resample(fifo.read()))
 
-    def _frames(self) -> Iterator[Any]:
-        """The stream's frames."""
+    def _decoded(self) -> Iterator[Any]:
+        """Frames of one format: that of the first one which has the header's rate and channels. Others are left out."""
+        kept = None
         for packet in self.container.demux(self.stream):
             self.clock.check()
             try:
-                yield from packet.decode()
+                frames = packet.decode()
             except av.error.InvalidDataError:
                 continue
+            for frame in frames:
+                shape = _shape(frame)
+                if kept is None and shape[:2] == (self.rate, self.channels):
+                    kept = shape
+                if shape == kept:
+                    yield frame
 
     def read_at(self, first: int, frames: int) -> Samples:
         """Not offered: seeking by time in compressed streams is not exact."""

@@ -1,5 +1,6 @@
 """The command that reproduces the paper."""
 
+import sys
 from typing import Any
 
 import click
@@ -8,7 +9,6 @@ from looptagger import terminal
 from looptagger.cli import tables
 from looptagger.cli.learning import training_lines
 from looptagger.cli.options import ADDRESS, EXAMPLE, settings, storage_options
-from looptagger.errors import UserError
 from looptagger.paper.settings import PROTOCOLS, SYSTEMS, Paper
 
 
@@ -50,4 +50,5 @@ def paper(data: str, out: str, **options: Any) -> None:
         terminal.note(f"Not judged, as no test loop (or every one) plays it: {', '.join(found.not_judged)}.")
     terminal.note(f"Tables, figures and scores are in {out}: {', '.join(found.files)}.")
     if found.failed:
-        raise UserError(f"without {len(found.failed)} that could not be done. {' '.join(found.failed)}")
+        terminal.note(f"Without {len(found.failed)} that could not be done. {' '.join(found.failed)}")
+        sys.exit(1)

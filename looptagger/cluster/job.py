@@ -15,7 +15,7 @@ import pyarrow as pa
 from looptagger.archive import dataset, lock, manifest
 from looptagger.archive.dataset import Record, Request, Work
 from looptagger.archive.storage import Folder
-from looptagger.archive.tags import STATUSES
+from looptagger.archive.tags import CODE, CODED_ROW, STATUSES
 from looptagger.archive.writer import PartWriter
 from looptagger.cluster.plan import Plan
 from looptagger.cluster.progress import Progress
@@ -112,6 +112,7 @@ def _request(job: TagJob, model: bytes, card: checkpoint.Card) -> Request:
         "chunking": job.tag.chunking.model_dump(),
         "chunks": job.chunks,
         "embedding_size": 2 * card.model.channels if job.embeddings else 0,
+        **({"embedding_columns": [*CODE, CODED_ROW]} if job.embeddings else {}),
     }
     sources = tuple(source.rstrip("/") if "://" in source else os.path.abspath(source) for source in job.sources)
     return Request(identity, sources, job.limit, job.update, job.overwrite, job.tag.compute.shard_rows)

@@ -102,12 +102,12 @@ def test_channels_are_averaged(channels: int) -> None:
 
 
 @pytest.mark.parametrize("channels", [(2, 1), (1, 2)])
-def test_a_stream_that_changes_on_the_way_is_cut_there(channels: tuple[int, int]) -> None:
-    """The header that FFmpeg shows is the later part's; its buffer would read mono as stereo, past the end."""
+def test_of_a_stream_that_changes_on_the_way_one_format_is_heard(channels: tuple[int, int]) -> None:
+    """That of the header, wherever it lies. FFmpeg's buffer would read mono as stereo, past its end."""
     parts = [audio_bytes(np.tile(tone(1.0)[:, None], (1, n)), format="MP3") for n in channels]
     with open_ffmpeg(io.BytesIO(b"".join(parts)), Clock(10.0)) as source:
         heard = np.concatenate(list(source.blocks()))
-    assert heard.shape[1] == source.channels == channels[0]
+    assert heard.shape[1] == source.channels
     assert RATE * 0.9 < len(heard) < RATE * 1.2
     assert np.abs(heard).max() == pytest.approx(0.5, abs=0.05)
 

@@ -98,13 +98,13 @@ def test_a_system_that_cannot_be_done_leaves_the_others(
     monkeypatch.setattr(classic, "ClassicSystem", small)
     flags = ["paper", "--data", data, "-o", str(tmp_path), *(word for each in BRIEF for word in ("--set", each))]
     flags += ["--protocol", "ours", "--system", "BR-RF"]
-    with pytest.raises(SystemExit, match="1"):
+    with pytest.raises(SystemExit, match="2"):
         main(flags)
     assert not (tmp_path / "tables.md").exists()
     with pytest.raises(SystemExit, match="1"):
         main([*flags, "--system", "LP-RF"])
     said = capsys.readouterr()
-    assert "without 1 that could not be done. BR-RF (ours, seed 0): BR-RF: too small a split." in said.err
+    assert "Without 1 that could not be done. BR-RF (ours, seed 0): BR-RF: too small a split." in said.err
     assert "LP-RF" in (tmp_path / "tables.md").read_text()
 
 
