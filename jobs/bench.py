@@ -1,4 +1,4 @@
-"""`make bench`: what a clip costs, as ratios within one run. Bars: see README.md, "Speed".
+"""`make bench`: what a clip costs, as ratios within one run. Figures seen: README.md, "Speed".
 
 (a) the whole job in steady state against decode + forward in one plain process, times the cores;
 (b) the inference forward against the plain eager module, one thread;

@@ -1,8 +1,8 @@
 """A residual block by Winograd's minimal filtering, F(4x4, 3x3): a quarter of the multiplications, same scores to 1e-5.
 
 Source: Lavin and Gray (CVPR 2016), "Fast algorithms for convolutional neural networks"; their matrices. PyTorch's own
-3x3 convolution runs at a core's peak already, so only fewer multiplications make it faster: 1.5 times at 128 channels,
-1.2 times at 64.
+3x3 convolution runs at a core's peak already, so only fewer multiplications make it faster: 1.2 to 1.5 times at 128
+channels, by how busy the memory is; at 64, not surely.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from looptagger.model.hcnn import ResidualBlock
 
-LEAST_CHANNELS, LEAST_PLACES = 64, 256
+LEAST_CHANNELS, LEAST_PLACES = 128, 256
 """Of a map. Below, the transforms cost what the multiplications save."""
 TILE = 4
 """Outputs of a tile, along each axis; it is computed from TILE + 2 inputs."""
