@@ -125,14 +125,17 @@ def polars_seconds(path: str, known: str) -> Iterator[tuple[str, float]]:
     import polars as pl
 
     found, similar = (pl.scan_parquet(f"{path}/{name}/*.parquet") for name in ("tags", "similar"))
-    similar = similar.filter(pl.col("status") == "ok")
 
     def near() -> pl.LazyFrame:
         clip = similar.filter(pl.col("id") == known).select("embedding", *tags.CODE).collect()
         differ = [(pl.col(name) ^ clip[name][0]).bitwise_count_ones() for name in tags.CODE]
-        some = similar.select(tags.CODED_ROW, differ=pl.sum_horizontal(differ)).bottom_k(100, by="differ").collect()
+        some = (
+            similar.select(tags.CODED_ROW, differ=pl.sum_horizontal(differ, ignore_nulls=False))
+            .bottom_k(100, by="differ")
+            .collect()
+        )
         places = pl.col(tags.CODED_ROW).is_in(some[tags.CODED_ROW].to_list())
-        some = similar.filter(places).select("id", "embedding").collect(engine="streaming")
+        some = similar.filter(places, pl.col("status") == "ok").select("id", "embedding").collect(engine="streaming")
         one, many = (table["embedding"].to_numpy().astype("float32") for table in (clip, some))
         alike = (many @ one.T)[:, 0] / (many**2).sum(axis=1) ** 0.5 / (one**2).sum() ** 0.5
         return some.lazy().select("id", alike=pl.Series(alike)).top_k(5, by="alike")
