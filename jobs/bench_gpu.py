@@ -1,7 +1,7 @@
 """`make bench-gpu`: the forward on this machine's GPU, built several ways, checked against float32 and timed.
 
-Chunks/s of each at its best batch, with the upload of int16 chunks, as ratios to the plain float32 module; the share of
-the front end; the trunk's arithmetic beside the largest that a matrix product reaches. On a machine without GPU it
+Chunks/s of each at its best batch, with the upload of int16 chunks, as ratios to the plain float32 module; the front
+end alone; the trunk's arithmetic beside the largest that a matrix product reaches. On a machine without GPU it
 only shows that everything builds (`--device cpu`, slow).
 """
 

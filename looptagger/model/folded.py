@@ -36,11 +36,19 @@ PAIRS = {ConvBlock: (("conv", "norm"),), ResidualBlock: (("conv1", "norm1"), ("c
 """The convolutions of each kind of block, and the norm that follows each."""
 
 
-def _without_norms(block: nn.Module, winograd: bool) -> nn.Module:
+EARLY = slice(1, 4)
+"""The residual blocks of the trunk whose maps are large; weights for Winograd's of the later ones would lie idle."""
+
+
+def _without_norms(block: nn.Module) -> nn.Module:
     for conv, norm in PAIRS[type(block)]:
         setattr(block, conv, fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm)))
         setattr(block, norm, nn.Identity())
-    if winograd and isinstance(block, ResidualBlock) and block.conv1.in_channels >= LEAST_CHANNELS:
+    return block
+
+
+def _by_winograd(block: nn.Module) -> nn.Module:
+    if isinstance(block, ResidualBlock) and block.conv1.in_channels >= LEAST_CHANNELS:
         return WinogradBlock(block)
     return block
 
@@ -58,8 +66,10 @@ class FoldedHCNN(nn.Module):
         self.precision = precision
         self.front = FixedFilters(network)
         self.norm = network.norm
-        trunk = nn.Sequential(*(_without_norms(block, winograd) for block in network.trunk))
-        self.trunk = trunk.to(precision).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        blocks = [_without_norms(block) for block in network.trunk]
+        if winograd:
+            blocks[EARLY] = map(_by_winograd, blocks[EARLY])
+        self.trunk = nn.Sequential(*blocks).to(precision).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dense = fuse_linear_bn_eval(network.dense, network.dense_norm)
         self.out = network.out
 
