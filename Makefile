@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench bench-gpu bench-peers queries fuzz scale drills recipes paper starter heldout
+.PHONY: help setup demo test lint bench bench-gpu bench-training bench-peers queries fuzz scale drills recipes paper starter heldout
 
 help:           ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ bench: setup    ## measure the job, the forward and the decoder, as ratios
 
 bench-gpu: setup ## build, check and time the forward on a GPU, several ways
 	$(BIN)/python -m jobs.bench_gpu
+
+bench-training: setup ## measure what training costs beyond its steps, and two workers against one (a quarter of an hour)
+	$(BIN)/python -m jobs.bench_training
 
 bench-peers: setup ## race against a DataLoader, a pool with Essentia and Daft on the same clips and weights (an hour)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps daft tqdm  # its bound on pyarrow is too old for us

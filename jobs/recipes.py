@@ -21,7 +21,7 @@ from looptagger import config
 from looptagger.archive.storage import Folder
 from looptagger.learn import metrics, table
 from looptagger.learn.augment import tensors
-from looptagger.learn.batches import batches
+from looptagger.learn.batches import batches, loops
 from looptagger.learn.learner import Learner
 from looptagger.learn.loops import Loop
 from looptagger.learn.peers import Peers
@@ -66,7 +66,7 @@ def trained(settings: config.Train, train: pa.Table, test: pa.Table) -> dict[str
     learner = Learner(settings, census, Peers())
     for epoch in range(settings.epochs):
         learner.enter(epoch, None)
-        feed = (tensors(batch, pinned=False) for batch in batches([train], settings, census, epoch))
+        feed = (tensors(batch, pinned=False) for batch in batches(loops(train), settings, census, epoch))
         for _ in learner.train(epoch, feed):
             pass
     card = checkpoint.Card(name="trial", model=settings.model, audio=settings.audio)

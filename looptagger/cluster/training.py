@@ -1,7 +1,7 @@
 """Training on Ray Train: one TorchTrainer around learn.training, the same on one CPU worker and on many GPUs.
 
-The training part's rows come through Ray Data, split over the workers; each worker reads its own share of the
-validation part. The run's folder holds the state that resumes; Ray only replaces workers that die.
+Each worker reads its own share of the data set. The run's folder holds the state that resumes; Ray only replaces
+workers that die.
 """
 
 import os
@@ -11,20 +11,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-import ray.data
 import ray.exceptions
 import ray.train
-from ray.data import TaskPoolStrategy
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from looptagger.archive.storage import Folder
-from looptagger.cluster.parts import PartSource
-from looptagger.cluster.plan import READER, Workforce, readers
+from looptagger.cluster.plan import Workforce
 from looptagger.cluster.session import adopt
 from looptagger.errors import UserError, one_line
-from looptagger.learn import table
 from looptagger.learn.table import Dataset
 
 WAIT_S = 0.5
@@ -65,15 +61,16 @@ def work(config: dict[str, Any]) -> None:
 
 
 def _fit(job: Job) -> None:
+    from looptagger.learn.share import Share
     from looptagger.learn.training import Told, fit
 
-    peers, split = _peers(), job.task.settings.split
-    shard = ray.train.get_dataset_shard("train")
-    mine = job.dataset.parts[peers.rank :: peers.world]
+    peers, settings = _peers(), job.task.settings
+    keep = settings.compute.keep_bytes
+    share = Share(job.data, job.dataset.parts, settings.split, keep, peers.rank, peers.world)
     fit(
         job.task,
-        lambda: shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1),
-        lambda: (table.in_part(table.read(job.data, name), split, "validation") for name in mine),
+        lambda epoch: share.train([settings.seed, epoch]),
+        share.validation,
         job.out,
         peers,
         Told(lambda *step: job.words.put_nowait(("step", step)), lambda row: job.words.put_nowait(("epoch", row))),
@@ -98,9 +95,6 @@ def _peers() -> Any:
 
 def trainer(job: Job, force: Workforce, retries: int, scratch: str) -> TorchTrainer:
     """The lazy training. Ray's own record of it goes to a passing folder: we resume ourselves."""
-    source = PartSource(job.data, job.dataset.parts, job.task.settings.split, job.environment)
-    pool = TaskPoolStrategy(size=readers(ray.cluster_resources().get("CPU", 0), len(job.dataset.parts)))
-    rows = ray.data.read_datasource(source, override_num_blocks=len(job.dataset.parts), num_cpus=READER, compute=pool)
     return TorchTrainer(
         work,
         train_loop_config={"job": job},
@@ -108,8 +102,6 @@ def trainer(job: Job, force: Workforce, retries: int, scratch: str) -> TorchTrai
             num_workers=force.workers, use_gpu=force.gpus > 0, resources_per_worker=force.resources
         ),
         torch_config=TorchConfig(backend="nccl" if force.gpus else "gloo"),
-        datasets={"train": rows},
-        dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # mypy sees Train V1's
             name="training",
             failure_config=ray.train.FailureConfig(max_failures=retries),

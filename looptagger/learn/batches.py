@@ -57,8 +57,18 @@ class Batch(NamedTuple):
     """(n, 6), each crop's own."""
 
 
+def loops(rows: pa.Table) -> list[Loop]:
+    """The loops of a table, each with a waveform of its own: a view would keep the whole table alive."""
+    labels = table.truth(rows).astype(np.float32)
+    names = rows.column("id").to_pylist()
+    return [
+        Loop(zlib.crc32(name.encode()), waveform.copy(), on)
+        for name, waveform, on in zip(names, table.waveforms(rows), labels, strict=True)
+    ]
+
+
 def batches(
-    tables: Iterable[pa.Table],
+    source: Iterable[Loop],
     settings: Train,
     census: Census,
     epoch: int,
@@ -67,14 +77,14 @@ def batches(
 ) -> Iterator[Batch]:
     """One worker's batches of an epoch: always `census.steps`, so that the workers stay in step.
 
-    What the tables hold too little is filled up with further crops of loops that came before.
+    What the source holds too little is filled up with further crops of loops that came before.
     """
-    count, steps, tables = settings.batch // world, census.steps(settings), iter(tables)
+    count, steps = settings.batch // world, census.steps(settings)
     size, augment = settings.audio.chunk_samples, settings.augment
     rng = np.random.default_rng([settings.seed, epoch, rank])
-    loops = _drawn(tables, settings, census, epoch, rng)
+    due = _drawn(source, settings, census, epoch, rng)
     for step in range(steps):
-        drawn = [next(loops) for _ in range(count)]
+        drawn = [next(due) for _ in range(count)]
         samples = np.empty((count, longest(size, augment)), np.int16)
         cuts = [
             cut(row, loop.waveform, size, augment, np.random.default_rng([settings.seed, epoch, loop.key, step]))
@@ -84,16 +94,14 @@ def batches(
         yield Batch(
             samples, lengths, gains, *partners(count, augment.mix, rng), np.stack([loop.labels for loop in drawn])
         )
-    for _ in tables:  # leave the source as one leaves a whole epoch
-        pass
 
 
 def _drawn(
-    tables: Iterable[pa.Table], settings: Train, census: Census, epoch: int, rng: np.random.Generator
+    source: Iterable[Loop], settings: Train, census: Census, epoch: int, rng: np.random.Generator
 ) -> Iterator[Loop]:
     """Loops without end: each as often as it is due, then any again."""
     seen: deque[Loop] = deque(maxlen=settings.batch)
-    repeated = _repeated(_loops(tables), census, settings, epoch) if settings.balance == "sampling" else _loops(tables)
+    repeated = _repeated(source, census, settings, epoch) if settings.balance == "sampling" else source
     for loop in shuffled(repeated, rng):
         seen.append(loop)
         yield loop
@@ -101,26 +109,19 @@ def _drawn(
         yield seen[rng.integers(len(seen))]
 
 
-def _loops(tables: Iterable[pa.Table]) -> Iterator[Loop]:
-    for rows in tables:
-        labels = table.truth(rows).astype(np.float32)
-        for name, waveform, on in zip(rows.column("id").to_pylist(), table.waveforms(rows), labels, strict=True):
-            yield Loop(zlib.crc32(name.encode()), waveform.copy(), on)  # a view would keep the whole table alive
-
-
-def _repeated(loops: Iterable[Loop], census: Census, settings: Train, epoch: int) -> Iterator[Loop]:
-    for loop in loops:
+def _repeated(source: Iterable[Loop], census: Census, settings: Train, epoch: int) -> Iterator[Loop]:
+    for loop in source:
         due = float(census.repeats_of(loop.labels[None])[0])
         rng = np.random.default_rng([settings.seed, epoch, loop.key])
         for _ in range(int(due) + int(rng.random() < due % 1)):
             yield loop
 
 
-def shuffled(loops: Iterable[Loop], rng: np.random.Generator, most_bytes: int = POOL_BYTES) -> Iterator[Loop]:
+def shuffled(source: Iterable[Loop], rng: np.random.Generator, most_bytes: int = POOL_BYTES) -> Iterator[Loop]:
     """The same loops in a random order, as far as a pool of bounded size allows."""
     pool: list[Loop] = []
     held = 0
-    for loop in loops:
+    for loop in source:
         pool.append(loop)
         held += loop.waveform.nbytes
         while held > most_bytes:

@@ -12,7 +12,7 @@ from looptagger.config import Compute
 from looptagger.errors import UserError
 from looptagger.learn import metrics, run
 from looptagger.learn.augment import Tensors, tensors
-from looptagger.learn.batches import ahead, batches
+from looptagger.learn.batches import Loop, ahead, batches
 from looptagger.learn.learner import Learner
 from looptagger.learn.metrics import Floats, Truth
 from looptagger.learn.peers import Peers
@@ -23,6 +23,7 @@ from looptagger.model import checkpoint
 from looptagger.model.checkpoint import Card
 from looptagger.model.predictor import Predictor
 
+Loops = Callable[[int], Iterable[Loop]]
 Tables = Callable[[], Iterable[pa.Table]]
 Row = dict[str, Any]
 
@@ -39,10 +40,11 @@ TOLD_S = 0.5
 """Seconds between two words on steps."""
 
 
-def fit(task: Task, train: Tables, validation: Tables, folder: Folder, peers: Peers, told: Told) -> State:
+def fit(task: Task, train: Loops, validation: Tables, folder: Folder, peers: Peers, told: Told) -> State:
     """Train to the last epoch and return the state there. Goes on from the state that the folder holds.
 
-    `train` and `validation` give this worker's share of the loops, anew each time. Only rank 0 writes.
+    `train` gives this worker's share of the loops for an epoch, `validation` its share of those, anew each time. Only
+    rank 0 writes.
     """
     learner = Learner(task.settings, task.census, peers)
     state = run.load(folder) or State()
@@ -64,13 +66,13 @@ def fit(task: Task, train: Tables, validation: Tables, folder: Folder, peers: Pe
     return state
 
 
-def _train(learner: Learner, epoch: int, train: Tables, told: Told) -> tuple[float, float]:
+def _train(learner: Learner, epoch: int, train: Loops, told: Told) -> tuple[float, float]:
     """One epoch: its mean loss, and crops a second over all workers."""
     settings, census, peers = learner.settings, learner.census, learner.peers
     started = last = time.monotonic()
 
     def drawn() -> Iterator[Tensors]:
-        for batch in batches(train(), settings, census, epoch, peers.rank, peers.world):
+        for batch in batches(train(epoch), settings, census, epoch, peers.rank, peers.world):
             yield tensors(batch, pinned=peers.device.type == "cuda")
 
     for step, loss in learner.train(epoch, ahead(drawn)):

@@ -8,7 +8,7 @@ import torch
 from looptagger.config import Augment, Train, load
 from looptagger.learn import table
 from looptagger.learn.augment import crops, mixed, tensors
-from looptagger.learn.batches import Batch, Loop, ahead, batches, cut, longest, partners, shuffled
+from looptagger.learn.batches import Batch, Loop, ahead, batches, cut, longest, loops, partners, shuffled
 from looptagger.learn.task import Census
 from looptagger.roles import ROLES
 
@@ -129,7 +129,7 @@ def test_partners_are_others_and_as_many_as_asked() -> None:
 
 
 def test_an_epoch_has_every_loop_once_and_fills_the_last_batch() -> None:
-    found = list(batches([loops_table(20)], settings(), Census(20, (4,) * 6), 0))
+    found = list(batches(loops(loops_table(20)), settings(), Census(20, (4,) * 6), 0))
     assert [len(batch.samples) for batch in found] == [8, 8, 8]
     assert sorted(set(heard(found))) == list(range(1, 21))
     assert sorted(heard(found)[:20]) == list(range(1, 21))
@@ -137,7 +137,7 @@ def test_an_epoch_has_every_loop_once_and_fills_the_last_batch() -> None:
 
 def test_epochs_differ_and_can_be_had_again() -> None:
     rows, census = loops_table(40), Census(40, (7,) * 6)
-    first, again, other = (heard(list(batches([rows], settings(), census, epoch))) for epoch in (0, 0, 1))
+    first, again, other = (heard(list(batches(loops(rows), settings(), census, epoch))) for epoch in (0, 0, 1))
     assert first == again != other
 
 
@@ -145,7 +145,8 @@ def test_two_workers_part_the_batches_and_stay_in_step() -> None:
     census = Census(40, (7,) * 6)
     rows = loops_table(40)
     found = [
-        list(batches([rows.slice(half, 20 - half)], settings(), census, 0, rank, 2)) for rank, half in ((0, 0), (1, 5))
+        list(batches(loops(rows.slice(half, 20 - half)), settings(), census, 0, rank, 2))
+        for rank, half in ((0, 0), (1, 5))
     ]
     assert [[len(batch.samples) for batch in each] for each in found] == [[4] * 5] * 2
 
@@ -159,7 +160,7 @@ def test_rare_roles_come_more_often_when_asked() -> None:
     found = [
         number
         for epoch in range(30)
-        for number in heard(list(batches([loops_table(60, labels)], chosen, census, epoch)))
+        for number in heard(list(batches(loops(loops_table(60, labels)), chosen, census, epoch)))
     ]
     rare = sum(number <= 4 for number in found) / 4
     common = sum(number > 4 for number in found) / 56

@@ -19,6 +19,7 @@ from looptagger.learn.evaluation import evaluate, warning
 from looptagger.learn.learner import Learner, Trainee
 from looptagger.learn.peers import Peers
 from looptagger.learn.schedule import rate
+from looptagger.learn.share import Share
 from looptagger.learn.task import Census, Task
 from looptagger.model import checkpoint
 from looptagger.model.hcnn import HCNN
@@ -44,15 +45,14 @@ def settings(*overrides: str) -> Train:
 def fit(data: Data, out: Path, chosen: Train, epoch: Callable[[Any], None] = lambda row: None) -> run.State:
     folder, dataset = data
 
-    def part(name: str) -> Any:
-        return lambda: table.rows(folder, dataset, chosen.split, name)
-
-    labels = np.concatenate([table.truth(rows) for rows in part("train")()])
+    labels = np.concatenate([table.truth(rows) for rows in table.rows(folder, dataset, chosen.split, "train")])
     provenance = {"data": {**dataset.model_dump(), "split": chosen.split}}
     card = checkpoint.Card(name="trial", model=chosen.model, provenance=provenance)
     told = training.Told(epoch=epoch)
     task = Task(chosen, Census.of(labels), card)
-    return training.fit(task, part("train"), part("validation"), Folder(str(out)), Peers(), told)
+    share = Share(folder, dataset.parts, chosen.split, chosen.compute.keep_bytes)
+    feed = (lambda epoch: share.train([chosen.seed, epoch]), share.validation)
+    return training.fit(task, *feed, Folder(str(out)), Peers(), told)
 
 
 def weights(data: bytes | None) -> dict[str, torch.Tensor]:
