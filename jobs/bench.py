@@ -1,6 +1,6 @@
 """`make bench`: what a clip costs, as ratios within one run. Figures seen: README.md, "Speed".
 
-(a) the whole job in steady state against decode + forward in one plain process, times the cores;
+(a) the whole job in steady state against decode + forward in plain processes, one a core, at the same time;
 (b) the inference forward against the plain eager module, one thread;
 (c) decode + resample against other libraries, format by format.
 """
@@ -20,6 +20,7 @@ from rich.table import Table
 
 from jobs.bench_decode import bench_decode
 from jobs.ratios import paired, seconds, spread
+from looptagger.config import Audio, Compute, Tag, load
 
 LOOPS = Path(__file__).resolve().parents[1] / "tests/data/loops"
 
@@ -69,68 +70,75 @@ def bench_forward(table: Table) -> None:
     for batch in (1, 8):
         ratios = paired(lambda: predictor.chunk_scores(pcm), eager(batch))
         table.add_row(f"(b) forward / eager float32, batches of {batch}", spread(ratios), "1.5")
+    for precision in ("bfloat16", "int8"):
+        other = Predictor(data, compute=Compute(device="cpu", precision=precision))
+        apart = np.abs(other.chunk_scores(pcm)[0] - predictor.chunk_scores(pcm)[0]).max()
+        ratios = paired(lambda: other.chunk_scores(pcm), lambda: predictor.chunk_scores(pcm))  # noqa: B023 (run here)
+        table.add_row(f"    {precision} / our float32; scores differ by {apart:.0e}", spread(ratios), "")
     rate = 8 / seconds(lambda: predictor.chunk_scores(pcm))
     table.add_row("    chunks/s on one thread; largest difference in a score", f"{rate:.1f}; {error:.0e}", "1e-4")
 
 
-def plain_rate(clips: Sequence[Path]) -> float:
+def plain_rate(clips: Sequence[Path], tag: Tag) -> float:
     """Clips/s of decode + forward in this one process, on one thread, after a warm-up; no Ray."""
     import torch
 
-    from looptagger.config import Audio, Tag
     from looptagger.model import checkpoint
     from looptagger.model.predictor import Predictor
     from looptagger.steps.decoding import decoded
     from looptagger.steps.tagging import tagged
 
     torch.set_num_threads(1)
-    predictor = Predictor(checkpoint.untrained())
+    predictor = Predictor(checkpoint.untrained(), compute=tag.compute)
     uris = [str(path) for path in clips]
     rows = pa.table({"id": uris, "uri": uris})
 
     def work(table: pa.Table) -> None:
-        for part in decoded(table, Audio(), Tag()):
+        for part in decoded(table, Audio(), tag):
             tagged(part, predictor, chunks=False, embedding=False)
 
     work(rows.slice(0, 16))
     return len(clips) / seconds(lambda: work(rows))
 
 
-def bench_job(table: Table, clips: Sequence[Path], cores: int) -> None:
-    """(a) In turn: the plain process, the job, the plain process again."""
-    from looptagger.cluster.job import Events, TagJob, tag
+def bench_job(table: Table, clips: Sequence[Path], cores: int, tag: Tag) -> None:
+    """(a) In turn: plain processes, one a core, the job, the plain processes again."""
+    from looptagger.cluster.job import Events, TagJob
+    from looptagger.cluster.job import tag as run
 
     rates = []
     events = Events(progress=lambda progress: rates.append(progress.rate))
     with tempfile.TemporaryDirectory() as out:
-        before = _in_process(plain_rate, clips)
-        summary = tag(TagJob((str(clips[0].parent),), f"{out}/tags", model="untrained"), events)
-        after = _in_process(plain_rate, clips)
-    steady = rates[-1] or 0.0
-    plain = (before + after) / 2
-    table.add_row(f"(a) job {steady:.1f} / {cores} x {plain:.1f} clips/s", f"{steady / plain / cores:.2f}", "0.85")
+        before = _side_by_side(clips, cores, tag)
+        summary = run(TagJob(tuple(map(str, clips)), f"{out}/tags", model="untrained", tag=tag), events)
+        after = _side_by_side(clips, cores, tag)
+    steady, plain = rates[-1] or 0.0, (before + after) / 2
+    table.add_row(f"(a) job {steady:.1f} / plain processes {plain:.1f} clips/s", f"{steady / plain:.2f}", "0.95")
     table.add_row(f"    {summary.clips} clips with start-up: clips/s", f"{summary.clips / summary.seconds:.1f}", "")
 
 
-def _in_process(work: Callable[[Sequence[Path]], float], clips: Sequence[Path]) -> float:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, (clips,))
+def _side_by_side(clips: Sequence[Path], cores: int, tag: Tag) -> float:
+    """Clips/s of so many processes at once, each with its share."""
+    with multiprocessing.get_context("spawn").Pool(cores) as pool:
+        return sum(pool.starmap(plain_rate, [(clips[i::cores], tag) for i in range(cores)], chunksize=1))
 
 
 def main() -> None:
     """Run the parts asked for and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="abc", help="which parts, e.g. bc")
-    parser.add_argument("--clips", type=int, default=400)
+    parser.add_argument("--clips", type=int, default=400, help="so many are made")
+    parser.add_argument("--folder", type=Path, help="take all of its clips instead")
+    parser.add_argument("--set", action="append", default=[], help="a setting of the job")
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
-    table = Table("what", "ratio: median (range)", "bar", title=f"{cores} cores, {args.clips} clips")
     with tempfile.TemporaryDirectory() as folder:
-        clips = make_clips(Path(folder), args.clips)
+        clips = sorted(args.folder.iterdir()) if args.folder else make_clips(Path(folder), args.clips)
+        table = Table("what", "ratio: median (range)", "bar", title=f"{cores} cores, {len(clips):,} clips")
         if "b" in args.only:
             bench_forward(table)
         if "a" in args.only:
-            bench_job(table, clips, cores)
+            bench_job(table, clips, cores, load(Tag, None, args.set))
         decoded = [bench_decode(clips)] if "c" in args.only else []
     for each in (table, *decoded):
         Console(width=120).print(each)

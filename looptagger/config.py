@@ -79,7 +79,7 @@ class Compute(Settings):
     """Where the model runs. `auto`: every GPU that Ray sees, else every CPU core."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "float16", "bfloat16", "int8"] = "auto"
     gpus_per_predictor: float = Field(1.0, gt=0, le=1)
     batch_chunks: int = Field(256, ge=1, description="chunks a forward pass on a GPU")
     price_per_hour: float | None = Field(

@@ -115,6 +115,8 @@ def _request(job: TagJob, model: bytes, card: checkpoint.Card) -> Request:
         **({"embedding_columns": [*CODE, CODED_ROW]} if job.embeddings else {}),
     }
     sources = tuple(source.rstrip("/") if "://" in source else os.path.abspath(source) for source in job.sources)
+    if job.tag.compute.precision == "int8":  # whose scores differ by more than those of other machines do
+        identity["precision"] = "int8"
     return Request(identity, sources, job.limit, job.update, job.overwrite, job.tag.compute.shard_rows)
 
 

@@ -5,6 +5,7 @@ forward about twice as fast as the plain module, with the same scores to 1e-5. `
 """
 
 import copy
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from looptagger.model.harmonic import decibels
 from looptagger.model.hcnn import HCNN, ConvBlock, ResidualBlock
+from looptagger.model.int8 import in_int8
 from looptagger.model.winograd import LEAST_CHANNELS, WinogradBlock
 
 
@@ -53,22 +55,28 @@ def _by_winograd(block: nn.Module) -> nn.Module:
     return block
 
 
+Products = Literal["direct", "winograd", "int8"]
+"""How the trunk's convolutions are multiplied out."""
+
+
 class FoldedHCNN(nn.Module):
     """Chunks (n, samples) -> logits (n, 6) and embeddings (n, 2 x channels) of a trained network.
 
     The front end runs in float32 whatever the trunk's precision: powers span 100 dB, more than half floats do.
-    `winograd` is for float32 on a CPU: see there.
+    `winograd` and `int8` are for float32 on a CPU: see there.
     """
 
-    def __init__(self, network: HCNN, precision: torch.dtype = torch.float32, winograd: bool = False) -> None:
+    def __init__(self, network: HCNN, precision: torch.dtype = torch.float32, products: Products = "direct") -> None:
         super().__init__()
         network = copy.deepcopy(network).eval()
         self.precision = precision
         self.front = FixedFilters(network)
         self.norm = network.norm
         blocks = [_without_norms(block) for block in network.trunk]
-        if winograd:
+        if products == "winograd":
             blocks[EARLY] = map(_by_winograd, blocks[EARLY])
+        elif products == "int8":
+            blocks[1:] = map(in_int8, blocks[1:])
         self.trunk = nn.Sequential(*blocks).to(precision).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dense = fuse_linear_bn_eval(network.dense, network.dense_norm)
         self.out = network.out

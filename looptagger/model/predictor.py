@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from looptagger.audio import chunk
 from looptagger.config import Chunking, Compute
 from looptagger.errors import UserError
-from looptagger.model import checkpoint
-from looptagger.model.folded import FoldedHCNN
+from looptagger.model import checkpoint, int8
+from looptagger.model.folded import FoldedHCNN, Products
 from looptagger.roles import ROLES
 
 Floats = NDArray[np.float32]
@@ -39,10 +39,8 @@ class Predictor:
         self.model_id = checkpoint.model_id(data, self.card)
         self.device = torch.device(_device(compute.device))
         on_gpu = self.device.type == "cuda"
-        precision = compute.precision if compute.precision != "auto" else ("float16" if on_gpu else "float32")
         self.batch = compute.batch_chunks if on_gpu else CPU_BATCH
-        winograd = not on_gpu and precision == "float32"
-        self.network = FoldedHCNN(network, getattr(torch, precision), winograd).to(self.device).eval()
+        self.network = FoldedHCNN(network, *_arithmetic(compute.precision, on_gpu)).to(self.device).eval()
         self.thresholds = np.array([self.card.thresholds[role] for role in ROLES], np.float32)
 
     @classmethod
@@ -106,6 +104,18 @@ def _device(wanted: str) -> str:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("compute.device: cuda was asked for, but no GPU is usable here; use auto or cpu.")
     return wanted if wanted != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _arithmetic(precision: str, on_gpu: bool) -> tuple[torch.dtype, Products]:
+    """The trunk's precision, and how its products are done. Raises UserError for one that this device has not."""
+    if precision == "int8":
+        if on_gpu:
+            raise UserError("compute.precision: int8 is for CPUs; use auto, or compute.device=cpu.")
+        int8.check()
+        return torch.float32, "int8"
+    if precision == "auto":
+        precision = "float16" if on_gpu else "float32"
+    return getattr(torch, precision), "winograd" if precision == "float32" and not on_gpu else "direct"
 
 
 def segment_means(values: Floats, counts: NDArray[np.int64]) -> Floats:

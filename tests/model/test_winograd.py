@@ -26,7 +26,7 @@ def test_a_block_is_the_same_at_all_sizes(shape: tuple[int, int, int]) -> None:
 
 def test_the_full_network_scores_the_same_by_it() -> None:
     network, _ = checkpoint.load(checkpoint.untrained(), "untrained")
-    quick = FoldedHCNN(network, winograd=True)
+    quick = FoldedHCNN(network, products="winograd")
     assert sum(isinstance(block, WinogradBlock) for block in quick.trunk) == 3
     assert LEAST_PLACES < 16 * 23  # so the last of them is large enough to be done by it
     waveform = torch.randn(2, 48_000, generator=torch.Generator().manual_seed(0)) / 10
@@ -37,5 +37,5 @@ def test_the_full_network_scores_the_same_by_it() -> None:
 
 def test_narrow_blocks_stay_as_they_are() -> None:
     settings = Model(channels=LEAST_CHANNELS // 2)
-    quick = FoldedHCNN(HCNN(settings, Audio()).eval(), winograd=True)
+    quick = FoldedHCNN(HCNN(settings, Audio()).eval(), products="winograd")
     assert not any(isinstance(block, WinogradBlock) for block in quick.trunk[1:4])
