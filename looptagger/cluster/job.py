@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from looptagger.archive import dataset, lock, manifest
+from looptagger.archive import dataset, lock
 from looptagger.archive.dataset import Record, Request, Work
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import CODE, CODED_ROW, STATUSES
@@ -101,7 +101,7 @@ def tag(job: TagJob, events: Events | None = None) -> Summary:
         summary = Summary(record.rows, record.rows - absent - again)
         if writer.works:
             with _recorded(folder, job, record, summary):
-                _tag_rows(job, writer, manifest.schema(folder, record.files), model, card.audio, summary, events)
+                _tag_rows(job, writer, model, card.audio, summary, events)
     return summary
 
 
@@ -127,9 +127,7 @@ def _works(folder: Folder, record: Record, job: TagJob) -> list[Work]:
     return works
 
 
-def _tag_rows(
-    job: TagJob, writer: PartWriter, rows: pa.Schema, model: bytes, audio: Audio, summary: Summary, events: Events
-) -> None:
+def _tag_rows(job: TagJob, writer: PartWriter, model: bytes, audio: Audio, summary: Summary, events: Events) -> None:
     """Start or join Ray and tag the writer's rows, counting into the summary even when cut off."""
     import ray
 
@@ -142,11 +140,12 @@ def _tag_rows(
         have = ray.cluster_resources()
         summary.plan = plan(have.get("CPU", 0), have.get("GPU", 0), job.tag.compute)
         events.note(f"{writer.rows:,} clips to tag with {summary.plan}.")
-        details = tagging.Job(job.tag, audio, ray.put(model), job.chunks, job.embeddings, storage_environment())
+        given = (writer.folder, ray.put(writer.works), job.tag, audio, ray.put(model), job.chunks, job.embeddings)
+        details = tagging.Job(*given, storage_environment())
         spilled = store_use()[1]
         progress = Progress(writer.rows, job.tag.compute.price_per_hour)
         try:
-            tagging.run(writer, rows, details, summary.plan, progress, events)
+            tagging.run(writer, details, summary.plan, progress, events)
         finally:
             writer.keeper.save()
             summary.by_status, summary.audio_s = dict(progress.by_status), progress.audio_s

@@ -42,12 +42,9 @@ held whole cores, no reader could ever start, and Ray Data would wait for ever w
 """
 
 
-def readers(cpus: float, parts: int) -> int:
-    """Tasks that read so many parts at once.
-
-    Each is a process, and unbounded Ray starts ten a core: seen on 16 cores, 160 of them, 36 s before a first clip.
-    """
-    return min(parts, max(2, int(cpus) // 4))
+def readers(cpus: float) -> int:
+    """Tasks that read rows for so many cores at once: each is a process, and unbounded Ray starts ten a core."""
+    return max(1, int(cpus) // 4)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,13 @@
 """The tagging job on Ray Data: shards of the manifest -> decode -> predict -> parts.
 
-One read task a shard. Without GPUs a task decodes and predicts on its own core; with them, decoding tasks feed
+One task a shard. Without GPUs an actor a core reads its rows, decodes and predicts; with them, decoding tasks feed
 predictor actors. Tagged rows (some hundred bytes each) stream to this process, the only one that writes: it counts
 them, and stores a part when all of its rows have come.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -16,8 +15,6 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
 from looptagger.archive import manifest
 from looptagger.archive.dataset import Work, check_there
@@ -37,15 +34,18 @@ if TYPE_CHECKING:
 GPU_ROWS, GPU_CHUNKS = 128, 5120
 """Clips handed to a GPU predictor at once, and the most chunks that they may have: 490 MB."""
 
-
+WORK = "_work"
+"""The column of a block that names a shard and not its rows."""
 QUEUED = 3
 """Shards given to an actor ahead, so that it never waits for the next: without, cores were idle a fifth of the time."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker needs to know. The checkpoint travels as an object of Ray's store, once a node."""
+    """What every worker needs to know. Works and checkpoint are objects of Ray's store, which travel once a node."""
 
+    folder: Folder
+    works: Any
     tag: Tag
     audio: Audio
     model: Any
@@ -54,45 +54,32 @@ class Job:
     environment: dict[str, str] = field(repr=False)
 
 
-class ShardSource(Datasource):
-    """Reads a manifest shard by shard: each read task gives one block, the rows that are to be tagged."""
-
-    def __init__(self, folder: Folder, works: Sequence[Work], schema: pa.Schema, job: Job) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._folder, self._works, self._schema, self._job = folder, works, schema, job
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        """Unknown; manifests are small beside the audio they name."""
-        return None
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
-        """One task a shard, whatever parallelism Ray suggests."""
-        return [self._task(work) for work in self._works]
-
-    def _task(self, work: Work) -> ReadTask:
-        metadata = BlockMetadata(num_rows=work.rows, size_bytes=200 * work.rows, input_files=None, exec_stats=None)
-        return ReadTask(partial(_read, self._folder, work, self._job.environment), metadata, schema=self._schema)
+def _shards(count: int) -> Any:
+    """A dataset with a block of one row for each shard: its number. What it stands for is read where it is needed."""
+    return ray.data.from_items([{WORK: i} for i in range(count)], override_num_blocks=count)
 
 
-def _read(folder: Folder, work: Work, environment: dict[str, str]) -> Iterator[pa.Table]:
-    adopt(environment)
-    check_there(folder)
-    table = patiently(lambda: manifest.read(folder, work.shard), folder.storage)
+def _read(block: pa.Table, job: Job) -> pa.Table:
+    """The manifest's rows of the shard that a block names. Raises UserError where the output is gone."""
+    adopt(job.environment)
+    check_there(job.folder)
+    work: Work = ray.get(job.works)[block.column(WORK)[0].as_py()]
+    table = patiently(lambda: manifest.read(job.folder, work.shard), job.tag.storage)
     table = table.append_column(PART, pa.array([work.part] * table.num_rows))
     for name, first in ((ROW, work.offset), (CODED_ROW, work.shard.first)):
         table = table.append_column(name, pa.array(range(first, first + table.num_rows), pa.int64()))
-    yield table if work.only is None else table.take(pa.array(work.only))
+    return table if work.only is None else table.take(pa.array(work.only))
 
 
 # The steps are imported in the workers only: torch takes two seconds that the driver need not wait for.
 
 
-def _decode(rows: pa.Table, job: Job) -> Iterator[pa.Table]:
+def _decode(block: pa.Table, job: Job) -> Iterator[pa.Table]:
+    """A block, as `_shards` or `_read` gives it, -> decoded rows."""
     from looptagger.steps.decoding import stopped
     from looptagger.steps.isolated import HERE
 
+    rows = _read(block, job) if WORK in block.column_names else block
     adopt(job.environment)
     try:
         yield from HERE.done("decoded", rows, job.tag.limits, audio=job.audio, tag=job.tag)
@@ -101,9 +88,14 @@ def _decode(rows: pa.Table, job: Job) -> Iterator[pa.Table]:
 
 
 class Predict:
-    """An actor that keeps the model. On a CPU core it is handed manifest rows and decodes them itself."""
+    """An actor that keeps the model. On a CPU core it is handed shards, and decodes their rows itself."""
 
     def __init__(self, job: Job, decodes: bool) -> None:
+        from looptagger.steps.isolated import HERE
+
+        adopt(job.environment)
+        if decodes:
+            HERE.start()  # it wakes up while torch is imported
         import torch
 
         from looptagger.cluster.meters import Meters
@@ -115,7 +107,7 @@ class Predict:
         self.meters = Meters(self.predictor.batch)
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
-        """Manifest rows, or decoded rows -> tagged rows."""
+        """What `_decode` takes, or decoded rows -> tagged rows."""
         from looptagger.steps.tagging import tagged
 
         for table in _decode(rows, self.job) if self.decodes else (rows,):
@@ -125,33 +117,33 @@ class Predict:
             yield result
 
 
-def pipeline(folder: Folder, works: Sequence[Work], schema: pa.Schema, job: Job, plan: Plan) -> Any:
-    """The lazy Ray dataset of tagged rows."""
-    source = ShardSource(folder, works, schema, job)
-    rows = ray.data.read_datasource(
-        source, override_num_blocks=len(works), **_reading(folder, readers(plan.decoders, len(works)))
-    )
+def pipeline(count: int, job: Job, plan: Plan) -> Any:
+    """The lazy Ray dataset of tagged rows, given the number of works."""
+    shards = _where_readable(_shards(count), job, plan)
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     if not plan.predictors:
-        pool = ActorPoolStrategy(size=min(plan.decoders, len(works)), max_tasks_in_flight_per_actor=QUEUED)
+        pool = ActorPoolStrategy(size=min(plan.decoders, count), max_tasks_in_flight_per_actor=QUEUED)
         actor = {"fn_constructor_args": (job, True), "compute": pool, "num_cpus": CORE}
-        return rows.map_batches(Predict, batch_size=None, **actor, **batches)
-    heard = rows.map_batches(_decode, fn_kwargs={"job": job}, batch_size=None, num_cpus=CORE, **batches)
+        return shards.map_batches(Predict, batch_size=None, **actor, **batches)
+    heard = shards.map_batches(_decode, fn_kwargs={"job": job}, batch_size=None, num_cpus=CORE, **batches)
     most = max(1, min(GPU_ROWS, GPU_CHUNKS // job.tag.chunking.max_chunks))
-    pool = ActorPoolStrategy(size=min(plan.predictors, len(works)), max_tasks_in_flight_per_actor=QUEUED)
+    pool = ActorPoolStrategy(size=min(plan.predictors, count), max_tasks_in_flight_per_actor=QUEUED)
     actor = {"fn_constructor_args": (job, False), "compute": pool, "num_cpus": 0, "num_gpus": plan.gpus_per_predictor}
     return heard.map_batches(Predict, batch_size=most, **actor, **batches)
 
 
-def _reading(folder: Folder, tasks: int) -> dict[str, Any]:
-    """What the read tasks ask for. A manifest on this machine's disk is read here, wherever the clips are decoded."""
-    pool = TaskPoolStrategy(size=tasks)
-    if not folder.is_local:
-        return {"num_cpus": READER, "compute": pool}
+def _where_readable(shards: Any, job: Job, plan: Plan) -> Any:
+    """Shards as they are, where every node can read the manifest; else their rows, read by tasks on this one."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if not job.folder.is_local or len(nodes) == 1:
+        return shards
     here = ray.get_runtime_context().get_node_id()
-    cpus = sum(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here)
-    least = min(READER, cpus)  # head nodes may offer no CPU
-    return {"num_cpus": least, "compute": pool, "label_selector": {"ray.io/node-id": here}}
+    cpus = sum(node["Resources"].get("CPU", 0) for node in nodes if node["NodeID"] == here)
+    placed = {"num_cpus": min(READER, cpus), "label_selector": {"ray.io/node-id": here}}  # head nodes may offer no CPU
+    pool = TaskPoolStrategy(size=readers(plan.decoders))
+    return shards.map_batches(
+        _read, fn_kwargs={"job": job}, batch_size=None, batch_format="pyarrow", compute=pool, **placed
+    )
 
 
 def _check(block: pa.Table) -> None:
@@ -161,13 +153,13 @@ def _check(block: pa.Table) -> None:
         raise UserError(stops.column("error")[0].as_py())
 
 
-def run(writer: PartWriter, schema: pa.Schema, job: Job, plan: Plan, progress: Progress, events: "Events") -> None:
-    """Tag the writer's rows, given the manifest's schema; events are told of every block of rows.
+def run(writer: PartWriter, job: Job, plan: Plan, progress: Progress, events: "Events") -> None:
+    """Tag the writer's rows; events are told of every block of rows.
 
     Raises UserError for what a worker met and the user can mend.
     """
     events.progress(progress)
-    dataset = pipeline(writer.folder, writer.works, schema, job, plan)
+    dataset = pipeline(len(writer.works), job, plan)
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
         _check(block)
         progress.count(block)

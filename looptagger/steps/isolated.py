@@ -53,6 +53,10 @@ class Helper:
         self.heard: BinaryIO | None = None
         self.is_idle = True
 
+    def start(self) -> None:
+        """Start it now, so that it is there when rows come."""
+        self._ready()
+
     def done(self, step: str, rows: pa.Table, limits: Limits, **settings: Settings) -> Iterator[pa.Table]:
         """What a step gives for the rows; a row that cost a helper its life has that as its reason."""
         given, lost, deaths, killed = 0, dict[int, str](), 0, Counter[int]()

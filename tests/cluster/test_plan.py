@@ -26,5 +26,4 @@ def test_what_could_only_wait_for_ever_is_refused() -> None:
 
 def test_readers_fit_beside_workers_and_do_not_swamp_a_large_machine() -> None:
     assert CORE + READER == 1.0
-    assert [readers(cpus, 99) for cpus in (1, 2, 16, 96)] == [2, 2, 4, 24]
-    assert readers(96, 3) == 3
+    assert [readers(cpus) for cpus in (1, 2, 16, 96)] == [1, 1, 4, 24]
