@@ -32,7 +32,7 @@ from looptagger.roles import ROLES
 
 FED = "(a) a step on loops as they come ÷ on one batch, time"
 WHOLE = "    a step of `looptagger train`, with all of Ray on the same cores ÷ on one batch"
-TWO = "(b) two workers of it ÷ one process on half of the cores, crops/s"
+TWO = "(b) two workers of it ÷ one process on half of the cores, or one worker on one GPU, crops/s"
 BARS = {FED: "at most 1.05", TWO: "1.8"}
 
 
@@ -55,7 +55,7 @@ def step_rates(data: str, settings: Train, share: float) -> tuple[float, float]:
     from looptagger.learn.batches import ahead, batches
     from looptagger.learn.learner import Learner
     from looptagger.learn.peers import Peers
-    from looptagger.learn.share import Share
+    from looptagger.learn.share import KEEP, Share
 
     on_gpu = torch.cuda.is_available()
     torch.set_num_threads(max(1, round(torch.get_num_threads() * share)))
@@ -63,7 +63,7 @@ def step_rates(data: str, settings: Train, share: float) -> tuple[float, float]:
     torch.backends.cudnn.benchmark = on_gpu
     folder = Folder(data)
     found = tables.find(folder)
-    mine = Share(folder, found.parts, settings.split, settings.compute.keep_bytes)
+    mine = Share(folder, found.parts, settings.split, KEEP)
     census = Census.of(np.stack([loop.labels for loop in mine.train([0, 0])]))
     learner = Learner(settings, census, Peers(0, 1, torch.device("cuda" if on_gpu else "cpu")))
     learner.enter(0, None)
@@ -88,9 +88,19 @@ def real_rate(data: str, out: str, settings: Train) -> float:
     return float(np.mean([row["crops_per_s"] for row in log[1:]]))
 
 
+def cards() -> int:
+    """GPUs of this machine."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def apart(count: int, *arguments: Any) -> tuple[float, float]:
-    """Step rates in processes of their own, so many at once, whose memory is kept as a worker's is: their sums."""
-    with patch.dict(os.environ, KEEP_MEMORY), multiprocessing.get_context("spawn").Pool(count) as pool:
+    """Step rates in processes of their own, so many at once, whose memory is kept as a CPU worker's is: their sums."""
+    with (
+        patch.dict(os.environ, {} if cards() else KEEP_MEMORY),
+        multiprocessing.get_context("spawn").Pool(count) as pool,
+    ):
         rates = pool.starmap(step_rates, [arguments] * count, chunksize=1)
     constant, fed = map(sum, zip(*rates, strict=True))
     return constant, fed
@@ -99,17 +109,14 @@ def apart(count: int, *arguments: Any) -> tuple[float, float]:
 def measured(data: str, out: str, one: Train, two: Train) -> dict[str, float]:
     """All ratios, once."""
     constant, fed = apart(1, data, one, 1.0)
-    half, _ = apart(1, data, one, 0.5)
-    both, _ = apart(2, data, one, 0.5)
     with session(None):
-        alone, together = real_rate(data, out, one), real_rate(data, out, two)
-    return {
-        FED: constant / fed,
-        WHOLE: constant / alone,
-        TWO: together / half,
-        "    two processes that know nothing of each other ÷ one": both / half,
-        "crops/s": alone,
-    }
+        alone = real_rate(data, out, one)
+        together = real_rate(data, out, two) if cards() != 1 else 0.0
+    found = {FED: constant / fed, WHOLE: constant / alone, "crops/s": alone}
+    if cards():
+        return found | ({TWO: together / alone} if together else {})
+    half, both = apart(1, data, one, 0.5)[0], apart(2, data, one, 0.5)[0]
+    return found | {TWO: together / half, "    two processes that know nothing of each other ÷ one": both / half}
 
 
 def main() -> None:
@@ -121,7 +128,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    one = load(Train, args.config, ["epochs=2", *args.set])
+    one = load(Train, args.config, ["epochs=2", "compute.workers=1", *args.set])
     two = load(Train, args.config, ["epochs=2", *args.set, "compute.workers=2"])
     with tempfile.TemporaryDirectory() as place:
         data = args.data or make_data(Path(place), args.clips)

@@ -148,8 +148,10 @@ class Workers(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on GPUs")
     compile: bool = Field(False, description="the trunk through torch.compile: a minute to begin, then faster on GPUs")
-    keep_bytes: int = Field(
-        4 << 30, ge=0, description="of audio that a worker keeps from epoch to epoch; the rest is read again"
+    keep_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="of audio that a worker keeps; by default a quarter of the memory among them, 4 GiB at most",
     )
     retries: int = Field(3, ge=0, description="times a failed worker is replaced before the job gives up")
 

@@ -172,8 +172,8 @@ def _refuse_strangers(folder: Folder) -> None:
 
 
 def _refuse_difference(folder: Folder, record: Record, request: Request) -> None:
-    for key, wanted in request.identity.items():
-        had = record.identity.get(key)
+    for key in {**record.identity, **request.identity}:
+        had, wanted = record.identity.get(key), request.identity.get(key)
         if had != wanted:
             raise UserError(
                 f"{folder.uri}: was made with {key} {_shown(had)}, now it is {_shown(wanted)}; "

@@ -89,7 +89,8 @@ def _model(name: str, tag: Tag) -> str:
     from looptagger.model.predictor import Predictor
 
     torch.set_num_threads(1)
-    predictor = Predictor(checkpoint.resolve(name, tag.storage), name, Compute(device="cpu"))
+    on_cpu = Compute(device="cpu", precision="int8" if tag.compute.precision == "int8" else "auto")
+    predictor = Predictor(checkpoint.resolve(name, tag.storage), name, on_cpu)
     chunks = np.zeros((4, predictor.card.audio.chunk_samples), np.int16)
     predictor.chunk_scores(chunks[:1])
     began = time.perf_counter()

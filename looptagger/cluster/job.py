@@ -136,11 +136,12 @@ def _tag_rows(job: TagJob, writer: PartWriter, model: bytes, audio: Audio, summa
     from looptagger.cluster.session import session, storage_environment, store_use
 
     events.note("Starting Ray ..." if not ray.is_initialized() else "Using the Ray session that is open.")
-    with session(job.address):
+    with session(job.address) as ours:
         have = ray.cluster_resources()
         summary.plan = plan(have.get("CPU", 0), have.get("GPU", 0), job.tag.compute)
         events.note(f"{writer.rows:,} clips to tag with {summary.plan}.")
-        given = (writer.folder, ray.put(writer.works), job.tag, audio, ray.put(model), job.chunks, job.embeddings)
+        is_shared = ours or not writer.folder.is_local
+        given = (writer.folder, is_shared, job.tag, audio, ray.put(model), job.chunks, job.embeddings)
         details = tagging.Job(*given, storage_environment())
         spilled = store_use()[1]
         progress = Progress(writer.rows, job.tag.compute.price_per_hour)

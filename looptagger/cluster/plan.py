@@ -27,6 +27,8 @@ def plan(cpus: float, gpus: float, compute: Compute) -> Plan:
         raise UserError("Ray offers no CPU for tasks; start it with --num-cpus of at least 1, or free some.")
     if not wants_gpu:
         return Plan(0, 0.0, int(cpus))
+    if compute.precision == "int8":
+        raise UserError("compute.precision: int8 is for CPUs, and Ray offers GPUs; use auto, or compute.device=cpu.")
     predictors = int(gpus / compute.gpus_per_predictor + 1e-9)
     if predictors < 1:
         raise UserError(
@@ -37,8 +39,8 @@ def plan(cpus: float, gpus: float, compute: Compute) -> Plan:
 
 
 CORE, READER = 0.9, 0.1
-"""Logical CPUs of a worker that fills a core, and of a task that reads rows for it. Together a core: if the workers
-held whole cores, no reader could ever start, and Ray Data would wait for ever without a word (ray#44687).
+"""Logical CPUs of a worker that fills a core, and of a task that reads rows where not every node can. Together a core:
+if the workers held whole cores, no reader could ever start, and Ray Data would wait for ever in silence (ray#44687).
 """
 
 

@@ -24,15 +24,17 @@ from looptagger.errors import UserError, one_line
 
 
 @contextmanager
-def session(address: str | None) -> Iterator[None]:
+def session(address: str | None) -> Iterator[bool]:
     """A Ray session: the one already open, the cluster at `address` (or RAY_ADDRESS), or a local one for this job.
+
+    Yields whether it is the latter, which has this machine's node and no other.
 
     Raises UserError when the named cluster does not answer.
     """
     hush()
     if ray.is_initialized():
         with _plainly():
-            yield
+            yield False
         return
     named = address or os.environ.get("RAY_ADDRESS")
     if named:
@@ -52,7 +54,7 @@ def session(address: str | None) -> Iterator[None]:
             signal.signal(number, handler)
     try:
         with _plainly():
-            yield
+            yield not named
     finally:
         ray.shutdown()
 

@@ -5,9 +5,10 @@ predictor actors. Tagged rows (some hundred bytes each) stream to this process, 
 them, and stores a part when all of its rows have come.
 """
 
+import json
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from looptagger.archive import manifest
 from looptagger.archive.dataset import Work, check_there
+from looptagger.archive.manifest import Shard
 from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import CODED_ROW
@@ -42,10 +44,11 @@ QUEUED = 3
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker needs to know. Works and checkpoint are objects of Ray's store, which travel once a node."""
+    """What every worker needs to know. The checkpoint travels as an object of Ray's store, once a node."""
 
     folder: Folder
-    works: Any
+    is_shared: bool
+    """Whether all nodes can read the folder, and with it the manifest."""
     tag: Tag
     audio: Audio
     model: Any
@@ -54,33 +57,47 @@ class Job:
     environment: dict[str, str] = field(repr=False)
 
 
-def _shards(count: int) -> Any:
-    """A dataset with a block of one row for each shard: its number. What it stands for is read where it is needed."""
-    return ray.data.from_items([{WORK: i} for i in range(count)], override_num_blocks=count)
+def _shards(works: Sequence[Work]) -> Any:
+    """A dataset with a block of one row for each shard, which names it. Its rows are read where they are needed."""
+    return ray.data.from_items([{WORK: json.dumps(asdict(work))} for work in works], override_num_blocks=len(works))
 
 
-def _read(block: pa.Table, job: Job) -> pa.Table:
+def _rows(block: pa.Table, job: Job) -> pa.Table:
     """The manifest's rows of the shard that a block names. Raises UserError where the output is gone."""
-    adopt(job.environment)
     check_there(job.folder)
-    work: Work = ray.get(job.works)[block.column(WORK)[0].as_py()]
-    table = patiently(lambda: manifest.read(job.folder, work.shard), job.tag.storage)
-    table = table.append_column(PART, pa.array([work.part] * table.num_rows))
-    for name, first in ((ROW, work.offset), (CODED_ROW, work.shard.first)):
+    work = json.loads(block.column(WORK)[0].as_py())
+    shard = Shard(**work["shard"])
+    table = patiently(lambda: manifest.read(job.folder, shard), job.tag.storage)
+    table = table.append_column(PART, pa.array([work["part"]] * table.num_rows))
+    for name, first in ((ROW, work["offset"]), (CODED_ROW, shard.first)):
         table = table.append_column(name, pa.array(range(first, first + table.num_rows), pa.int64()))
-    return table if work.only is None else table.take(pa.array(work.only))
+    return table if work["only"] is None else table.take(pa.array(work["only"], pa.int64()))
 
 
 # The steps are imported in the workers only: torch takes two seconds that the driver need not wait for.
 
 
+def _read(block: pa.Table, job: Job) -> pa.Table:
+    """A block that names a shard -> its rows, or one that stops the job."""
+    from looptagger.steps.decoding import stopped
+
+    adopt(job.environment)
+    try:
+        return _rows(block, job)
+    except UserError as error:
+        return stopped(block, str(error))
+
+
 def _decode(block: pa.Table, job: Job) -> Iterator[pa.Table]:
-    """A block, as `_shards` or `_read` gives it, -> decoded rows."""
+    """A block that names a shard, or what `_read` made of it -> decoded rows."""
     from looptagger.steps.decoding import stopped
     from looptagger.steps.isolated import HERE
 
-    rows = _read(block, job) if WORK in block.column_names else block
     adopt(job.environment)
+    rows = _read(block, job) if block.column_names == [WORK] else block
+    if WORK in rows.column_names:  # it stops the job
+        yield rows
+        return
     try:
         yield from HERE.done("decoded", rows, job.tag.limits, audio=job.audio, tag=job.tag)
     except UserError as error:
@@ -102,14 +119,21 @@ class Predict:
         from looptagger.model.predictor import Predictor
 
         torch.set_num_threads(1)
-        self.job, self.decodes = job, decodes
-        self.predictor = Predictor(ray.get(job.model), compute=job.tag.compute)
-        self.meters = Meters(self.predictor.batch)
+        self.job, self.decodes, self.refused = job, decodes, ""
+        try:
+            self.predictor = Predictor(ray.get(job.model), compute=job.tag.compute)
+            self.meters = Meters(self.predictor.batch)
+        except UserError as error:  # an actor that cannot be made would end the job without this sentence
+            self.refused = str(error)
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """What `_decode` takes, or decoded rows -> tagged rows."""
+        from looptagger.steps.decoding import stopped
         from looptagger.steps.tagging import tagged
 
+        if self.refused:
+            yield stopped(pa.table({WORK: [""]}), self.refused)
+            return
         for table in _decode(rows, self.job) if self.decodes else (rows,):
             began = time.perf_counter()
             result = tagged(table, self.predictor, self.job.chunks, self.job.embeddings)
@@ -117,28 +141,27 @@ class Predict:
             yield result
 
 
-def pipeline(count: int, job: Job, plan: Plan) -> Any:
-    """The lazy Ray dataset of tagged rows, given the number of works."""
-    shards = _where_readable(_shards(count), job, plan)
+def pipeline(works: Sequence[Work], job: Job, plan: Plan) -> Any:
+    """The lazy Ray dataset of tagged rows."""
+    shards = _where_readable(_shards(works), job, plan)
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     if not plan.predictors:
-        pool = ActorPoolStrategy(size=min(plan.decoders, count), max_tasks_in_flight_per_actor=QUEUED)
+        pool = ActorPoolStrategy(size=min(plan.decoders, len(works)), max_tasks_in_flight_per_actor=QUEUED)
         actor = {"fn_constructor_args": (job, True), "compute": pool, "num_cpus": CORE}
         return shards.map_batches(Predict, batch_size=None, **actor, **batches)
     heard = shards.map_batches(_decode, fn_kwargs={"job": job}, batch_size=None, num_cpus=CORE, **batches)
     most = max(1, min(GPU_ROWS, GPU_CHUNKS // job.tag.chunking.max_chunks))
-    pool = ActorPoolStrategy(size=min(plan.predictors, count), max_tasks_in_flight_per_actor=QUEUED)
+    pool = ActorPoolStrategy(size=min(plan.predictors, len(works)), max_tasks_in_flight_per_actor=QUEUED)
     actor = {"fn_constructor_args": (job, False), "compute": pool, "num_cpus": 0, "num_gpus": plan.gpus_per_predictor}
     return heard.map_batches(Predict, batch_size=most, **actor, **batches)
 
 
 def _where_readable(shards: Any, job: Job, plan: Plan) -> Any:
     """Shards as they are, where every node can read the manifest; else their rows, read by tasks on this one."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    if not job.folder.is_local or len(nodes) == 1:
+    if job.is_shared:
         return shards
     here = ray.get_runtime_context().get_node_id()
-    cpus = sum(node["Resources"].get("CPU", 0) for node in nodes if node["NodeID"] == here)
+    cpus = sum(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here)
     placed = {"num_cpus": min(READER, cpus), "label_selector": {"ray.io/node-id": here}}  # head nodes may offer no CPU
     pool = TaskPoolStrategy(size=readers(plan.decoders))
     return shards.map_batches(
@@ -159,7 +182,7 @@ def run(writer: PartWriter, job: Job, plan: Plan, progress: Progress, events: "E
     Raises UserError for what a worker met and the user can mend.
     """
     events.progress(progress)
-    dataset = pipeline(len(writer.works), job, plan)
+    dataset = pipeline(writer.works, job, plan)
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
         _check(block)
         progress.count(block)

@@ -61,15 +61,16 @@ def work(config: dict[str, Any]) -> None:
 
 
 def _fit(job: Job) -> None:
-    from looptagger.learn.share import Share
+    from looptagger.learn.share import Share, default_keep
     from looptagger.learn.training import Told, fit
 
     peers, settings = _peers(), job.task.settings
-    keep = settings.compute.keep_bytes
+    asked, here = settings.compute.keep_bytes, ray.train.get_context().get_local_world_size()
+    keep = default_keep(here) if asked is None else asked
     share = Share(job.data, job.dataset.parts, settings.split, keep, peers.rank, peers.world)
     fit(
         job.task,
-        lambda epoch: share.train([settings.seed, epoch]),
+        lambda epoch: share.train([settings.seed, epoch, peers.world]),  # a seed that no rank has
         share.validation,
         job.out,
         peers,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from looptagger.audio import chunk
 from looptagger.config import Augment, Train
+from looptagger.errors import UserError
 from looptagger.learn import table
 from looptagger.learn.task import Census
 
@@ -105,7 +106,9 @@ def _drawn(
     for loop in shuffled(repeated, rng):
         seen.append(loop)
         yield loop
-    while seen:
+    if not seen:
+        raise UserError("a worker has no loops to train on; use fewer of them (compute.workers), or more loops.")
+    while True:
         yield seen[rng.integers(len(seen))]
 
 

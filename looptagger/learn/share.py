@@ -1,9 +1,10 @@
 """A worker's share of a prepared data set: read a few files ahead of need, and kept in memory as far as that may go."""
 
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,75 +14,88 @@ from looptagger.learn import table
 from looptagger.learn.batches import Loop, loops
 
 READERS = 4
-"""Files read at once, each in a thread: 80 MB of 10 s loops."""
+"""Files read at once, each in a thread."""
 COARSE = 16
 """Whole files are dealt to the workers where each gets at least so many; else the rows of each file are."""
+KEEP = 4 << 30
+"""Bytes that a worker keeps at most unless told otherwise: FSLD twice over."""
+LIMITS = {"train": 7 / 8, "validation": 1 / 8}
+"""Shares of what may be kept: where not all fits, validation loops mostly still do, which are few."""
 
 
-class Read(NamedTuple):
-    """What a worker has of a file."""
-
-    train: list[Loop]
-    validation: pa.Table
-
-    @property
-    def size(self) -> int:
-        """Bytes of audio, and what little comes with it."""
-        return sum(loop.waveform.nbytes for loop in self.train) + int(self.validation.nbytes)
+def default_keep(workers_here: int) -> int:
+    """Bytes to keep for each of a machine's workers: a quarter of its memory among them, KEEP at most."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(KEEP, memory // 4 // workers_here)
 
 
 class Share:
     """The training and validation loops of one of several workers, the same in every epoch.
 
-    What is read is kept up to `keep_bytes`; the rest is read again. Training waits for no disk then, however short
-    its epochs are: on a GPU they may take two seconds.
+    What is read is kept up to `keep_bytes`, and only the rest read again: on a GPU an epoch may take two seconds.
     """
 
     def __init__(
         self, data: Folder, parts: Sequence[str], split: str, keep_bytes: int, rank: int = 0, world: int = 1
     ) -> None:
-        self.data, self.split, self.keep_bytes = data, split, keep_bytes
-        by_file = len(parts) >= COARSE * world
-        self.names = parts[rank::world] if by_file else parts
-        self.rows = slice(None) if by_file else slice(rank, None, world)
-        self.kept: dict[str, Read] = {}
-        self.kept_bytes = 0
+        self.data, self.split, self.rank, self.world = data, split, rank, world
+        self.by_file = len(parts) >= COARSE * world
+        numbers = range(rank, len(parts), world) if self.by_file else range(len(parts))
+        self.names = {parts[number]: number for number in numbers}
+        self.left = {part: int(keep_bytes * share) for part, share in LIMITS.items()}
+        self.kept: dict[str, dict[str, Any]] = {part: {} for part in LIMITS}
 
     def train(self, seed: Sequence[int]) -> Iterator[Loop]:
         """The training loops, in an order of files that the seed decides. Raises UserError for a broken file."""
-        order = np.random.default_rng(seed).permutation(len(self.names))
-        for found in self._each([self.names[i] for i in order]):
-            yield from found.train
+        names = list(self.names)
+        for found in self._each("train", [names[i] for i in np.random.default_rng(seed).permutation(len(names))]):
+            yield from found
 
     def validation(self) -> Iterator[pa.Table]:
         """The validation loops, file by file. Raises UserError for a broken file."""
-        for found in self._each(self.names):
-            yield found.validation
+        yield from self._each("validation", list(self.names))
 
-    def _each(self, names: Sequence[str]) -> Iterator[Read]:
+    def _each(self, part: str, names: Sequence[str]) -> Iterator[Any]:
         pool = ThreadPoolExecutor(READERS, thread_name_prefix="share")
-        coming: deque[tuple[str, Future[Read] | None]] = deque()
+        coming: deque[tuple[str, Future[dict[str, Any]] | None]] = deque()
         try:
             for name in names:
-                coming.append((name, None if name in self.kept else pool.submit(self._read, name)))
+                coming.append((name, None if name in self.kept[part] else pool.submit(self._read, name, part)))
                 if len(coming) > READERS:
-                    yield self._come(*coming.popleft())
+                    yield self._come(part, *coming.popleft())
             while coming:
-                yield self._come(*coming.popleft())
+                yield self._come(part, *coming.popleft())
         finally:  # also when nobody wants the rest
             pool.shutdown(cancel_futures=True)
 
-    def _come(self, name: str, reading: Future[Read] | None) -> Read:
+    def _come(self, part: str, name: str, reading: Future[dict[str, Any]] | None) -> Any:
+        """A file's loops of a part, in a thread of the reader's or kept; all that was read is kept where it fits."""
         if reading is None:
-            return self.kept[name]
+            return self.kept[part][name]
         found = reading.result()
-        if self.kept_bytes + found.size <= self.keep_bytes:
-            self.kept[name] = found
-            self.kept_bytes += found.size
+        for each, what in found.items():
+            size = _size(what)
+            if name not in self.kept[each] and size <= self.left[each]:
+                self.kept[each][name] = what
+                self.left[each] -= size
+        return found[part]
+
+    def _read(self, name: str, part: str) -> dict[str, Any]:
+        """A file's validation loops as a table, and its training loops as a list if those are wanted."""
+        rows = table.read(self.data, name)
+        found: dict[str, Any] = {"validation": self._mine(rows, name, "validation")}
+        if part == "train":
+            found["train"] = loops(self._mine(rows, name, "train"))
         return found
 
-    def _read(self, name: str) -> Read:
-        rows = table.read(self.data, name)
-        mine = rows.take(np.arange(rows.num_rows)[self.rows])
-        train, validation = (table.in_part(mine, self.split, part) for part in ("train", "validation"))
-        return Read(loops(train), validation)
+    def _mine(self, rows: pa.Table, name: str, part: str) -> pa.Table:
+        every = table.in_part(rows, self.split, part)
+        if self.by_file:
+            return every
+        first = (self.rank + self.names[name]) % self.world  # another worker in turn has one more
+        return every.take(np.arange(every.num_rows)[first :: self.world])
+
+
+def _size(what: Any) -> int:
+    """Bytes of audio, and of what little comes with it in a table."""
+    return int(what.nbytes) if isinstance(what, pa.Table) else sum(loop.waveform.nbytes for loop in what)

@@ -1,6 +1,7 @@
 """The trunk's convolutions in 8-bit integers, for CPUs: 1.6 to 1.8 times as fast, scores a little off (README.md).
 
-Weights have a scale for each output channel, maps one a forward (on CPUs a chunk), found there: nothing is calibrated.
+Weights have a scale for each output channel, the maps before a convolution one for each forward (on CPUs: each chunk),
+found from their largest value: nothing is calibrated.
 The first convolution stays in float32, as what it sees has a sign. The arithmetic is oneDNN's, through the operators
 that torch.compile itself uses for quantised networks.
 """
@@ -14,7 +15,7 @@ from looptagger.model.hcnn import ConvBlock, ResidualBlock
 
 LEVELS, WEIGHT_LEVELS = 255, 127
 LEAST = 1e-12
-"""Of a scale, so that silence divides by something."""
+"""Taken for the largest value where all are 0, so that silence divides by something."""
 ONE = [1, 1]
 """A 3x3 convolution's stride, padding and dilation, along both axes."""
 
@@ -22,7 +23,7 @@ ONE = [1, 1]
 def check() -> None:
     """Raise UserError where this machine has no fast 8-bit products, or torch none of the operators."""
     if not hasattr(torch.ops.onednn, "qconv2d_pointwise") or not torch.cpu._is_vnni_supported():
-        raise UserError("compute.precision: int8 needs an x86 CPU with VNNI instructions; use auto or bfloat16.")
+        raise UserError("compute.precision: int8 needs an x86 CPU with AVX-512 VNNI; use auto or bfloat16.")
 
 
 class Int8Conv:

@@ -3,18 +3,27 @@
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from looptagger.archive import status, tags
+from looptagger.archive.dataset import Work
+from looptagger.archive.manifest import Shard
 from looptagger.archive.storage import Folder
+from looptagger.cluster import tagging
 from looptagger.cluster.job import Events, Summary, TagJob, tag
-from looptagger.config import Compute, Tag
+from looptagger.cluster.plan import plan
+from looptagger.cluster.progress import Progress
+from looptagger.config import Audio, Compute, Tag
 from looptagger.errors import UserError
+from looptagger.model import int8
+from looptagger.model.checkpoint import STARTER
 from tests.conftest import LOOPS, audio_bytes, tone, write_tones
 
 pytestmark = pytest.mark.usefixtures("ray_here")
@@ -84,6 +93,32 @@ def test_resume_update_retry_and_refusal(mixed: Path, tmp_path: Path, tiny_model
     with pytest.raises(UserError, match="made with chunks false, now it is true"):
         run(mixed, out, tiny_model, chunks=True)
     assert run(mixed, out, tiny_model, chunks=True, overwrite=True).clips == 35
+
+
+def test_int8_has_outputs_of_its_own(tmp_path: Path) -> None:
+    quick = Tag(compute=Compute(device="cpu", precision="int8"))
+    plain = Tag(compute=Compute(device="cpu"))
+    try:
+        int8.check()
+    except UserError as why:
+        with pytest.raises(UserError, match="AVX-512 VNNI"):  # said by a worker, which cannot begin
+            run(LOOPS, tmp_path / "refused", STARTER, tag=quick)
+        pytest.skip(str(why))
+    assert run(LOOPS, tmp_path / "quick", STARTER, tag=quick, limit=8).failed == 0
+    with pytest.raises(UserError, match="made with precision int8, now it is null"):
+        run(LOOPS, tmp_path / "quick", STARTER, tag=plain)
+    run(LOOPS, tmp_path / "plain", STARTER, tag=plain, limit=8)
+    with pytest.raises(UserError, match="made with precision null, now it is int8"):
+        run(LOOPS, tmp_path / "plain", STARTER, tag=quick)
+    for one, two in zip(rows(tmp_path / "quick"), rows(tmp_path / "plain"), strict=True):
+        assert one[4:10] == pytest.approx(two[4:10], abs=0.05)
+
+
+def test_a_model_that_a_worker_refuses_ends_the_job_with_its_sentence(tmp_path: Path) -> None:
+    writer = SimpleNamespace(folder=Folder(str(tmp_path)), works=[Work("p", Shard("f", 0, 1, 0))])
+    job = tagging.Job(writer.folder, True, Tag(), Audio(), ray.put(b"no checkpoint"), False, False, {})
+    with pytest.raises(UserError, match="checkpoint"):
+        tagging.run(writer, job, plan(1, 0, Compute()), Progress(1), Events())  # type: ignore[arg-type]
 
 
 def test_chunks_embeddings_and_the_caller_s_columns(mixed: Path, tmp_path: Path, tiny_model: str) -> None:

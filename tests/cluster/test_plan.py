@@ -22,6 +22,9 @@ def test_what_could_only_wait_for_ever_is_refused() -> None:
         plan(0, 4, Compute())
     with pytest.raises(UserError, match="offers 0 GPUs where a predictor needs 1"):
         plan(8, 0, Compute(device="cuda"))
+    with pytest.raises(UserError, match="int8 is for CPUs"):
+        plan(8, 1, Compute(precision="int8"))
+    assert plan(8, 1, Compute(precision="int8", device="cpu")).predictors == 0
 
 
 def test_readers_fit_beside_workers_and_do_not_swamp_a_large_machine() -> None:

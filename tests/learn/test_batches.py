@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from looptagger.config import Augment, Train, load
+from looptagger.errors import UserError
 from looptagger.learn import table
 from looptagger.learn.augment import crops, mixed, tensors
 from looptagger.learn.batches import Batch, Loop, ahead, batches, cut, longest, loops, partners, shuffled
@@ -133,6 +134,11 @@ def test_an_epoch_has_every_loop_once_and_fills_the_last_batch() -> None:
     assert [len(batch.samples) for batch in found] == [8, 8, 8]
     assert sorted(set(heard(found))) == list(range(1, 21))
     assert sorted(heard(found)[:20]) == list(range(1, 21))
+
+
+def test_a_worker_without_loops_says_so() -> None:
+    with pytest.raises(UserError, match="no loops to train on"):
+        next(batches([], settings(), Census(20, (4,) * 6), 0))
 
 
 def test_epochs_differ_and_can_be_had_again() -> None:

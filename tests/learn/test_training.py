@@ -50,8 +50,8 @@ def fit(data: Data, out: Path, chosen: Train, epoch: Callable[[Any], None] = lam
     card = checkpoint.Card(name="trial", model=chosen.model, provenance=provenance)
     told = training.Told(epoch=epoch)
     task = Task(chosen, Census.of(labels), card)
-    share = Share(folder, dataset.parts, chosen.split, chosen.compute.keep_bytes)
-    feed = (lambda epoch: share.train([chosen.seed, epoch]), share.validation)
+    share = Share(folder, dataset.parts, chosen.split, 1 << 30)
+    feed = (lambda epoch: share.train([chosen.seed, epoch, 1]), share.validation)
     return training.fit(task, *feed, Folder(str(out)), Peers(), told)
 
 

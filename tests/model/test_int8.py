@@ -62,5 +62,5 @@ def test_a_models_scores_move_little(model: str) -> None:
 
 def test_machines_without_it_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    with pytest.raises(UserError, match="int8 needs an x86 CPU with VNNI"):
+    with pytest.raises(UserError, match="int8 needs an x86 CPU with AVX-512 VNNI"):
         Predictor.load("starter", Compute(device="cpu", precision="int8"))
