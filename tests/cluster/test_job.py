@@ -104,10 +104,10 @@ def test_int8_has_outputs_of_its_own(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="AVX-512 VNNI"):  # said by a worker, which cannot begin
             run(LOOPS, tmp_path / "refused", STARTER, tag=quick)
         pytest.skip(str(why))
-    assert run(LOOPS, tmp_path / "quick", STARTER, tag=quick, limit=8).failed == 0
+    assert run(LOOPS, tmp_path / "quick", STARTER, tag=quick, limit=4).failed == 0
     with pytest.raises(UserError, match="made with precision int8, now it is null"):
         run(LOOPS, tmp_path / "quick", STARTER, tag=plain)
-    run(LOOPS, tmp_path / "plain", STARTER, tag=plain, limit=8)
+    run(LOOPS, tmp_path / "plain", STARTER, tag=plain, limit=4)
     with pytest.raises(UserError, match="made with precision null, now it is int8"):
         run(LOOPS, tmp_path / "plain", STARTER, tag=quick)
     for one, two in zip(rows(tmp_path / "quick"), rows(tmp_path / "plain"), strict=True):
