@@ -67,7 +67,8 @@ def ray_session() -> Iterator[None]:
     """One Ray for all tests. Its one GPU is only logical: the model then runs on a CPU."""
     import ray
 
-    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, object_store_memory=300_000_000)
+    quiet = {"include_dashboard": False, "log_to_driver": False}  # Ray's notes would come between a test's own lines
+    ray.init(address="local", num_cpus=2, num_gpus=1, object_store_memory=300_000_000, **quiet)
     yield
     ray.shutdown()
 
