@@ -28,7 +28,6 @@ def session(address: str | None) -> Iterator[bool]:
     """A Ray session: the one already open, the cluster at `address` (or RAY_ADDRESS), or a local one for this job.
 
     Yields whether it is the latter, which has this machine's node and no other.
-
     Raises UserError when the named cluster does not answer.
     """
     hush()

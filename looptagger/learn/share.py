@@ -69,7 +69,7 @@ class Share:
             pool.shutdown(cancel_futures=True)
 
     def _come(self, part: str, name: str, reading: Future[dict[str, Any]] | None) -> Any:
-        """A file's loops of a part, in a thread of the reader's or kept; all that was read is kept where it fits."""
+        """A file's loops of a part, kept before or just read; what was read is kept where it fits."""
         if reading is None:
             return self.kept[part][name]
         found = reading.result()

@@ -1,9 +1,8 @@
 """The trunk's convolutions in 8-bit integers, for CPUs: 1.6 to 1.8 times as fast, scores a little off (README.md).
 
 Weights have a scale for each output channel, the maps before a convolution one for each forward (on CPUs: each chunk),
-found from their largest value: nothing is calibrated.
-The first convolution stays in float32, as what it sees has a sign. The arithmetic is oneDNN's, through the operators
-that torch.compile itself uses for quantised networks.
+found from their largest value: nothing is calibrated. The first convolution stays in float32, as what it sees has a
+sign. The arithmetic is oneDNN's, through the operators that torch.compile itself uses for quantised networks.
 """
 
 import torch
