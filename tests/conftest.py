@@ -85,6 +85,15 @@ def ray_here(ray_session: None) -> Iterator[None]:
     ray.data.DataContext._set_current(context)
 
 
+@pytest.fixture
+def one_worker(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, for jobs that take one of its two cores, where two workers would only take longer to import torch."""
+    from looptagger.cluster import plan
+
+    divided = plan.plan
+    monkeypatch.setattr(plan, "plan", lambda cpus, gpus, compute: divided(min(cpus, 1), gpus, compute))
+
+
 @dataclass(frozen=True)
 class S3:
     endpoint: str

@@ -26,6 +26,10 @@ def test_a_tree_of_processes_is_found() -> None:
             pass
         assert shell.pid in found
         assert os.getpid() not in processes.descendants(shell.pid)
+        assert processes.alive(found) == found
+        processes.kill(found)
+        while processes.alive(found):
+            pass
     finally:
         processes.kill(list(processes.descendants(shell.pid)))
         shell.wait()

@@ -42,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("ray_here")
+@pytest.mark.usefixtures("one_worker")
 def test_every_command_works(place: Path, s3_server: S3, tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import s3fs
 

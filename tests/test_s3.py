@@ -71,7 +71,7 @@ def test_bucket_to_bucket_and_resume(s3: S3, prefix: str, tiny_model: str) -> No
     assert run(s3, prefix, out, tiny_model, retry_errors=True).by_status == {"ok": 1, "undecodable": 1}
 
 
-@pytest.mark.usefixtures("ray_here")
+@pytest.mark.usefixtures("one_worker")
 def test_ray_s_logs_hold_no_credentials(s3: S3, prefix: str, tiny_model: str, tmp_path: Path) -> None:
     import ray._private.worker
 
@@ -86,7 +86,7 @@ def test_ray_s_logs_hold_no_credentials(s3: S3, prefix: str, tiny_model: str, tm
     assert [path for path in written if s3.env["AWS_SECRET_ACCESS_KEY"].encode() in path.read_bytes()] == []
 
 
-@pytest.mark.usefixtures("ray_here")
+@pytest.mark.usefixtures("one_worker")
 def test_a_manifest_on_s3_to_a_local_folder(s3: S3, prefix: str, tiny_model: str, tmp_path: Path) -> None:
     key = f"{prefix.removeprefix('s3://')}/m.csv"
     s3.fs.pipe_file(key, f"id,uri,bpm\n1,plain.wav,90\n2,{prefix}/gone.wav,91\n".encode())
@@ -95,7 +95,7 @@ def test_a_manifest_on_s3_to_a_local_folder(s3: S3, prefix: str, tiny_model: str
     assert found == [("1", f"{prefix}/plain.wav", "ok", 90), ("2", f"{prefix}/gone.wav", "missing", 91)]
 
 
-@pytest.mark.usefixtures("ray_here")
+@pytest.mark.usefixtures("one_worker")
 def test_anonymous_reads_of_a_public_bucket(
     s3_server: S3, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +112,7 @@ def test_anonymous_reads_of_a_public_bucket(
     assert not (tmp_path / "no").exists()
 
 
-@pytest.mark.usefixtures("ray_here")
+@pytest.mark.usefixtures("one_worker")
 def test_the_command_line_names_an_endpoint(s3: S3, prefix: str, tiny_model: str) -> None:
     out = prefix.replace("/loops", "/tags")
     there = ["--endpoint-url", s3.endpoint]

@@ -30,3 +30,10 @@ def kill(pids: list[int], number: int = signal.SIGKILL) -> None:
 def named(leader: int, text: str) -> list[int]:
     """Processes below a leader whose command line contains a text."""
     return sorted(pid for pid, name in descendants(leader).items() if text in name)
+
+
+def alive(pids: list[int]) -> list[int]:
+    """Those of the processes that still run, or wait: the dead ones that nobody has asked after do not."""
+    listed = subprocess.run(["ps", "-eo", "pid=,stat="], capture_output=True, text=True, check=True).stdout
+    states = {int(pid): state for pid, state in map(str.split, listed.splitlines())}
+    return [pid for pid in pids if not states.get(pid, "Z").startswith("Z")]
