@@ -41,16 +41,6 @@ def write_tones(folder: Path, count: int, seconds: float = 0.25) -> list[Path]:
     return paths
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _few_resamples() -> Iterator[None]:
-    """Intervals are tested where they are made; 500 resamples take seconds a figure, wherever a model is judged."""
-    from looptagger.learn import metrics
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "RESAMPLES", 30)
-        yield
-
-
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint of the real depth and four channels: milliseconds a chunk."""

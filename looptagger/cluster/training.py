@@ -120,7 +120,8 @@ def run(job: Job, force: Workforce, retries: int, heard: Callable[[str, Any], No
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     words = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # no other node's end may take it along
-    trained = ray.remote(_train).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
+    trained = ray.remote(max_calls=1)(_train)  # in a process that ends with it: it would keep Ray Train's actors alive
+    trained = trained.options(num_cpus=0, max_retries=0, scheduling_strategy=here)
     outcome = trained.remote(replace(job, words=words), force, retries)
     while not _hear(words, heard):  # Ray's own tidying up after the last epoch can take 10 s; nobody needs it
         if ray.wait([outcome], timeout=0)[0] and not _hear(words, heard):

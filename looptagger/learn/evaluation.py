@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
-from looptagger.learn import metrics, table
+from looptagger.learn import intervals, metrics, table
 from looptagger.learn.metrics import ByRole, Floats, Truth
 from looptagger.learn.scoring import Protocol, joined, scored
 from looptagger.learn.table import Dataset
@@ -18,6 +18,9 @@ Report = dict[str, Any]
 PUBLISHED_ROLES = ROLES[:5]
 """The roles that the published code averages over: voice is left out."""
 PUBLISHED_THRESHOLD = 0.1
+Figures = dict[str, tuple[Callable[[Truth, Floats], ByRole], intervals.Figure]]
+"""Figures by name, each with how it is counted over resamples."""
+AREAS: Figures = {"roc_auc": (metrics.roc_auc, intervals.roc_auc), "pr_auc": (metrics.pr_auc, intervals.pr_auc)}
 
 
 def evaluate(
@@ -58,29 +61,30 @@ def ours(truth: Truth, scores: Floats, limits: Floats) -> Report:
 
     Also how often the highest score is right, and how many roles the loops are said to play.
     """
-    areas = {"roc_auc": metrics.roc_auc, "pr_auc": metrics.pr_auc}
-
-    def f1(truth: Truth, scores: Floats) -> ByRole:
-        return metrics.f1(truth, scores >= limits)
-
-    report = _report(truth, scores, {**areas, "f1": f1})
+    f1: Figures = {
+        "f1": (
+            lambda truth, scores: metrics.f1(truth, scores >= limits),
+            lambda truth, scores, counts: intervals.f1(truth, scores >= limits, counts),
+        )
+    }
+    report = _report(truth, scores, AREAS | f1)
     return {**report, "first_right": metrics.first_right(truth, scores), "said": metrics.said(scores >= limits)}
 
 
 def published(truth: Truth, scores: Floats) -> Report:
     """Five roles, and F1 loop by loop at a threshold of 0.1, to stand beside the paper's Table 2."""
     five, said = truth[:, : len(PUBLISHED_ROLES)], scores[:, : len(PUBLISHED_ROLES)]
-    report = _report(five, said, {"roc_auc": metrics.roc_auc, "pr_auc": metrics.pr_auc})
+    report = _report(five, said, AREAS)
     return {**report, "f1_samples": metrics.f1_samples(five, said, PUBLISHED_THRESHOLD)}
 
 
-def _report(truth: Truth, scores: Floats, figures: dict[str, Callable[[Truth, Floats], ByRole]]) -> Report:
+def _report(truth: Truth, scores: Floats, figures: Figures) -> Report:
     roles = ROLES[: truth.shape[1]]
     report: Report = {"positives": {role: int(truth[:, i].sum()) for i, role in enumerate(roles)}}
-    for name, figure in figures.items():
+    for name, (figure, resampled) in figures.items():
         values = figure(truth, scores)
         report[name] = {**values, "macro": metrics.macro(values)}
-        report[f"{name}_interval"] = metrics.interval(figure, truth, scores)
+        report[f"{name}_interval"] = intervals.interval(resampled, truth, scores)
     report["not_judged"] = [role for role in roles if report["roc_auc"][role] is None]
     return report
 

@@ -1,4 +1,4 @@
-"""Truth and scores into figures: ROC-AUC, PR-AUC, F1, their intervals, thresholds. Pure; scikit-learn counts.
+"""Truth and scores into figures: ROC-AUC, PR-AUC, F1, thresholds. Pure; scikit-learn counts.
 
 A role with no positive (or no negative) loop has no AUC: its figure is None, and means say what they are over.
 """
@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-import sklearn
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
@@ -20,8 +19,6 @@ Floats = NDArray[np.floating]
 """(n_loops, n_roles), in [0, 1]"""
 ByRole = dict[str, float | None]
 
-RESAMPLES = 500
-CONFIDENCE = 0.95
 UNDECIDED: Final = 0.5
 """The threshold of a role that the validation part cannot tell."""
 
@@ -88,28 +85,6 @@ def _best_threshold(truth: NDArray[np.bool_], scores: Floats) -> float:
     lower = scores[scores < best]
     middle = (float(best) + float(lower.max())) / 2 if len(lower) else float(best) / 2
     return round(float(np.clip(middle, 0.01, 0.99)), 4)
-
-
-def interval(
-    figure: Callable[[Truth, Floats], ByRole], truth: Truth, scores: Floats, seed: int = 0, resamples: int | None = None
-) -> dict[str, tuple[float, float] | None]:
-    """The 95 % interval of each role's figure, and of the mean under `macro`, over bootstrap resamples of the loops.
-
-    A resample without a positive of a role is left out of that role's interval, and out of the mean's.
-    """
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(len(truth), size=(resamples or RESAMPLES, len(truth)))
-    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-        whole, found = figure(truth, scores), [figure(truth[pick], scores[pick]) for pick in picks]
-    values = {role: [each[role] for each in found] for role in whole}
-    judged = [role for role, value in whole.items() if value is not None]
-    values["macro"] = [macro(each) for each in found if all(each[role] is not None for role in judged)]
-    return {name: _middle([value for value in each if value is not None]) for name, each in values.items()}
-
-
-def _middle(values: list[float]) -> tuple[float, float] | None:
-    tail = 50 * (1 - CONFIDENCE)
-    return (float(np.percentile(values, tail)), float(np.percentile(values, 100 - tail))) if values else None
 
 
 def _by_role(truth: Truth, scores: Floats, figure: Callable[..., float]) -> ByRole:

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import read_part, write_part
 from looptagger.errors import UserError
-from looptagger.learn import evaluation, metrics
-from looptagger.learn.metrics import ByRole, Floats, Truth
+from looptagger.learn import evaluation, intervals, metrics
+from looptagger.learn.metrics import Floats, Truth
 from looptagger.learn.table import Dataset
 from looptagger.paper.settings import NETWORKS, Paper, Protocol, System
 from looptagger.roles import ROLES
@@ -55,7 +55,7 @@ class Run:
         return read_part(folder, f"{SCORES}/{self.name}.parquet")
 
     def store(self, folder: Folder, scores: pa.Table) -> None:
-        """Keep its scores, and the figures made of them: the intervals take seconds."""
+        """Keep its scores, and the figures made of them."""
         folder.write(f"{SCORES}/{self.name}.json", json.dumps(report(scores, self.protocol)).encode())
         write_part(folder, f"{SCORES}/{self.name}.parquet", scores)
 
@@ -154,11 +154,11 @@ def difference(scores: pa.Table, other: pa.Table) -> tuple[float, float, float] 
     truth, ours = arrays(scores, TEST)
     _, theirs = arrays(other, TEST)
 
-    def gap(truth: Truth, both: Floats) -> ByRole:
-        one, two = metrics.roc_auc(truth, both[:, : len(ROLES)]), metrics.roc_auc(truth, both[:, len(ROLES) :])
-        known = {role: (one[role], two[role]) for role in ROLES}
-        return {role: None if a is None or b is None else a - b for role, (a, b) in known.items()}
+    def gap(truth: Truth, both: Floats, counts: intervals.Counts) -> Floats:
+        one, two = both[:, : len(ROLES)], both[:, len(ROLES) :]
+        return intervals.roc_auc(truth, one, counts) - intervals.roc_auc(truth, two, counts)
 
     both = np.concatenate([ours, theirs], axis=1)
-    middle, ends = metrics.macro(gap(truth, both)), metrics.interval(gap, truth, both)["macro"]
-    return None if middle is None or ends is None else (middle, *ends)
+    ends = intervals.interval(gap, truth, both)["macro"]
+    middle = np.nanmean(gap(truth, both, np.ones((1, len(truth))))) if ends else None
+    return None if middle is None or ends is None else (float(middle), *ends)

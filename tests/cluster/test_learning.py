@@ -113,6 +113,10 @@ def test_two_workers_on_s3_do_as_one_here(data: tuple[Folder, table.Dataset], s3
     assert (card.name, card.provenance["settings"]["epochs"]) == ("run", 20)
     again = train(TrainJob("s3://private/fsld", "s3://private/run", chosen, resume=True))
     assert again == log
+    deadline = time.monotonic() + 60
+    while named(os.getpid(), "ray::TrainController") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not named(os.getpid(), "ray::TrainController")  # a session that stays open keeps nothing of it
 
 
 @pytest.mark.usefixtures("ray_here")
