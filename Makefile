@@ -10,7 +10,7 @@ setup: .venv/.ready  ## make .venv with everything in it
 
 .venv/.ready: pyproject.toml configs/constraints.txt
 	@$(PYTHON) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' || { echo "Needs Python 3.11 or newer with venv: apt-get install python3 python3-venv"; exit 2; }
-	$(PYTHON) -m venv .venv && $(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -c configs/constraints.txt -e '.[dev]' && touch $@
+	$(PYTHON) -m venv .venv && $(BIN)/python -m pip install -q --disable-pip-version-check -c configs/constraints.txt -e '.[dev]' && touch $@
 
 demo: setup     ## tag the twelve loops of tests/data/loops and show the tags
 	@$(BIN)/looptagger tag tests/data/loops -o build/demo
