@@ -7,6 +7,10 @@ class UserError(Exception):
     """Something the user can mend: one sentence that names the thing and says what to do. Exit code 2."""
 
 
+class Unreachable(UserError):
+    """Storage that does not answer, or lets nobody in: what is there may be well."""
+
+
 NAMED = r"(?i)\b(authorization|signature|secret\w*|password|token)(['\"]?\s*[:=]\s*['\"]?)[^\s'\"&,]+"
 SECRETS = (
     (re.compile(r"(\w+://)[^/\s@]+@"), r"\1"),

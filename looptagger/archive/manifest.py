@@ -68,10 +68,17 @@ def shards(files: Sequence[ManifestFile]) -> list[Shard]:
 
 
 def read(folder: Folder, shard: Shard) -> pa.Table:
-    """A shard's rows: id, uri and the caller's columns. Only the row groups it touches are read."""
-    with folder.fs.open(folder.at(shard.file), "rb") as file, pq.ParquetFile(file) as parquet:
-        first, last = shard.start // GROUP_ROWS, (shard.stop - 1) // GROUP_ROWS
-        table = parquet.read_row_groups(list(range(first, last + 1)))
+    """A shard's rows: id, uri and the caller's columns. Only the row groups it touches are read.
+
+    Raises UserError for a file that is not there or broken.
+    """
+    first, last = shard.start // GROUP_ROWS, (shard.stop - 1) // GROUP_ROWS
+    try:
+        with folder.fs.open(folder.at(shard.file), "rb") as file, pq.ParquetFile(file) as parquet:
+            table = parquet.read_row_groups(list(range(first, last + 1)))
+    except (FileNotFoundError, pa.ArrowInvalid):
+        remedy = "put it back and run the same command, or start anew with --overwrite"
+        raise UserError(f"{folder.uri}/{shard.file}: is missing, or cannot be read whole; {remedy}.") from None
     return table.slice(shard.start - first * GROUP_ROWS, shard.rows)
 
 

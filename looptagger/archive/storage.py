@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 import fsspec
 
 from looptagger.config import Storage
-from looptagger.errors import UserError, one_line
+from looptagger.errors import Unreachable, UserError, one_line
 
 
 def scheme(uri: str) -> str:
@@ -100,7 +100,7 @@ class Folder:
             raise
         except Exception as error:  # client libraries raise their own kinds
             why = one_line(getattr(error, "strerror", None) or error)
-            raise UserError(
+            raise Unreachable(
                 f"{self.uri}: cannot be reached: {why}; check the credentials, the permissions and the endpoint."
             ) from error
 

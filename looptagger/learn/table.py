@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import read_part
 from looptagger.config import Settings
-from looptagger.errors import UserError
+from looptagger.errors import Unreachable, UserError
 from looptagger.learn.splits import SPLITS
 from looptagger.roles import ROLES
 
@@ -129,6 +129,8 @@ def read(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.
     """The rows of one file of a table, or some of its columns. Raises UserError for one that is not there or broken."""
     try:
         return read_part(folder, name, columns)
+    except Unreachable:
+        raise
     except (FileNotFoundError, UserError):
         remedy = "copy the data set again, or prepare it again with --overwrite"
         raise UserError(f"{folder.uri}/{name}: is missing, or cannot be read whole; {remedy}.") from None

@@ -300,6 +300,11 @@ def test_shard_sizes_and_slices(folder: Folder, tmp_path: Path) -> None:
     got = [clip for shard in shards for clip in manifest.read(folder, shard).column("id").to_pylist()]
     assert got == [f"clip{i}" for i in range(70_000)]
     assert [shard.first for shard in shards] == [0, *np.cumsum([shard.rows for shard in shards])[:-1]]
+    folder.write(shards[-1].file, b"PAR1")
+    for lose in (lambda: None, lambda: folder.delete([shards[-1].file])):
+        lose()
+        with pytest.raises(UserError, match=rf"{shards[-1].file}: is missing, or cannot be read whole; put it back"):
+            manifest.read(folder, shards[-1])
 
 
 def test_kept_counts_are_what_the_parts_say(tmp_path: Path) -> None:

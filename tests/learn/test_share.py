@@ -85,6 +85,15 @@ def test_workers_of_one_machine_share_its_memory() -> None:
     assert share.default_keep(1000) <= share.default_keep(1)
 
 
+def test_storage_that_is_away_is_no_missing_file(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(data[0].fs, "open", away)
+    with pytest.raises(UserError, match="cannot be reached: no route to host"):
+        table.read(data[0], data[1].parts[0])
+
+
 def test_an_epoch_can_end_early_and_a_broken_file_is_named(data: Data) -> None:
     (one,) = shares(data, 1)
     next(iter(one.train([0, 0])))
