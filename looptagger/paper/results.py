@@ -38,7 +38,9 @@ class Results:
 def write(all_runs: Sequence[Run], out: Folder, data: Folder, dataset: Dataset) -> Results:
     """Tables and figures of the runs whose scores are there."""
     scores = _stored(all_runs, out)
-    reports = {key: runs.over_seeds(run.report(out) for run, _ in found) for key, found in scores.items()}
+    reports = {
+        key: runs.over_seeds(runs.report(each, run.protocol) for run, each in found) for key, found in scores.items()
+    }
     gaps = _gaps(scores)
     one, last = tables.table_1(dataset), [tables.differences(gaps)] if gaps else []
     full = [one, tables.table_2(reports, True), tables.by_role(reports, True), *last]

@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import read_part, write_part
-from looptagger.errors import UserError
 from looptagger.learn import evaluation, intervals, metrics
 from looptagger.learn.metrics import Floats, Truth
 from looptagger.learn.table import Dataset
@@ -55,17 +54,8 @@ class Run:
         return read_part(folder, f"{SCORES}/{self.name}.parquet")
 
     def store(self, folder: Folder, scores: pa.Table) -> None:
-        """Keep its scores, and the figures made of them."""
-        folder.write(f"{SCORES}/{self.name}.json", json.dumps(report(scores, self.protocol)).encode())
+        """Keep its scores."""
         write_part(folder, f"{SCORES}/{self.name}.parquet", scores)
-
-    def report(self, folder: Folder) -> Report:
-        """Its figures, if its scores are stored. Raises UserError where they were lost."""
-        data = folder.read(f"{SCORES}/{self.name}.json")
-        if data is None:
-            raise UserError(f"{folder.uri}/{SCORES}/{self.name}.json: is missing; delete the .parquet beside it, too.")
-        found: Report = json.loads(data)
-        return found
 
 
 def identity(dataset: Dataset) -> str:

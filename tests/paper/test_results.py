@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -72,15 +71,14 @@ def test_a_run_s_key_is_of_all_that_it_depends_on() -> None:
     assert {tuple(name.split()[:2]) for name in changed} == {("CNN", "ours"), ("HCNN", "ours")}
 
 
-def test_runs_are_stored_with_their_figures(tmp_path: Path) -> None:
+def test_scores_are_stored_as_they_are(tmp_path: Path) -> None:
     run, folder = runs.Run("HCNN", "ours", 0, "abc", "def"), Folder(str(tmp_path))
     assert run.stored(folder) is None
     run.store(folder, scores(0.1))
     found = run.stored(folder)
     assert found is not None
     assert found.equals(scores(0.1))
-    assert run.report(folder) == json.loads(json.dumps(runs.report(found, "ours")))
-    assert run.report(folder)["roc_auc"]["macro"] > 0.95
+    assert runs.report(found, "ours")["roc_auc"]["macro"] > 0.95
 
 
 def test_means_and_spreads_over_seeds() -> None:
