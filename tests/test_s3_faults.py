@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3fs
+from aiohttp import ClientPayloadError
 from botocore.exceptions import ClientError, UnauthorizedSSOTokenError
 
 from jobs.drills.proxy import Faults, Proxy
@@ -212,6 +213,7 @@ def test_whose_fault_an_answer_is(status: int, code: str, expected: bool) -> Non
     error.__cause__ = ClientError(answer, "GetObject")
     assert is_stores_fault(error) is expected
     assert is_stores_fault(UnauthorizedSSOTokenError())
+    assert is_stores_fault(ClientPayloadError("not completed"))
     assert not is_stores_fault(OSError("no"))
 
 
@@ -227,10 +229,12 @@ def test_a_long_listing_streams(proxy: Callable[[Faults], Proxy], tmp_path: Path
     assert [file.rows for file in files] == told == [5_500]
 
 
+@pytest.mark.parametrize("faults", [Faults(slow_down=0.6), Faults(truncate=0.3)])
 def test_an_outage_in_the_middle_of_a_group_is_waited_out(
-    s3: S3, source: str, proxy: Callable[[Faults], Proxy]
+    s3: S3, source: str, proxy: Callable[[Faults], Proxy], faults: Faults
 ) -> None:
-    faulty = proxy(Faults(slow_down=0.6))
+    faulty = proxy(faults)
     uris = [f"{source}/loop{number}.wav" for number in (1, 2, 3, 4)] + [f"{source}/gone.wav"]
     files = open_files(uris, settings(faulty.endpoint, attempts=1).storage, Limits())
     assert [getattr(file, "status", "open") for file in files] == [*["open"] * 4, "missing"]
+    assert faulty.counts["slow_down"] + faulty.counts["truncate"] > 0

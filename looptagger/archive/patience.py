@@ -21,15 +21,15 @@ class StoreAway(UserError):
 
 
 def is_stores_fault(error: BaseException) -> bool:
-    """Whether the store does not answer or is overloaded, or there are no credentials: the next clip may fail too."""
+    """Whether the store does not answer whole or is overloaded, or there are no credentials: the next may fail too."""
     return _is_away(error) or _is_expired(error)
 
 
 def _is_away(error: BaseException) -> bool:
-    from botocore.exceptions import HTTPClientError
+    from s3fs.core import S3_RETRYABLE_ERRORS  # no connection, no answer in time, an answer that breaks off
 
     return any(
-        isinstance(each, HTTPClientError) or _answer(each)[1] in (429, 500, 502, 503, 504) for each in _chain(error)
+        isinstance(each, S3_RETRYABLE_ERRORS) or _answer(each)[1] in (429, 500, 502, 503, 504) for each in _chain(error)
     )
 
 
