@@ -166,27 +166,25 @@ def _span(source: AudioSource, start: int, audio: Audio) -> NDArray[np.int16]:
 
 
 def _resampled(blocks: Iterator[Samples], rate: int, to_rate: int) -> Iterator[NDArray[np.int16]]:
-    """Blocks of frames -> int16 blocks of their mean at `to_rate`. One short block takes the quick way."""
-    block = next(blocks, None)
-    following = next(blocks, None)
-    if block is None:
-        return
-    if following is None:
-        mono = _mono(block)
-        yield _int16(mono if rate == to_rate else soxr.resample(mono, rate, to_rate))
+    """Blocks of frames -> int16 blocks of their mean at `to_rate`."""
+    if rate == to_rate:
+        yield from map(_int16, map(_mono, blocks))
         return
     stream = soxr.ResampleStream(rate, to_rate, 1)
-    while block is not None:
-        yield _int16(stream.resample_chunk(_mono(block), last=following is None))
-        block, following = following, next(blocks, None)
+    for block in blocks:
+        yield _int16(stream.resample_chunk(_mono(block)))
+    yield _int16(stream.resample_chunk(np.empty(0, np.float32), last=True))
 
 
 def _mono(block: Samples) -> NDArray[np.float32]:
     """Frames (n, channels) -> their mean (n,), within [-1, 1]; what is not a number becomes 0."""
     channels = block.shape[1]
+    if block.dtype == np.int16:
+        mean: NDArray[np.float32] = block.astype(np.float32) @ np.full(channels, 1 / channels / 32768, np.float32)
+        return mean
     mono = block[:, 0] if channels == 1 else block @ np.full(channels, 1 / channels, np.float32)
     clipped: NDArray[np.float32] = np.clip(mono, -1.0, 1.0)
-    if np.isnan(clipped).any():
+    if np.isnan(clipped.sum()):  # the quickest look at whether any is
         clipped = np.nan_to_num(clipped)
     return clipped
 

@@ -1,20 +1,20 @@
 """The two decoders behind one face: an open audio file that yields blocks of float32 frames."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import av
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-Samples = NDArray[np.float32]
-"""(frames, channels)"""
+Samples = NDArray[np.float32] | NDArray[np.int16]
+"""(frames, channels); full scale is 1 or 32,768"""
 
-BLOCK_SAMPLES = 1 << 21
-"""Samples over all channels in one read: 8 MiB of float32."""
+BLOCK_SAMPLES = 1 << 16
+"""Samples over all channels in one read: few enough to stay in a core's cache until they are averaged."""
 
 CODEC_NAMES = {"mpeg_layer_iii": "mp3", "mp3float": "mp3", "mp3": "mp3"}
 
@@ -46,35 +46,46 @@ class AudioSource(Protocol):
         """Up to `frames` frames from frame `first` on; only where `frames` is not 0."""
 
 
+class _Onward(soundfile.SoundFile):  # type: ignore[misc]
+    """Read without a seek to where it already is after each block: slow in FLAC, and not exact in MP3."""
+
+    def seekable(self) -> bool:
+        """What `read` asks before it seeks."""
+        return False
+
+
 class LibsndfileSource:
     """A file open in libsndfile."""
 
-    def __init__(self, sound: soundfile.SoundFile, clock: Clock) -> None:
+    def __init__(self, sound: _Onward, clock: Clock) -> None:
         self.sound, self.clock = sound, clock
         self.rate, self.channels = sound.samplerate, sound.channels
         name = (sound.format if sound.format == "FLAC" else sound.subtype).lower()
         self.codec = CODEC_NAMES.get(name, name)
-        self.frames = sound.frames if sound.seekable() else 0
+        self.frames = sound.frames if super(_Onward, sound).seekable() else 0
+        self.dtype: Literal["int16", "float32"] = "int16" if sound.subtype == "PCM_16" else "float32"
 
     def blocks(self) -> Iterator[Samples]:
         """The frames from start to end, in blocks of bounded size."""
         size = max(1, BLOCK_SAMPLES // self.channels)
-        while len(block := self.sound.read(size, dtype="float32", always_2d=True)):
-            self.clock.check()
+        while len(block := self._read(size)):
             yield block
 
     def read_at(self, first: int, frames: int) -> Samples:
         """Up to `frames` frames from frame `first` on."""
-        self.clock.check()
         self.sound.seek(first)
-        samples: Samples = self.sound.read(frames, dtype="float32", always_2d=True)
+        return self._read(frames)
+
+    def _read(self, frames: int) -> Samples:
+        self.clock.check()
+        samples: Samples = self.sound.read(frames, dtype=self.dtype, always_2d=True)
         return samples
 
 
-def _planes(frames: Iterable[Any]) -> Iterator[Samples]:
-    """Planar float frames of FFmpeg as (frames, channels) arrays."""
-    for frame in frames:
-        yield frame.to_ndarray().T
+def _planes(frame: Any, to_planar: Any) -> Iterator[Samples]:
+    """A frame of FFmpeg as (frames, channels) arrays of floats."""
+    for planar in [frame] if frame.format.name == "fltp" else to_planar.resample(frame):
+        yield planar.to_ndarray().T
 
 
 def _shape(frame: Any) -> tuple[int, int, str]:
@@ -106,9 +117,9 @@ class FfmpegSource:
             frame.pts = None  # gaps in a stream's times are no gaps in its samples
             fifo.write(frame)
             if fifo.samples * self.channels >= BLOCK_SAMPLES:
-                yield from _planes(to_planar.resample(fifo.read()))
+                yield from _planes(fifo.read(), to_planar)
         if fifo.samples:
-            yield from _planes(to_planar.resample(fifo.read()))
+            yield from _planes(fifo.read(), to_planar)
 
     def _decoded(self) -> Iterator[Any]:
         """Frames of one format: that of the first one which has the header's rate and channels. Others are left out."""
@@ -134,7 +145,7 @@ class FfmpegSource:
 @contextmanager
 def open_libsndfile(file: BinaryIO, clock: Clock) -> Iterator[AudioSource]:
     """The file as libsndfile reads it. Raises what libsndfile raises."""
-    with soundfile.SoundFile(file) as sound:
+    with _Onward(file) as sound:
         yield LibsndfileSource(sound, clock)
 
 
