@@ -4,6 +4,8 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +21,28 @@ COARSE = 16
 """Whole files are dealt to the workers where each gets at least so many; else the rows of each file are."""
 KEEP = 4 << 30
 """Bytes that a worker keeps at most unless told otherwise: FSLD twice over."""
+CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where Linux says how many bytes a container may use: its second way of limiting them, and its first."""
 LIMITS = {"train": 7 / 8, "validation": 1 / 8}
 """Shares of what may be kept: where not all fits, validation loops mostly still do, which are few."""
 
 
 def default_keep(workers_here: int) -> int:
     """Bytes to keep for each of a machine's workers: a quarter of its memory among them, KEEP at most."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(KEEP, memory // 4 // workers_here)
+    return min(KEEP, _memory() // 4 // workers_here)
+
+
+def _machine_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _memory() -> int:
+    """Bytes of the machine's memory that may be used: a container has fewer."""
+    memory = _machine_memory()
+    for limit in CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # no container, or "max"
+            memory = min(memory, int(limit.read_text()))
+    return memory
 
 
 class Share:

@@ -85,6 +85,18 @@ def test_workers_of_one_machine_share_its_memory() -> None:
     assert share.default_keep(1000) <= share.default_keep(1)
 
 
+@pytest.mark.parametrize(("said", "kept"), [("8192\n", 1024), ("max\n", share.KEEP), (None, share.KEEP)])
+def test_a_container_may_have_less_memory_than_its_machine(
+    said: str | None, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = tmp_path / "memory.max"
+    if said:
+        limit.write_text(said)
+    monkeypatch.setattr(share, "CONTAINER_LIMITS", (limit,))
+    monkeypatch.setattr(share, "_machine_memory", lambda: 1 << 40)
+    assert share.default_keep(2) == kept
+
+
 def test_storage_that_is_away_is_no_missing_file(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*_: object) -> None:
         raise ConnectionError("no route to host")
