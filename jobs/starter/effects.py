@@ -114,8 +114,9 @@ def coded(wave: Wave, rng: Rng, rate: int) -> Wave:
         {"format": "MP3", "subtype": "MPEG_LAYER_III"} if rng.random() < 0.5 else {"format": "OGG", "subtype": "VORBIS"}
     )
     with soundfile.SoundFile(file, "w", rate, 1, compression_level=float(rng.uniform(0.3, 0.95)), **how) as sound:
+        wave = levelled(wave)
         for start in range(0, len(wave), rate):
-            sound.write(levelled(wave)[start : start + rate])
+            sound.write(wave[start : start + rate])
     file.seek(0)
     out, _ = soundfile.read(file, dtype="float32")
     out = np.resize(out, len(wave)) if len(out) < len(wave) else out[: len(wave)]

@@ -42,7 +42,7 @@ class Stock:
     def speaker(self) -> list[Sound]:
         """Some speech of one folder, which mostly is one speaker's."""
         drawn = self.one("speech")
-        found = [each for each in self.sounds if each.kind == "speech" and each.folder == drawn.folder]
+        (found,) = (group for group in self._grouped("speech", "", "folder") if group[0].folder == drawn.folder)
         return [found[i] for i in self.rng.choice(len(found), min(5, len(found)), replace=False)]
 
 
