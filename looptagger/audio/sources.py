@@ -1,4 +1,4 @@
-"""The two decoders behind one face: an open audio file that yields blocks of float32 frames."""
+"""The two decoders behind one face: an open audio file that yields blocks of frames, as floats or 16 bit integers."""
 
 import time
 from collections.abc import Iterator
