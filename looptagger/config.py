@@ -125,6 +125,9 @@ class Phase(Settings):
     warmup_epochs: float = Field(0.0, ge=0, description="the rate rises linearly from 0 over these")
     cosine: bool = Field(False, description="the rate falls to 0 along a half cosine, else it stays")
     from_best: bool = Field(False, description="begin with the best weights so far")
+    head_only: bool = Field(
+        False, description="only the layers after the pooling learn, begun anew, from crops as they are"
+    )
 
 
 class Augment(Settings):
@@ -181,6 +184,8 @@ class Train(Settings):
         begins = [phase.from_epoch for phase in self.phases]
         if begins[0] != 0 or begins != sorted(set(begins)):
             raise ValueError("phases must begin at epoch 0 and follow each other")
+        if self.phases[0].head_only:
+            raise ValueError("the first phase cannot be head_only: the rest has not learned yet")
         return self
 
 

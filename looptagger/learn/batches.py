@@ -20,6 +20,7 @@ from looptagger.audio import chunk
 from looptagger.config import Augment, Train
 from looptagger.errors import UserError
 from looptagger.learn import table
+from looptagger.learn.schedule import augment_at
 from looptagger.learn.task import Census
 
 T = TypeVar("T")
@@ -81,7 +82,7 @@ def batches(
     What the source holds too little is filled up with further crops of loops that came before.
     """
     count, steps = settings.batch // world, census.steps(settings)
-    size, augment = settings.audio.chunk_samples, settings.augment
+    size, augment = settings.audio.chunk_samples, augment_at(settings, epoch)
     rng = np.random.default_rng([settings.seed, epoch, rank])
     due = _drawn(source, settings, census, epoch, rng)
     for step in range(steps):

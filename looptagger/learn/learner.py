@@ -15,7 +15,7 @@ from looptagger.config import Augment, Train
 from looptagger.errors import UserError
 from looptagger.learn.augment import Tensors, crops
 from looptagger.learn.peers import Peers
-from looptagger.learn.schedule import optimiser, phase_at, rate
+from looptagger.learn.schedule import augment_at, optimiser, phase_at, rate
 from looptagger.learn.task import Census
 from looptagger.model.hcnn import HCNN
 
@@ -52,15 +52,10 @@ class Learner:
         torch.manual_seed(settings.seed)
         self.network = HCNN(settings.model, settings.audio).to(peers.device)
         self.network.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.trainee = peers.shared(
-            Trainee(self.network, settings.augment, _precision(settings, peers), settings.compute.compile)
-        )
         self.steps = census.steps(settings)
-        self.average: AveragedModel | None = None
-        if settings.average_epochs:
-            self.average = AveragedModel(self.network, multi_avg_fn=self._towards, use_buffers=True)
         weights = census.positive_weights() if settings.balance == "loss" else [1.0] * len(census.positives)
         self.positive_weights = torch.tensor(weights, device=peers.device)
+        self.average: AveragedModel | None = None
         self.phase = -1
 
     def _towards(self, mean: Any, now: Any, count: Any) -> None:
@@ -85,11 +80,31 @@ class Learner:
         phase = self.settings.phases[number]
         if phase.from_best and best:
             self.network.load_state_dict(safetensors.torch.load(best))
-        self.phase, self.optimiser = number, optimiser(phase, self.network.parameters())
+        if phase.head_only:
+            for layer in self.network.head:
+                layer.reset_parameters()
+        self._begin(number)
+
+    def _begin(self, number: int) -> None:
+        """What a phase trains, and with what. The mean begins anew where the weights do."""
+        phase = self.settings.phases[number]
+        for module in self.network.body:
+            module.requires_grad_(not phase.head_only)
+        augment, compiled = augment_at(self.settings, phase.from_epoch), self.settings.compute.compile
+        self.trainee = self.peers.shared(
+            Trainee(self.network, augment, _precision(self.settings, self.peers), compiled)
+        )
+        if self.settings.average_epochs and (not self.average or phase.from_best or phase.head_only):
+            self.average = AveragedModel(self.network, multi_avg_fn=self._towards, use_buffers=True)
+        learning = [each for each in self.network.parameters() if each.requires_grad]
+        self.phase, self.optimiser = number, optimiser(phase, learning)
 
     def train(self, epoch: int, batches: Iterable[Tensors]) -> Iterator[tuple[int, Tensor]]:
         """An epoch's steps, one after another: their number from 1, and the mean loss so far. Raises UserError."""
         self.trainee.train()
+        if self.settings.phases[self.phase].head_only:
+            for module in self.network.body:
+                module.eval()  # batch norms as they were
         total = torch.zeros((), device=self.peers.device)
         for step, batch in enumerate(batches):
             for group in self.optimiser.param_groups:
@@ -122,10 +137,9 @@ class Learner:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self.network.load_state_dict(state["network"])
+        self._begin(state["phase"])
         if self.average:
             self.average.load_state_dict(state["average"])
-        self.phase = state["phase"]
-        self.optimiser = optimiser(self.settings.phases[self.phase], self.network.parameters())
         self.optimiser.load_state_dict(state["optimiser"])
 
 

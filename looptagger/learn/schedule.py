@@ -1,4 +1,4 @@
-"""The schedule of a training: which phase an epoch is in, its optimiser, and the learning rate at any moment."""
+"""The schedule of a training: which phase an epoch is in, its optimiser, its crops, the learning rate at any moment."""
 
 import math
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from looptagger.config import Phase, Train
+from looptagger.config import Augment, Phase, Train
 
 MOMENTUM = 0.9
 
@@ -14,6 +14,11 @@ MOMENTUM = 0.9
 def phase_at(settings: Train, epoch: float) -> int:
     """The number of the phase that an epoch, counted from 0, is in."""
     return max(i for i, phase in enumerate(settings.phases) if phase.from_epoch <= epoch)
+
+
+def augment_at(settings: Train, epoch: float) -> Augment:
+    """What is done to an epoch's crops: nothing while only the head learns (Kang et al., ICLR 2020)."""
+    return Augment() if settings.phases[phase_at(settings, epoch)].head_only else settings.augment
 
 
 def rate(settings: Train, epoch: float) -> float:

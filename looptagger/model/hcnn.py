@@ -79,6 +79,16 @@ class HCNN(nn.Module):
         self.dropout = nn.Dropout(0.5)
         self.out = nn.Linear(d, len(ROLES))
 
+    @property
+    def body(self) -> tuple[nn.Module, ...]:
+        """All that learns up to the pooling."""
+        return self.front, self.norm, self.trunk
+
+    @property
+    def head(self) -> tuple[nn.Linear | nn.BatchNorm1d, ...]:
+        """All that learns after it."""
+        return self.dense, self.dense_norm, self.out
+
     def maps(self, waveform: Tensor) -> Tensor:
         """Chunks (batch, samples) -> what the trunk sees, (batch, n_harmonic, n_band, frames)."""
         seen: Tensor = self.norm(self.front(waveform))

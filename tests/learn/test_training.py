@@ -11,14 +11,14 @@ import safetensors.torch
 import torch
 
 from looptagger.archive.storage import Folder
-from looptagger.config import Phase, Train, load
+from looptagger.config import Augment, Phase, Train, load
 from looptagger.errors import UserError
 from looptagger.learn import record, run, table, training
 from looptagger.learn.augment import Tensors
 from looptagger.learn.evaluation import evaluate, warning
 from looptagger.learn.learner import Learner, Trainee
 from looptagger.learn.peers import Peers
-from looptagger.learn.schedule import rate
+from looptagger.learn.schedule import augment_at, rate
 from looptagger.learn.share import Share
 from looptagger.learn.task import Census, Task
 from looptagger.model import checkpoint
@@ -82,12 +82,31 @@ def test_a_narrow_network_learns_the_roles(data: Data, tmp_path: Path) -> None:
     assert "has heard some" in str(warning(predictor, data[1], "paper", "test"))
 
 
+def test_a_phase_of_the_head_alone_leaves_the_rest_as_it_was(data: Data, tmp_path: Path) -> None:
+    phases = "phases=[{lr: 0.003}, {from_epoch: 2, lr: 0.003, from_best: true, head_only: true}]"
+    chosen = settings("epochs=3", phases, "average_epochs=1", "augment.mix=0.5", "augment.band_mask=9", *SHORT)
+    before = fit(data, tmp_path, chosen.model_copy(update={"epochs": 2}))
+    after = fit(data, tmp_path, chosen)
+    best, now = weights(before.best), after.learner["network"]
+    head = {name for name in best if name.split(".")[0] in ("dense", "dense_norm", "out")}
+    assert head
+    assert all(torch.equal(best[name], now[name]) for name in best.keys() - head)
+    assert not any(torch.equal(best[name], now[name]) for name in head if "num_batches" not in name)
+    assert augment_at(chosen, 1) == chosen.augment
+    assert augment_at(chosen, 2) == Augment()
+
+
 class Killed(Exception):
     pass
 
 
 @pytest.mark.parametrize(
-    "more", [[], ["average_epochs=1", "balance=sampling", "augment.mix=0.5", "augment.time_mask=9"]]
+    "more",
+    [
+        [],
+        ["average_epochs=1", "balance=sampling", "augment.mix=0.5", "augment.time_mask=9"],
+        ["average_epochs=1", "phases=[{lr: 0.003}, {from_epoch: 2, lr: 0.001, from_best: true, head_only: true}]"],
+    ],
 )
 def test_a_killed_run_ends_exactly_where_an_undisturbed_one_ends(data: Data, tmp_path: Path, more: list[str]) -> None:
     phases = "phases=[{lr: 0.003, warmup_epochs: 1}, {from_epoch: 2, optimiser: sgd, lr: 0.001, from_best: true}]"
@@ -176,6 +195,8 @@ def test_the_rate_warms_up_and_falls() -> None:
 def test_phases_must_follow_each_other() -> None:
     with pytest.raises(UserError, match="phases must begin at epoch 0"):
         load(Train, None, ["phases=[{from_epoch: 5}]"])
+    with pytest.raises(UserError, match="the first phase cannot be head_only"):
+        load(Train, None, ["phases=[{head_only: true}]"])
 
 
 def test_evaluating_what_cannot_be_judged_is_a_sentence(data: Data, tiny_model: str) -> None:
