@@ -20,7 +20,8 @@ from rich.table import Table
 
 from jobs.bench_decode import bench_decode
 from jobs.ratios import paired, seconds, spread
-from looptagger.config import Audio, Compute, Tag, load
+from looptagger.config import Audio, Compute, Tag
+from looptagger.settings import load
 
 LOOPS = Path(__file__).resolve().parents[1] / "tests/data/loops"
 

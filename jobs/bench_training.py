@@ -24,11 +24,12 @@ from looptagger.cluster.preparing import PrepareJob, prepare
 from looptagger.cluster.session import session
 from looptagger.cluster.training import KEEP_MEMORY
 from looptagger.cluster.training_job import TrainJob, train
-from looptagger.config import Prepare, Train, load
+from looptagger.config import Prepare, Train
 from looptagger.learn import table as tables
 from looptagger.learn.augment import Tensors
 from looptagger.learn.task import Census
 from looptagger.roles import ROLES
+from looptagger.settings import load
 
 FED = "(a) a step on loops as they come ÷ on one batch, time"
 WHOLE = "    a step of `looptagger train`, with all of Ray on the same cores ÷ on one batch"

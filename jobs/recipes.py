@@ -31,6 +31,7 @@ from looptagger.learn.task import Census
 from looptagger.model import checkpoint
 from looptagger.model.predictor import Predictor
 from looptagger.roles import ROLES
+from looptagger.settings import load
 
 VARIANTS = {
     "plain": [],
@@ -110,7 +111,7 @@ def main(data: str, out: Path, seeds: int, overrides: tuple[str, ...], more: tup
         for name, switched in {**VARIANTS, **{each: each.split() for each in more}}.items():
             if (name, seed) in done:
                 continue
-            settings = config.load(config.Train, None, [*PLAIN, *overrides, *switched, f"seed={seed}"])
+            settings = load(config.Train, None, [*PLAIN, *overrides, *switched, f"seed={seed}"])
             lines.append({"variant": name, "seed": seed, **trained(settings, *parts)})
             with out.open("a") as file:
                 file.write(json.dumps(lines[-1]) + "\n")

@@ -11,10 +11,11 @@ from typing import Any
 
 import ray
 
-from looptagger import config
 from looptagger.cluster.job import Events, TagJob, tag
 from looptagger.cluster.progress import Progress
 from looptagger.cluster.session import store_use
+from looptagger.config import Tag
+from looptagger.settings import load
 
 
 class Watch:
@@ -48,7 +49,7 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
         ray.init(address="local", include_dashboard=False, log_to_driver=False, **asked["ray"])
     watch = Watch()
     watch.thread.start()
-    settings = config.load(config.Tag, None, asked.get("settings", []))
+    settings = load(Tag, None, asked.get("settings", []))
     done = tag(
         TagJob((asked["source"],), asked["out"], asked["model"], settings), Events(listed=listed, progress=progress)
     )

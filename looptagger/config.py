@@ -1,13 +1,8 @@
-"""Settings as frozen models, one a concern. YAML in, unknown keys refused, `a.b=value` overrides."""
+"""Settings as frozen models, one a concern, with their defaults and bounds. `settings.load` reads them."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from looptagger.errors import UserError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Settings(BaseModel):
@@ -188,60 +183,10 @@ class Train(Settings):
             raise ValueError("the first phase cannot be head_only: the rest has not learned yet")
         return self
 
-
-S = TypeVar("S", bound=Settings)
-
-
-def load(kind: type[S], file: Path | None = None, overrides: Sequence[str] = ()) -> S:
-    """Settings of `kind` from a YAML file and `a.b=value` overrides, later ones first in force.
-
-    Raises UserError that names the file or the override, the key and what is allowed.
-    """
-    values: dict[str, Any] = {}
-    if file is not None:
-        values = _read_yaml(file)
-        _validated(kind, values, str(file))
-    for override in overrides:
-        _apply(values, override)
-    return _validated(kind, values, "--set " + " --set ".join(overrides) if overrides else str(file))
-
-
-def _validated(kind: type[S], values: Mapping[str, Any], where: str) -> S:
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise UserError(
-                f"{where}: there is no setting {key!r}; configs/{kind.__name__.lower()}.yaml lists them all."
-            ) from None
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}: {key + ': ' if key else ''}{message}.") from None
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read ({getattr(error, 'strerror', error)}).") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: not YAML ({' '.join(str(error).split())}).") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{file}: expected settings as `key: value`, found {type(values).__name__}.")
-    return values
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    *parents, last = key.strip().split(".")
-    if not equals or not last:
-        raise UserError(f"--set {override}: write it as key=value, for example chunking.max_chunks=10.")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise UserError(f"--set {override}: {parent} is not a group of settings.")
-    try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override}: {text!r} is not a value.") from None
+    def recipe(self) -> dict[str, Any]:
+        """All that the outcome depends on: everything but where it runs and what is said of it."""
+        found = self.model_dump(mode="json", exclude={"compute", "storage", "licence"})
+        for phase in found["phases"]:
+            if not phase["head_only"]:
+                del phase["head_only"]  # runs that began before there was such a thing go on
+        return found

@@ -90,6 +90,7 @@ def bad(tmp_path: Path) -> Path:
         ("compact {d}/empty", "no looptagger output there"),
         ("model info {d}/junk.pth", "not a safetensors checkpoint"),
         ("model import {d}/junk.pth -o {d}/out", "not a file of plain PyTorch weights"),
+        ("model import {d}/junk.pth -o {d}/out --name=a:b", "letters, digits and"),
         ("frobnicate", "No such command"),
     ],
 )
@@ -188,9 +189,12 @@ def test_model_import_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
     state = HCNN(Model(channels=2), Audio()).state_dict()
     torch.save({name: value for key, value in state.items() if (name := published_key(key))}, tmp_path / "p.pth")
-    assert call("model", "import", tmp_path / "p.pth", "-o", tmp_path / "mine.safetensors", "--licence", "CC0-1.0") == 0
-    assert call("model", "info", tmp_path / "mine.safetensors") == 0
-    assert '"imported_from": "p.pth"' in capsys.readouterr().out
+    out = tmp_path / "my own.safetensors"
+    assert call("model", "import", tmp_path / "p.pth", "-o", out, "--licence", "CC0-1.0") == 0
+    assert call("model", "info", out) == 0
+    text = capsys.readouterr().out
+    assert '"imported_from": "p.pth"' in text
+    assert '"name": "my-own"' in text
 
 
 def start(source: Path, out: Path, model: str, *more: str) -> subprocess.Popen[bytes]:

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from looptagger.config import Augment, Model, Prepare, Settings, Tag, Train, load
+from looptagger.config import Augment, Model, Phase, Prepare, Settings, Tag, Train
 from looptagger.errors import UserError
+from looptagger.settings import load
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -60,6 +61,14 @@ def test_the_papers_recipe_is_the_papers() -> None:
     assert [(phase.from_epoch, phase.optimiser, phase.lr) for phase in paper.phases] == [
         (0, "adam", 1e-4), (60, "sgd", 1e-3), (80, "sgd", 1e-4), (100, "sgd", 1e-5),
     ]  # fmt: skip
+
+
+def test_a_group_named_in_part_keeps_the_rest_of_its_defaults() -> None:
+    """Of this group: elsewhere its kind may have others."""
+    assert load(Train, None, ["augment.gain_db=6"]).augment == Augment(mix=0.5, gain_db=6)
+    assert load(Prepare, None, ["limits.max_decode_s=90"]).limits.max_seconds == 600
+    later = Phase(from_epoch=9, head_only=True)
+    assert Train(phases=(Phase(), later)).recipe()["phases"][0].keys() == later.model_dump().keys() - {"head_only"}
 
 
 def test_settings_do_not_change() -> None:

@@ -14,7 +14,7 @@ PACKAGE = Path(looptagger.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = [
     {"roles", "errors"},
-    {"config"},
+    {"config", "settings"},
     {"archive", "audio"},
     {"model"},
     {"steps", "learn", "report"},

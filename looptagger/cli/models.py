@@ -1,11 +1,13 @@
 """The commands around checkpoints: model info, model import."""
 
+import re
 from pathlib import Path
 
 import click
 
 from looptagger import terminal
 from looptagger.cli.options import EXAMPLE
+from looptagger.errors import UserError
 
 
 @click.group(context_settings=EXAMPLE)
@@ -40,6 +42,9 @@ def import_(path: Path, out: Path, name: str | None, licence: str) -> None:
     from looptagger.archive.storage import Folder
     from looptagger.model import checkpoint, published
 
-    network, card = published.convert(path, name or out.stem, licence)
+    name = checkpoint.plain_name(out.stem) if name is None else name
+    if not re.fullmatch(checkpoint.NAME, name):
+        raise UserError(f"--name {name}: letters, digits and . _ - only, 64 at most, and at least one.")
+    network, card = published.convert(path, name, licence)
     Folder(str(out.absolute().parent)).write(out.name, checkpoint.dump(network, card))
     terminal.note(f"{out}: {card.model.kind}, {sum(p.numel() for p in network.parameters()):,} parameters.")

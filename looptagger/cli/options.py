@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from looptagger import config
+from looptagger.settings import load
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=config.Settings)
@@ -45,7 +46,7 @@ def settings(kind: type[S], given: dict[str, Any], more: Sequence[str] = ()) -> 
     config_file, overrides, endpoint_url, anonymous = (given.pop(name) for name in NAMES)
     extra = [f"storage.endpoint_url={endpoint_url}"] if endpoint_url else []
     extra += ["storage.anonymous=true"] if anonymous else []
-    return config.load(kind, config_file, [*overrides, *more, *extra])
+    return load(kind, config_file, [*overrides, *more, *extra])
 
 
 def folder(uri: str, given: dict[str, Any]) -> Any:

@@ -1,6 +1,5 @@
 """The training job from request to result: what `looptagger train` and jobs/train.py both call."""
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,9 +18,11 @@ from looptagger.errors import UserError
 from looptagger.learn import record, table
 from looptagger.learn.table import Dataset
 from looptagger.learn.task import Census, Task
-from looptagger.model.checkpoint import Card
+from looptagger.model.checkpoint import Card, plain_name
 from looptagger.roles import ROLES
 
+LEAST_SIDE = 128
+"""Bands, and frames, of which seven halvings leave one."""
 PICTURES_S = 10.0
 """Seconds between two drawings of the curves."""
 PACKAGES = ("looptagger", "ray", "torch", "torchaudio", "numpy", "pyarrow", "soxr")
@@ -51,22 +52,27 @@ class Events:
 def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
     """Train, or go on with it, and return the log. Raises UserError for what the user can mend."""
     events = events or Events()
+    if job.resume and job.overwrite:
+        raise UserError("--resume goes on with a run, --overwrite starts anew: use one of the two.")
     archive.check_place(job.out)
     data, out = Folder(job.data, job.train.storage), Folder(job.out, job.train.storage)
     found = table.find(data)
     _check(job, found, data, out)
     with lock.held(out):
-        if job.overwrite:
-            record.clear(out)
         if job.resume and not record.is_started(out):
             raise UserError(f"{job.out}: holds no run to resume; leave --resume out to start one.")
-        record.begin(out, record.identity(job.train, found), {"started": _now(), "versions": _versions()})
-        log = record.rows(out)
+        if not job.overwrite:
+            _begin(job, found, out)
+        log = [] if job.overwrite else record.rows(out)
         if len(log) == job.train.epochs:
             return log
         labels = [table.truth(rows) for rows in table.rows(data, found, job.train.split, "train", ROLES)]
         task = Task(job.train, Census.of(np.concatenate(labels)), _card(job, found))
         return _run(job, task, found, log, events)
+
+
+def _begin(job: TrainJob, found: Dataset, out: Folder) -> None:
+    record.begin(out, record.identity(job.train, found), {"started": _now(), "versions": _versions()})
 
 
 def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], events: Events) -> list[record.Row]:
@@ -85,6 +91,9 @@ def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], event
         have = ray.cluster_resources()
         force = workforce(have.get("CPU", 0), have.get("GPU", 0), job.train.compute)
         _check_force(job.train, force, task.census)
+        if job.overwrite:  # only now that the new one can start
+            record.clear(out)
+            _begin(job, found, out)
         events.note(_announced(task, found, force))
         pictures = Pictures(out, log)
         details = training.Job(task, data, found, out, storage_environment())
@@ -145,6 +154,12 @@ def _check(job: TrainJob, found: Dataset, data: Folder, out: Folder) -> None:
             f"{job.data}: holds audio at {found.sample_rate:,} Hz, not at audio.sample_rate = "
             f"{settings.audio.sample_rate:,} Hz; prepare it again with --set sample_rate, or change the setting."
         )
+    bands, frames = settings.model.n_band, 1 + settings.audio.chunk_samples // settings.model.hop
+    if min(bands, frames) < LEAST_SIDE:
+        raise UserError(
+            f"a chunk becomes a map of {bands} bands and {frames} frames, which the network halves seven times: "
+            f"{LEAST_SIDE} of each at least; change model or audio.chunk_samples."
+        )
     for part in ("train", "validation"):
         some = counts[part]
         if not any(0 < some[role] < some["loops"] for role in ROLES):
@@ -174,7 +189,7 @@ def _announced(task: Task, found: Dataset, force: Workforce) -> str:
 
 def _card(job: TrainJob, found: Dataset) -> Card:
     """The checkpoint's card but for what validation decides."""
-    name = re.sub(r"[^\w.-]", "-", job.out.rstrip("/").rpartition("/")[2])[:64] or job.train.model.kind
+    name = plain_name(job.out.rstrip("/").rpartition("/")[2]) or job.train.model.kind
     provenance = {
         "made": "looptagger train",
         "started": _now(),

@@ -91,11 +91,12 @@ def _report(truth: Truth, scores: Floats, figures: Figures) -> Report:
 
 def warning(predictor: Predictor, dataset: Dataset, split: str, part: Part) -> str | None:
     """What is unfair about judging a model on these loops, in a sentence, or None."""
-    data = predictor.card.provenance.get("data")
+    provenance = predictor.card.provenance
+    data = provenance.get("data")
     if not isinstance(data, dict) or data.get("digest") != dataset.digest:
         return None
     same = (data.get("split"), data.get("seed"), tuple(data.get("shares", ()))) == (split, dataset.seed, dataset.shares)
-    if not same:
+    if not same or provenance.get("counts", dataset.counts[split]) != dataset.counts[split]:
         return f"The model was trained on the {data.get('split')} split of these loops: it has heard some of this part."
     heard = {"test": None, "validation": "was chosen, and its thresholds set, on these loops"}
     why = heard.get(part, "has been trained on these loops")

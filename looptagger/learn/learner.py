@@ -108,7 +108,7 @@ class Learner:
         total = torch.zeros((), device=self.peers.device)
         for step, batch in enumerate(batches):
             for group in self.optimiser.param_groups:
-                group["lr"] = rate(self.settings, epoch + (step + 1) / self.steps)
+                group["lr"] = rate(self.settings, self.phase, epoch + (step + 1) / self.steps)
             total += self._step(batch)
             yield step + 1, total / (step + 1)
         self.peers.mean_([*self.network.buffers(), *self.scored.buffers(), total])

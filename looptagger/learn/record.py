@@ -25,9 +25,12 @@ Row = dict[str, Any]
 
 
 def identity(settings: Train, dataset: Dataset) -> dict[str, Any]:
-    """What a run must keep when it goes on: everything but where it runs."""
-    asked = settings.model_dump(mode="json", exclude={"compute", "storage", "licence"})
-    return {"data": {"digest": dataset.digest, "seed": dataset.seed, "shares": list(dataset.shares)}, "settings": asked}
+    """What a run must keep when it goes on: everything but where it runs.
+
+    The counts stand for how the loops are dealt out: uploaders, or parts that are given, can change beside the audio.
+    """
+    data = {"digest": dataset.digest, "seed": dataset.seed, "shares": list(dataset.shares)}
+    return {"data": data, "settings": settings.recipe(), "counts": dataset.counts[settings.split]}
 
 
 def is_started(folder: Folder) -> bool:
@@ -43,9 +46,10 @@ def begin(folder: Folder, wanted: Mapping[str, Any], more: Mapping[str, Any]) ->
         folder.write(ASKED, json.dumps({**wanted, **more}, indent=1).encode())
         return
     try:
-        have = json.loads(data)
-    except ValueError:
+        have = dict(json.loads(data))
+    except (TypeError, ValueError):
         raise UserError(f"{folder.uri}/{ASKED}: not understood; start the run anew with --overwrite.") from None
+    have.setdefault("counts", wanted["counts"])  # which runs of before did not note
     for key, old, new in _differences(dict(wanted), {name: have.get(name) for name in wanted}):
         raise UserError(
             f"{folder.uri}: holds a run with {key} = {json.dumps(old)}, not {json.dumps(new)}; "

@@ -21,13 +21,12 @@ def augment_at(settings: Train, epoch: float) -> Augment:
     return Augment() if settings.phases[phase_at(settings, epoch)].head_only else settings.augment
 
 
-def rate(settings: Train, epoch: float) -> float:
-    """The learning rate at a moment, in epochs from the start: warm-up, then level or down a half cosine."""
-    number = phase_at(settings, epoch)
+def rate(settings: Train, number: int, moment: float) -> float:
+    """The learning rate of a phase at a moment, in epochs from the start: warm-up, then level or down a half cosine."""
     phase = settings.phases[number]
     later = [each.from_epoch for each in settings.phases[number + 1 :]]
     length = (later[0] if later else settings.epochs) - phase.from_epoch
-    done = epoch - phase.from_epoch
+    done = moment - phase.from_epoch
     if done < phase.warmup_epochs:
         return phase.lr * done / phase.warmup_epochs
     if not phase.cosine:

@@ -11,6 +11,7 @@ from looptagger.roles import ROLES
 
 PARTS: Final = ("train", "validation", "test")
 SPLITS: Final = ("paper", "stratified", "grouped")
+GROUPED = SPLITS.index("grouped")
 TRIES = 40
 """Random orders tried; the assignment nearest to the wanted shares is kept."""
 
@@ -19,11 +20,15 @@ def splits(loops: Sequence[Loop], shares: Sequence[float], seed: int) -> dict[st
     """The part of each loop, in the order given, in each of the three splits. The same loops and seed, the same parts.
 
     `paper`: at random. `stratified`: each role has the same shares, as near as they go. `grouped`: the same, and all
-    loops of one uploader are in one part. Loops that come with a part keep it in all three; the others are dealt.
+    loops of one uploader are in one part. Loops that come with a part keep it in all three; the others are dealt, and
+    in `grouped` follow those of their uploader that have one.
     """
     fixed = [loop.part for loop in loops]
     dealt = iter(zip(*_dealt_out([loop for loop in loops if not loop.part], shares, seed), strict=True))
-    parts = [[part] * len(SPLITS) if part else next(dealt) for part in fixed]
+    parts = [[part] * len(SPLITS) if part else list(next(dealt)) for part in fixed]
+    settled = {loop.group: loop.part for loop in loops if loop.part}
+    for each, loop in zip(parts, loops, strict=True):
+        each[GROUPED] = loop.part or settled.get(loop.group, each[GROUPED])
     return {name: [str(each[i]) for each in parts] for i, name in enumerate(SPLITS)}
 
 

@@ -79,6 +79,7 @@ def _train(learner: Learner, epoch: int, train: Loops, told: Told) -> tuple[floa
         if peers.rank == 0 and time.monotonic() - last > TOLD_S:
             last = time.monotonic()
             told.step(epoch + 1, step, learner.steps, float(loss))
+    peers.mean_([loss])  # until here it was this worker's own
     return float(loss), settings.batch * learner.steps / (time.monotonic() - started)
 
 

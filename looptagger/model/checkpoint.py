@@ -28,11 +28,19 @@ UNTRAINED = "untrained"
 SHIPPED = Path(__file__).with_name("starter.safetensors")
 
 
+NAME = r"[\w.-]{1,64}"
+
+
+def plain_name(text: str) -> str:
+    """A model's name made of a file's: `-` for what a name cannot have, 64 characters at most; empty for nothing."""
+    return re.sub(r"[^\w.-]", "-", text)[:64]
+
+
 class Card(Settings):
     """What a checkpoint says of itself, as JSON in the safetensors header under `looptagger`."""
 
     format: Literal[1] = 1
-    name: str = Field(pattern=r"^[\w.-]{1,64}$")
+    name: str = Field(pattern=f"^{NAME}$")
     model: Model = Model()
     audio: Audio = Audio()
     roles: tuple[str, ...] = ROLES

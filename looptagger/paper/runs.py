@@ -72,7 +72,7 @@ def runs(settings: Paper, data: str, test: str, versions: Mapping[str, str]) -> 
     for system in settings.systems:
         for protocol in settings.protocols:
             train = settings.train(system, protocol, 0)
-            about: dict[str, Any] = train.model_dump(mode="json", exclude={"compute", "storage", "licence"})
+            about: dict[str, Any] = train.recipe()
             if system not in NETWORKS:
                 about = {**settings.classic.model_dump(), **versions, "split": train.split}
             trained = digest(data, about)

@@ -1,8 +1,8 @@
 """What `looptagger paper` can be told, as in configs/paper.yaml."""
 
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from looptagger.config import Augment, Phase, Settings, Storage, Train
 
@@ -53,12 +53,6 @@ class Paper(Settings):
     ours: Train = Field(Train(), description="under `ours`: how the networks are trained, and the split of all systems")
     published: Train = Field(PUBLISHED, description="the same under `published`")
     storage: Storage = Storage()
-
-    @field_validator("published", mode="before")
-    @classmethod
-    def _over_the_papers(cls, value: Any) -> Any:
-        """What is not named stays as the paper has it."""
-        return {**PUBLISHED.model_dump(), **value} if isinstance(value, dict) else value
 
     def train(self, system: System, protocol: Protocol, seed: int) -> Train:
         """The training of a network under a protocol; of a classic system, its split is what counts."""

@@ -16,9 +16,10 @@ from jobs.drills.processes import alive, descendants, kill, named
 from looptagger.archive.storage import Folder
 from looptagger.cli import main
 from looptagger.cluster.training_job import Events, TrainJob, train
-from looptagger.config import load
+from looptagger.errors import UserError
 from looptagger.learn import record, table
 from looptagger.model import checkpoint
+from looptagger.settings import load
 from tests.conftest import S3
 from tests.learn.test_training import SHORT, fit, settings
 from tests.learn.tree import answer, separable, store
@@ -130,6 +131,15 @@ def test_what_ends_a_worker_is_said_in_a_sentence(
     assert "the loss is no longer a number; try a lower phases.lr" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("ray_here")
+def test_a_run_is_not_deleted_for_one_that_cannot_start(data: tuple[Folder, table.Dataset], tmp_path: Path) -> None:
+    fit(data, tmp_path, settings(*SHORT))
+    job = TrainJob(data[0].path, str(tmp_path), settings(*SHORT, "compute.workers=3"), overwrite=True)
+    with pytest.raises(UserError, match="do not part evenly|CPU"):
+        train(job)
+    assert record.is_started(Folder(str(tmp_path)))
+
+
 def test_a_killed_driver_goes_on_from_its_last_epoch(data: tuple[Folder, table.Dataset], tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "looptagger", "train", data[0].path, "-o", str(run), *flags("epochs=60")]
@@ -174,6 +184,9 @@ def _log_after(left: dict[int, str], folder: Folder) -> list[Any]:
     [
         (["train", "{data}", "-o", "{out}", "--set", "audio.sample_rate=8000"], "holds audio at 16,000 Hz"),
         (["train", "{data}", "-o", "{out}", "--resume"], "holds no run to resume"),
+        (["train", "{data}", "-o", "{out}", "--resume", "--overwrite"], "use one of the two"),
+        (["train", "{data}", "-o", "{out}", "--set", "audio.chunk_samples=16000"], "128 of each at least"),
+        (["train", "{data}", "-o", "{out}", "--set", "model.last_midi=24"], "128 of each at least"),
         (["train", "{data}", "-o", "{data}"], "is the data set itself"),
         (["train", "{out}", "-o", "{out}/run"], "looptagger prepare SOURCE"),
         (["train", "{data}", "-o", "{out}", "--set", "phases=3"], "phases"),
@@ -209,6 +222,16 @@ def test_a_run_is_not_taken_for_another(data: tuple[Folder, table.Dataset], tmp_
     record.begin(folder, record.identity(load(type(chosen), None, [*_as_flags(), "compute.workers=2"]), data[1]), {})
     with pytest.raises(Exception, match=r"a run with epochs = 2, not 3; choose another folder"):
         record.begin(folder, record.identity(settings("epochs=3"), data[1]), {})
+    counts = {"grouped": {**data[1].counts["grouped"], "test": {"loops": 1}}}
+    dealt_anew = record.identity(chosen, data[1].model_copy(update={"counts": counts}))
+    with pytest.raises(UserError, match="counts"):
+        record.begin(folder, dealt_anew, {})
+    begun = json.loads(folder.read(record.ASKED) or b"")
+    folder.write(record.ASKED, json.dumps({key: begun[key] for key in ("data", "settings")}).encode())
+    record.begin(folder, record.identity(chosen, data[1]), {})  # of before the counts were noted
+    folder.write(record.ASKED, b"[1]")
+    with pytest.raises(UserError, match="not understood"):
+        record.begin(folder, record.identity(chosen, data[1]), {})
     record.clear(folder)
     assert not record.is_started(folder)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

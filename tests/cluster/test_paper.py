@@ -11,10 +11,10 @@ from looptagger.archive.storage import Folder
 from looptagger.cli import main
 from looptagger.cluster import paper_job
 from looptagger.cluster.paper_job import Events, PaperJob, paper
-from looptagger.config import load
 from looptagger.errors import UserError
 from looptagger.paper import classic, features
 from looptagger.paper.settings import SYSTEMS, Paper
+from looptagger.settings import load
 from tests.learn.tree import separable, store
 
 TRAINING = (

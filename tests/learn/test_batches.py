@@ -5,13 +5,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from looptagger.config import Augment, Train, load
+from looptagger.config import Augment, Train
 from looptagger.errors import UserError
 from looptagger.learn import table
 from looptagger.learn.augment import crops, mixed, tensors
 from looptagger.learn.batches import Batch, Loop, ahead, batches, cut, longest, loops, partners, shuffled
 from looptagger.learn.task import Census
 from looptagger.roles import ROLES
+from looptagger.settings import load
 
 SIZE = 1000
 

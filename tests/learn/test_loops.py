@@ -114,6 +114,16 @@ def test_loops_that_come_with_a_part_keep_it(tmp_path: Path) -> None:
     assert splits(loops[:30], (0.8, 0.1, 0.1), 0) == {name: ["test"] * 30 for name in found}
 
 
+def test_loops_that_are_dealt_follow_their_uploaders_that_are_not() -> None:
+    loops = [
+        Loop(str(i), "", frozenset({"fx"}), uploader=str(i % 10), part="test" if i in (3, 13) else None)
+        for i in range(100)
+    ]
+    found = splits(loops, (0.8, 0.1, 0.1), 0)
+    assert {found["grouped"][i] for i in range(3, 100, 10)} == {"test"}
+    assert len({found["paper"][i] for i in range(3, 100, 10)}) > 1
+
+
 def test_splits_are_seeded_and_do_not_depend_on_order() -> None:
     loops = fsld_like(count=300)
     first = splits(loops, (0.8, 0.1, 0.1), 3)

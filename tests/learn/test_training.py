@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from looptagger.archive.storage import Folder
-from looptagger.config import Augment, Phase, Train, load
+from looptagger.config import Augment, Phase, Train
 from looptagger.errors import UserError
 from looptagger.learn import record, run, table, training
 from looptagger.learn.augment import Tensors
@@ -25,6 +25,7 @@ from looptagger.model import checkpoint
 from looptagger.model.hcnn import HCNN
 from looptagger.model.predictor import Predictor
 from looptagger.roles import ROLES
+from looptagger.settings import load
 from tests.learn.tree import separable, store
 
 Data = tuple[Folder, table.Dataset]
@@ -80,6 +81,9 @@ def test_a_narrow_network_learns_the_roles(data: Data, tmp_path: Path) -> None:
     assert warning(predictor, data[1], "grouped", "test") is None
     assert "flattering" in str(warning(predictor, data[1], "grouped", "train"))
     assert "has heard some" in str(warning(predictor, data[1], "paper", "test"))
+    counts = {**data[1].counts, "grouped": {**data[1].counts["grouped"], "test": {"loops": 1}}}
+    dealt_anew = data[1].model_copy(update={"counts": counts})
+    assert "has heard some" in str(warning(predictor, dealt_anew, "grouped", "test"))
 
 
 def test_a_phase_of_the_head_alone_leaves_the_rest_as_it_was(data: Data, tmp_path: Path) -> None:
@@ -186,10 +190,10 @@ def test_the_rate_warms_up_and_falls() -> None:
     phase = Phase(lr=1.0, warmup_epochs=2, cosine=True)
     later = Phase(from_epoch=10, lr=0.1, optimiser="sgd")
     chosen = Train(epochs=20, phases=(phase, later))
-    assert [rate(chosen, epoch) for epoch in (0, 1, 2)] == [0, 0.5, 1.0]
-    assert rate(chosen, 6) == pytest.approx(0.5)
-    assert rate(chosen, 9.999) == pytest.approx(0, abs=1e-3)
-    assert rate(chosen, 10) == rate(chosen, 19.9) == 0.1
+    assert [rate(chosen, 0, epoch) for epoch in (0, 1, 2)] == [0, 0.5, 1.0]
+    assert rate(chosen, 0, 6) == pytest.approx(0.5)
+    assert rate(chosen, 0, 10) == pytest.approx(0)  # its last step, not yet the next phase's
+    assert rate(chosen, 1, 10) == rate(chosen, 1, 19.9) == 0.1
 
 
 def test_phases_must_follow_each_other() -> None:

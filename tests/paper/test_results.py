@@ -10,11 +10,12 @@ import pyarrow as pa
 import pytest
 
 from looptagger.archive.storage import Folder
-from looptagger.config import Audio, Train, load
+from looptagger.config import Audio, Train
 from looptagger.learn.table import Dataset
 from looptagger.paper import figures, runs, tables
 from looptagger.paper.settings import PUBLISHED, SYSTEMS, Paper
 from looptagger.roles import COLOURS, ROLES
+from looptagger.settings import load
 from tests.conftest import tone
 
 CONFIGS = Path(__file__).parents[2] / "configs"
