@@ -21,6 +21,7 @@ def compact(folder: Folder, progress: Callable[[int, int], None] = lambda done, 
     leaves nothing in doubt: the next run deletes them. For that moment a reader of OUT sees their rows twice.
     """
     dataset.tidy(folder)
+    finish(folder)
     live, _ = dataset.parts(folder)
     groups = _groups(folder, live)
     kept, joint = counts.load(folder), dict[str, Counter[str]]()
@@ -35,6 +36,17 @@ def compact(folder: Folder, progress: Callable[[int, int], None] = lambda done, 
         progress(number + 1, len(groups))
     counts.store(folder, joint)
     return len(live), len(groups)
+
+
+def finish(folder: Folder) -> None:
+    """Join the parts whose chunk parts a compaction had joined when it was cut off, so that each has its own again."""
+    live = dataset.parts(folder)[0]
+    names = {part.name for part in live}
+    for chunks in dataset.parts(folder, dataset.CHUNKS)[0]:
+        group = [part for part in live if chunks.first <= part.first and part.last <= chunks.last]
+        if chunks.name not in names and len(group) > 1 and group[-1].last == chunks.last:
+            folder.delete([counts.NAME])
+            _join(folder, [part.name for part in group], chunks.name)
 
 
 def _groups(folder: Folder, live: Sequence[tags.Part]) -> list[list[tags.Part]]:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,9 +12,8 @@ from pydantic import ValidationError
 
 from looptagger.archive import counts, manifest, tags
 from looptagger.archive.manifest import ManifestFile, Shard
-from looptagger.archive.sources import Listing, joint_schema, open_sources
 from looptagger.archive.storage import Folder
-from looptagger.config import Settings, Storage
+from looptagger.config import Settings
 from looptagger.errors import UserError
 
 RECORD = "_run/dataset.json"
@@ -90,108 +89,15 @@ def check_there(folder: Folder) -> None:
         raise UserError(f"{folder.uri}: is gone; put it back and run the same command, or run it to start anew.")
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a job is asked to put into an output."""
-
-    identity: Mapping[str, Any]
-    sources: tuple[str, ...]
-    limit: int | None = None
-    update: bool = False
-    overwrite: bool = False
-    shard_rows: int | None = None
-
-
-def prepare(folder: Folder, request: Request, storage: Storage, listed: Callable[[int], None]) -> Record:
-    """Make an output, or find it ready to go on, or add to it. The caller holds its lock.
-
-    Raises UserError when it holds something else, naming what differs; then nothing is changed.
-    """
-    record = load(folder)
-    if record is not None and request.overwrite:
-        clear(folder)
-        record = None
-    if record is None:
-        _refuse_strangers(folder)
-        return _extended(folder, request, storage, listed)
-    _refuse_difference(folder, record, request)
-    if record.sources != request.sources and not request.update:
-        raise UserError(
-            f"{folder.uri}: holds the tags of {' '.join(record.sources)}; add --update to take in "
-            f"{' '.join(request.sources)} too, or choose another output."
-        )
-    grows = record.limit is not None and (request.limit is None or request.limit > record.limit)
-    if request.update or grows:
-        return _extended(folder, request, storage, listed, record)
-    return record
-
-
-def _extended(
-    folder: Folder, request: Request, storage: Storage, listed: Callable[[int], None], old: Record | None = None
-) -> Record:
-    """List the sources and store a record with what is new in them."""
-    before = old.files if old else ()
-    try:
-        listings = open_sources(request.sources, storage)
-        tags.schema(joint_schema(listings), request.identity["embedding_size"])
-        files = manifest.freeze(
-            folder, listings, limit=request.limit, shard_rows=request.shard_rows, before=before, written=listed
-        )
-        if not files and not before:
-            raise UserError(_nothing(request.sources, listings))
-    except BaseException:
-        _withdraw(folder, len(before))
-        raise
-    sources = tuple(dict.fromkeys((*(old.sources if old else ()), *request.sources)))
-    record = Record(identity=dict(request.identity), sources=sources, limit=request.limit, files=(*before, *files))
-    save(folder, record)
-    return record
-
-
-def _nothing(sources: Sequence[str], listings: Sequence[Listing]) -> str:
-    skipped = sum(len(listing.skipped) for listing in listings)
-    also = f" among the {skipped:,} files there" if skipped else ""
-    return f"{' '.join(sources)}: no audio files found{also}; check the path, or name the files themselves."
-
-
-def _withdraw(folder: Folder, keep: int) -> None:
-    """Take back manifest files that no record will name, and an output folder that would hold nothing else."""
-    names = folder.names("_run/manifest")
-    folder.delete([f"_run/manifest/{name}" for name in names[keep:]])
+def withdraw(folder: Folder, keep: Sequence[ManifestFile]) -> None:
+    """Take back manifest files that no record names, and an output folder that would hold nothing else."""
+    named = {file.name for file in keep}
+    folder.delete([path for name in folder.names("_run/manifest") if (path := f"_run/manifest/{name}") not in named])
     if not keep and folder.is_local:
         folder.delete(["_run/lock.json"])
         for empty in ("_run/manifest", "_run", ""):
             with contextlib.suppress(OSError):
                 os.rmdir(folder.at(empty).rstrip("/"))
-
-
-def _refuse_strangers(folder: Folder) -> None:
-    strangers = [name for name in folder.names() if name.endswith(".parquet")]
-    if strangers:
-        raise UserError(f"{folder.uri}: holds {strangers[0]}, which is no output of ours; choose another output.")
-
-
-def _refuse_difference(folder: Folder, record: Record, request: Request) -> None:
-    for key in {**record.identity, **request.identity}:
-        had, wanted = record.identity.get(key), request.identity.get(key)
-        if had != wanted:
-            raise UserError(
-                f"{folder.uri}: was made with {key} {_shown(had)}, now it is {_shown(wanted)}; "
-                "choose another output, or add --overwrite to start anew."
-            )
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def clear(folder: Folder) -> None:
-    """Delete an output's own files: parts, chunk parts, manifest and record. Nothing else is touched."""
-    folder.delete([RECORD, counts.NAME])
-    for sub in ("", CHUNKS):
-        prefix = f"{sub}/" if sub else ""
-        folder.delete([prefix + name for name in folder.names(sub) if tags.parse(name)])
-    folder.delete([f"_run/manifest/{name}" for name in folder.names("_run/manifest")])
 
 
 def parts(folder: Folder, sub: str = "") -> tuple[list[tags.Part], list[tags.Part]]:
@@ -207,8 +113,11 @@ def parts(folder: Folder, sub: str = "") -> tuple[list[tags.Part], list[tags.Par
 
 
 def tidy(folder: Folder) -> None:
-    """Remove what cut-off jobs left: half-written temporary files and parts that a compaction replaced."""
-    for sub in ("", CHUNKS):
+    """Remove what cut-off jobs left: half-written files, manifest files of no record, parts that were compacted."""
+    record = load(folder)
+    if record:
+        withdraw(folder, record.files)
+    for sub in ("", CHUNKS, "_run"):
         prefix = f"{sub}/" if sub else ""
         folder.delete([prefix + part.name for part in parts(folder, sub)[1]])
         folder.delete([prefix + name for name in folder.names(sub) if name.endswith(".tmp") and name[0] == "."])

@@ -99,6 +99,8 @@ def _claim(folder: Folder) -> None:
             with folder.reached():
                 folder.fs.pipe_file(folder.at(NAME), lease, mode="create")
             return
+        except FileNotFoundError:
+            raise UserError(f"{folder.uri}: no such bucket; create it, or check the name.") from None
         except UserError:
             existing = folder.read(NAME)  # another job was quicker, or the store cannot be written
             if existing is None:

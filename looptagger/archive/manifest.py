@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -148,17 +149,19 @@ def freeze(
     limit: int | None = None,
     shard_rows: int | None = None,
     before: Sequence[ManifestFile] = (),
+    beside: Sequence[ManifestFile] = (),
     written: Callable[[int], None] = lambda rows: None,
 ) -> list[ManifestFile]:
     """List the sources into manifest files that follow those `before`, leaving out ids that those hold already.
 
-    Memory is bounded but for 16 bytes an id. An id that comes twice is refused: ids are the output's key. `limit`
-    bounds the rows of all files together; `written` is told of rows as they are stored. Raises UserError.
+    The names of files `beside` these are left alone. Memory is bounded but for 16 bytes an id. An id that comes twice
+    is refused: ids are the output's key. `limit` bounds the rows of all files together; `written` is told of rows as
+    they are stored. Raises UserError.
     """
     joint = _joint_schema(folder, listings, before)
     left = None if limit is None else max(0, limit - sum(file.rows for file in before))
     old = known_digests(folder, before)
-    writer = _Writer(folder, len(before), joint, written)
+    writer = _Writer(folder, _first_free((*before, *beside)), joint, written)
     seen = []
     for batch in _limited(_new_rows(listings, old), left):
         seen.append(digests(batch.column("id")))
@@ -175,8 +178,19 @@ def freeze(
     return files
 
 
+def _first_free(files: Sequence[ManifestFile]) -> int:
+    return 1 + max((int(PurePosixPath(file.name).stem) for file in files), default=-1)
+
+
+def _as_stored(schema: pa.Schema) -> pa.Schema:
+    """A schema as it comes back from Parquet, which knows no seconds: `timestamp[s]` is then in milliseconds."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), sink)
+    return pq.read_schema(pa.BufferReader(sink.getvalue())).remove_metadata()
+
+
 def _joint_schema(folder: Folder, listings: Sequence[Listing], before: Sequence[ManifestFile]) -> pa.Schema:
-    joint = joint_schema(listings).remove_metadata()
+    joint = _as_stored(joint_schema(listings))
     if before and (old := schema(folder, before)) != joint:
         columns = ", ".join(old.names[2:]) or "none"
         raise UserError(f"{folder.uri}: holds the manifest columns {columns}; give the same ones or another output.")

@@ -3,6 +3,7 @@
 import io
 import os
 import stat
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, BinaryIO, TypeVar
@@ -100,17 +101,22 @@ class Remote(io.RawIOBase, BinaryIO):  # type: ignore[misc]
     def __init__(self, fs: Any, path: str) -> None:
         self.fs, self.path = fs, path
         self.failure: Exception | None = None
+        self.waited_s = 0.0
+        """So long reads took."""
         self.file: Any = fs.open(path, "rb", block_size=BLOCK_BYTES, cache_type="readahead")
         self.size: int = self.file.size
 
     def read(self, size: int = -1) -> bytes:
         """Bytes from here. Raises what the client library does."""
+        began = time.monotonic()
         try:
             data: bytes = self.file.read(size)
             return data
         except Exception as error:
             self.failure = self.failure or error
             raise
+        finally:
+            self.waited_s += time.monotonic() - began
 
     def readinto(self, buffer: Any) -> int:
         """Bytes from here, into a buffer."""
@@ -133,6 +139,11 @@ class Remote(io.RawIOBase, BinaryIO):  # type: ignore[misc]
     def seekable(self) -> bool:
         """Yes."""
         return True
+
+
+def delay_s(file: BinaryIO | Unread, storage: Storage) -> float:
+    """How much longer than others a file may take because it is read as it is decoded: the store may be slow."""
+    return storage.patience_s if isinstance(file, Remote) else 0.0
 
 
 def whole(file: BinaryIO, work: Callable[[BinaryIO], T], storage: Storage, again: Callable[[], None]) -> T:

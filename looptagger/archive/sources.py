@@ -46,7 +46,7 @@ def open_sources(sources: Sequence[str], storage: Storage) -> list[Listing]:
     Raises UserError for a source that is not there or cannot be read.
     """
     absolute = dict.fromkeys(source if scheme(source) != "file" else _absolute(source) for source in sources)
-    plain = [source for source in absolute if not _covered(source, absolute)]
+    plain = [source for source in absolute if not _covered(source, absolute, storage)]
     return [_open(name, storage) for source in plain for name in _manifests(source, storage)]
 
 
@@ -54,15 +54,30 @@ def _absolute(source: str) -> str:
     return source if source.startswith("file://") else os.path.abspath(source)
 
 
-def _covered(source: str, others: Collection[str]) -> bool:
-    """Whether one of the other sources is a folder above this one."""
-    parents = source.split("/")[:-1]
-    return any("/".join(parents[:depth]) in others for depth in range(1, len(parents) + 1))
+def _covered(source: str, others: Collection[str], storage: Storage) -> bool:
+    """Whether another source is a folder above this one whose listing has it, too: not what a folder passes over."""
+    parts = source.split("/")
+    depth = next((depth for depth in range(len(parts) - 1, 0, -1) if "/".join(parts[:depth]) in others), 0)
+    if not depth or tables.is_manifest(source):
+        return False
+    if scheme(source) == "file" and any(part.startswith(".") for part in parts[depth:]):
+        return False
+    return is_audio(source) or glob.has_magic(source) or not _is_file(source, storage)
+
+
+def _is_file(source: str, storage: Storage) -> bool:
+    if scheme(source) == "file":
+        return os.path.isfile(local_path(source))
+    fs = filesystem(source, storage, storage.anonymous)
+    try:
+        return bool(fs.isfile(fs._strip_protocol(source)))
+    except Exception as error:  # client libraries raise their own kinds
+        raise unlisted(source, error) from None
 
 
 def _manifests(source: str, storage: Storage) -> list[str]:
-    """A glob of manifests as its matches; any other source as it is."""
-    if not (tables.is_manifest(source) and glob.has_magic(source)):
+    """A glob of manifests as its matches; any other source as it is, also one whose name looks like a glob."""
+    if not (tables.is_manifest(source) and glob.has_magic(source)) or _is_file(source, storage):
         return [source]
     fs = filesystem(source, storage, storage.anonymous)
     matches = sorted(fs.glob(source))
@@ -125,14 +140,24 @@ def _local(source: str) -> Found:
     matches = sorted(glob.glob(os.fsdecode(path), recursive=True)) if glob.has_magic(path) else []
     if not matches:
         raise UserError(f"{source}: no such file or folder; check the path.")
-    return lambda skipped: (uri for match in matches for uri in _local_match(match, skipped))
+    tops = _tops(matches, {match for match in matches if os.path.isdir(match)})
+    return lambda skipped: (uri for match in tops for uri in _local_match(match, skipped))
+
+
+def _tops(matches: Sequence[str], folders: Collection[str]) -> list[str]:
+    """A glob's matches less those in a folder that matches, too: the folder's listing has them."""
+    whole = {folder.rstrip("/") for folder in folders}
+
+    def is_below(match: str) -> bool:
+        parts = match.rstrip("/").split("/")
+        return any("/".join(parts[:depth]) in whole for depth in range(1, len(parts)))
+
+    return [match for match in matches if not is_below(match)]
 
 
 def _local_match(match: str, skipped: list[str]) -> Iterator[str]:
-    if os.path.isdir(match):
-        yield from _kept(_walk(os.fsencode(match)), skipped)
-    else:
-        yield from _kept(iter([_uri(os.fsencode(match))]), skipped)
+    path = os.fsencode(match)
+    return _kept(_walk(path) if os.path.isdir(path) else iter([_uri(path)]), skipped)
 
 
 def _uri(path: bytes) -> str:
@@ -154,27 +179,39 @@ def _walk(top: bytes, seen: frozenset[tuple[int, int]] = frozenset()) -> Iterato
     if here in seen:
         return
     for entry in entries:
-        if entry.is_dir():
+        if _is_folder(entry):
             if not entry.name.startswith(b"."):
                 yield from _walk(entry.path, seen | {here})
         else:
             yield _uri(entry.path)
 
 
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where we may not look: a file that cannot be read, whose row says so
+        return False
+
+
 def _remote(source: str, storage: Storage) -> Found:
     fs = filesystem(source, storage, storage.anonymous)
-    prefix = f"{scheme(source)}://"
     path = str(fs._strip_protocol(source))
+    prefix = "" if "://" in path else f"{scheme(source)}://"  # http's paths are whole
+    keys = _s3_keys if scheme(source) in ("s3", "s3a") else lambda fs, top: iter(sorted(fs.find(top)))
+    tops = [path]
     try:
         if glob.has_magic(path) and not fs.exists(path):
-            matches = sorted(fs.glob(path))
-            return lambda skipped: _kept((prefix + key for key in matches), skipped)
-        if not source.endswith("/") and fs.isfile(path):
+            kinds = {match: info["type"] for match, info in fs.glob(path, detail=True).items()}
+            folders = {match for match, kind in kinds.items() if kind == "directory"}
+            tops = _tops(sorted(kinds), folders)
+        elif fs.isfile(path):
             return lambda _: iter([prefix + path])
+        else:
+            folders = {path}
     except Exception as error:
         raise unlisted(source, error) from None
-    keys = _s3_keys if scheme(source) in ("s3", "s3a") else _found_keys
-    return lambda skipped: _kept((prefix + key for key in _guarded(source, keys(fs, path))), skipped)
+    found = (key for top in tops for key in (keys(fs, top) if top in folders else (top,)))
+    return lambda skipped: _kept((prefix + key for key in _guarded(source, found)), skipped)
 
 
 def _guarded(source: str, keys: Iterator[str]) -> Iterator[str]:
@@ -203,10 +240,6 @@ def _s3_keys(fs: Any, path: str) -> Iterator[str]:
         if not page.get("IsTruncated"):
             return
         more["ContinuationToken"] = page["NextContinuationToken"]
-
-
-def _found_keys(fs: Any, path: str) -> Iterator[str]:
-    yield from sorted(fs.find(path))
 
 
 def joint_schema(listings: Sequence[Listing]) -> pa.Schema:

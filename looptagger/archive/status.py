@@ -2,9 +2,11 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -14,6 +16,10 @@ from looptagger.errors import UserError
 
 READERS = 16
 """Parts read at once whose counts are not kept."""
+TRIES = 5
+"""Times that an output is read anew because a part that was listed has gone."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,20 @@ class Status:
         return sum(run["clips"] for run in self.runs) / seconds if seconds else None
 
 
+def settled(read: Callable[[], T]) -> T:
+    """What is read of an output; from its start again where a compaction has taken a part away. Raises UserError."""
+    for _ in range(TRIES):
+        with suppress(FileNotFoundError):
+            return read()
+    raise UserError("the output's parts are being joined; try again when `looptagger compact` is done.")
+
+
 def status(folder: Folder) -> Status:
     """Counts by status. Raises UserError where there is no output."""
+    return settled(lambda: _status(folder))
+
+
+def _status(folder: Folder) -> Status:
     record = dataset.require(folder)
     live, _ = dataset.parts(folder)
     kept = counts.load(folder)
@@ -110,6 +128,10 @@ def _part_problems(folder: Folder, part: tags.Part, schema: pa.Schema, ids: pa.C
 
 def head(folder: Folder, rows: int) -> pa.Table:
     """An output's first rows in the manifest's order. Raises UserError where there is no output."""
+    return settled(lambda: _head(folder, rows))
+
+
+def _head(folder: Folder, rows: int) -> pa.Table:
     dataset.require(folder)
     tables: list[pa.Table] = []
     for part in dataset.parts(folder)[0]:

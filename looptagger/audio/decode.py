@@ -78,7 +78,7 @@ def _first_that_reads(file: BinaryIO, limits: Limits, heard: Callable[[AudioSour
         raise Undecoded("empty", "0 bytes")
     decoders = {"libsndfile": open_libsndfile, "FFmpeg": open_ffmpeg}
     order = list(decoders)[:: -1 if _is_short_vorbis(head, file) else 1]
-    clock = Clock(limits.max_decode_s)
+    clock = Clock(limits.max_decode_s, file)
     refusals = []
     for name in order:
         try:

@@ -20,14 +20,17 @@ CODEC_NAMES = {"mpeg_layer_iii": "mp3", "mp3float": "mp3", "mp3": "mp3"}
 
 
 class Clock:
-    """A budget of seconds. `check` raises TimeoutError once it is spent."""
+    """A budget of seconds. `check` raises TimeoutError once it is spent.
 
-    def __init__(self, seconds: float) -> None:
-        self.deadline = time.monotonic() + seconds
+    What a file says that it waited for its bytes (`waited_s`) is not counted: a store's delay is no clip's fault.
+    """
+
+    def __init__(self, seconds: float, file: object = None) -> None:
+        self.deadline, self.file = time.monotonic() + seconds, file
 
     def check(self) -> None:
         """Raise TimeoutError when the time is up."""
-        if time.monotonic() > self.deadline:
+        if time.monotonic() - getattr(self.file, "waited_s", 0.0) > self.deadline:
             raise TimeoutError
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from looptagger.archive import dataset, lock
-from looptagger.archive.dataset import Record, Request, Work
+from looptagger.archive import compact, dataset, lock
+from looptagger.archive.dataset import Record, Work
+from looptagger.archive.growing import Request, prepare
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import CODE, CODED_ROW, STATUSES
 from looptagger.archive.writer import PartWriter
@@ -92,8 +93,10 @@ def tag(job: TagJob, events: Events | None = None) -> Summary:
         events.note(f"The model {card.name}: {card.about}")
     folder = Folder(job.out, job.tag.storage)
     with lock.held(folder) as check:
-        record = dataset.prepare(folder, _request(job, model, card), job.tag.storage, events.listed)
+        record = prepare(folder, _request(job, model, card), job.tag.storage, events.listed)
         dataset.tidy(folder)
+        if job.chunks:
+            compact.finish(folder)
         works, schema = _works(folder, record, job), dataset.output_schema(folder, record)
         writer = PartWriter(folder, works, schema, job.chunks, check)
         absent = sum(work.rows for work in dataset.missing(folder, record))

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from looptagger.archive.fetch import opened
-from looptagger.archive.opening import Unread, unread, whole
+from looptagger.archive.opening import Unread, delay_s, unread, whole
 from looptagger.archive.patience import StoreAway
 from looptagger.archive.storage import Folder, scheme
 from looptagger.audio.decode import Undecoded, decode_whole
@@ -74,12 +74,13 @@ def to_rows(loops: Sequence[Loop], settings: Prepare) -> pa.Table:
 def prepared(
     rows: pa.Table,
     settings: Prepare,
-    begin: Callable[[int], None] = lambda row: None,
+    begin: Callable[[int, float], None] = lambda row, more_s: None,
     lost: Iterable[tuple[int, str]] = (),
 ) -> Iterator[pa.Table]:
     """Rows with `waveform`, `duration_s` and `drop`: the reason why a loop cannot be used, or null.
 
-    `begin` is told the number of each row before it is decoded; `lost` rows are not, and are dropped as broken.
+    `begin` is told of each row before it is decoded: its number, and how many seconds it may take longer than others.
+    `lost` rows are not decoded, and are dropped as broken.
     """
     reasons, numbers = dict(lost), count()
     for group, files in opened(rows, FETCH_ROWS, settings.storage, settings.limits):
@@ -88,8 +89,9 @@ def prepared(
             if row in reasons:
                 heard.append(_dropped(Undecoded("undecodable", reasons[row])))
             else:
-                begin(row)
-                heard.append(_heard(file, settings, partial(begin, row)))
+                again = partial(begin, row, delay_s(file, settings.storage))
+                again()
+                heard.append(_heard(file, settings, again))
         group = group.append_column(
             "waveform", pa.array([each[0] for each in heard], table.SCHEMA.field("waveform").type)
         )

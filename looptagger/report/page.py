@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from looptagger.archive import dataset, tags
+from looptagger.archive.status import settled
 from looptagger.archive.storage import Folder, scheme
 from looptagger.report.digest import BINS, COLUMNS, LENGTHS_S, Digest, Row
 from looptagger.roles import COLOURS, ROLES
@@ -31,6 +32,10 @@ class Bar:
 
 def digest(folder: Folder, progress: Callable[[int, int], None] = lambda done, total: None) -> Digest:
     """Read an output, part by part. Raises UserError where there is none."""
+    return settled(lambda: _digest(folder, progress))
+
+
+def _digest(folder: Folder, progress: Callable[[int, int], None]) -> Digest:
     record = dataset.require(folder)
     found = Digest()
     for part in dataset.parts(folder)[0]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from looptagger.archive import tags
 from looptagger.archive.fetch import opened
-from looptagger.archive.opening import Unread, unread, whole
+from looptagger.archive.opening import Unread, delay_s, unread, whole
 from looptagger.archive.patience import StoreAway
 from looptagger.archive.writer import CHUNK_STARTS, STOPPED
 from looptagger.audio.decode import Clip, Undecoded, decode
@@ -42,12 +42,13 @@ def decoded(
     rows: pa.Table,
     audio: Audio,
     tag: Tag,
-    begin: Callable[[int], None] = lambda row: None,
+    begin: Callable[[int, float], None] = lambda row, more_s: None,
     lost: Iterable[tuple[int, str]] = (),
 ) -> Iterator[pa.Table]:
     """Manifest rows with what decoding made of them, a few at a time: status, facts of the file, int16 chunks.
 
-    `begin` is told the number of each row before it is decoded; `lost` rows are not, and have their reason already.
+    `begin` is told of each row before it is decoded: its number, and how many seconds it may take longer than others.
+    `lost` rows are not decoded, and have their reason already.
     """
     most = max(1, min(FETCH_ROWS, HELD_CHUNKS // tag.chunking.max_chunks))
     reasons, numbers = dict(lost), count()
@@ -57,9 +58,10 @@ def decoded(
             if row in reasons:
                 heard.append(_failed("undecodable", reasons[row]))
             else:
-                begin(row)
+                again = partial(begin, row, delay_s(file, tag.storage))
+                again()
                 began = time.perf_counter()
-                row_heard = _hear(file, audio, tag, partial(begin, row))
+                row_heard = _hear(file, audio, tag, again)
                 heard.append(row_heard | {DECODE_S: time.perf_counter() - began})
         yield _with(group, heard)
 

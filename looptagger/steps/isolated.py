@@ -186,13 +186,13 @@ def main(out: BinaryIO, source: BinaryIO) -> None:
             _say(out, FAILED, f"{type(error).__name__}: {error}".encode())
 
 
-def _watched(out: BinaryIO, limits: Limits) -> Callable[[int], None]:
+def _watched(out: BinaryIO, limits: Limits) -> Callable[[int, float], None]:
     """Called as each row begins: says so, and sets the clock that ends this process from C, whoever holds the GIL."""
     nowhere = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
 
-    def begin(row: int) -> None:
+    def begin(row: int, more_s: float) -> None:
         _say(out, BEGUN, struct.pack("<q", row))
-        faulthandler.dump_traceback_later(GRACE * limits.max_decode_s, exit=True, file=nowhere)
+        faulthandler.dump_traceback_later(GRACE * limits.max_decode_s + more_s, exit=True, file=nowhere)
 
     return begin
 

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from looptagger.archive import counts, dataset, lock, manifest, status, tags
-from looptagger.archive.compact import compact
-from looptagger.archive.dataset import Record, Request, Work
+from looptagger.archive import counts, dataset, growing, lock, manifest, status, tags
+from looptagger.archive.compact import compact, finish
+from looptagger.archive.dataset import Record, Work
+from looptagger.archive.growing import Request
 from looptagger.archive.storage import Folder
 from looptagger.archive.writer import CHUNK_SCORES, CHUNK_STARTS, PART, ROW, PartWriter
 from looptagger.config import Storage
@@ -30,7 +31,7 @@ def request(*sources: object, **how: Any) -> Request:
 
 def prepare(folder: Folder, wanted: Request) -> Record:
     with lock.held(folder):
-        return dataset.prepare(folder, wanted, Storage(), lambda rows: None)
+        return growing.prepare(folder, wanted, Storage(), lambda rows: None)
 
 
 def write_manifest(path: Path, rows: range) -> Path:
@@ -184,6 +185,19 @@ def test_a_compaction_cut_off_before_its_deletions_is_mended(folder: Folder, don
     assert sorted(os.listdir(folder.path)) == ["_run", "chunks", "part-0000000-0000002.parquet"]
 
 
+def test_a_compaction_cut_off_between_chunks_and_parts_is_finished(folder: Folder, done: Record) -> None:
+    kept = {name: folder.read(name) or b"" for name in folder.names() if name.startswith("part-")}
+    rows = ids(folder)
+    compact(folder)
+    (joined,) = folder.names("chunks")
+    folder.delete([joined])
+    for name, data in kept.items():
+        folder.write(name, data)
+    finish(folder)
+    assert [name for name in folder.names() if name.startswith("part-")] == folder.names("chunks") == [joined]
+    assert (ids(folder), status.verify(folder)) == (rows, [])
+
+
 def test_verify_finds_torn_and_foreign_parts(folder: Folder, done: Record) -> None:
     whole = folder.read("part-0000001.parquet") or b""
     folder.write("part-0000001.parquet", whole[:-30])
@@ -233,6 +247,81 @@ def test_overwrite_starts_anew_and_touches_nothing_else(folder: Folder, done: Re
     assert record.rows == 2
     assert len(dataset.missing(folder, record)) == 1
     assert sorted(os.listdir(folder.path)) == ["_run", "chunks", "mine.txt"]
+
+
+def test_overwrite_keeps_the_old_output_until_the_new_sources_are_listed(
+    folder: Folder, done: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = ids(folder)
+    refused(folder, request(tmp_path / "typo", overwrite=True), "no such file or folder")
+    assert dataset.load(folder) == done
+    assert (ids(folder), status.verify(folder)) == (before, [])
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    other = request(write_manifest(tmp_path / "n.csv", range(3)), overwrite=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(growing, "save", cut)  # the parts are gone, the new record is not there
+        with pytest.raises(KeyboardInterrupt):
+            prepare(folder, other)
+    assert dataset.load(folder) == done
+    dataset.tidy(folder)
+    assert status.status(folder).left == done.rows
+    record = prepare(folder, other)
+    assert record.rows == 3
+    assert {f"_run/manifest/{name}" for name in folder.names("_run/manifest")} == {file.name for file in record.files}
+    for first in (3, 5):  # names that are taken are not taken again
+        more = write_manifest(tmp_path / f"{first}.csv", range(first, first + 2))
+        record = prepare(folder, request(more, update=True))
+    assert len({file.name for file in record.files}) == 3
+    tag(folder, record, dataset.missing(folder, record))
+    assert status.verify(folder) == []
+
+
+def test_an_update_that_fails_takes_back_its_own_files_only(folder: Folder, done: Record, tmp_path: Path) -> None:
+    """A killed write leaves a temporary file, whose name comes before the others'."""
+    folder.write("_run/manifest/.000000.parquet.7.tmp", b"half")
+    refused(folder, request(tmp_path / "typo", update=True), "no such file or folder")
+    assert status.verify(folder) == []
+    folder.write("_run/manifest/.000000.parquet.7.tmp", b"half")
+    folder.write("_run/.counts.json.7.tmp", b"half")
+    dataset.tidy(folder)
+    assert not [name for sub in ("_run", "_run/manifest") for name in folder.names(sub) if name.endswith(".tmp")]
+
+
+def test_the_rest_of_a_trial_comes_with_what_is_added(folder: Folder, tmp_path: Path) -> None:
+    first, more = write_manifest(tmp_path / "a.csv", range(10)), write_manifest(tmp_path / "b.csv", range(10, 14))
+    assert prepare(folder, request(first, limit=3)).rows == 3
+    record = prepare(folder, request(more, update=True))
+    assert (record.rows, record.limit, record.sources) == (14, None, (str(first), str(more)))
+
+
+def test_a_trial_of_a_manifest_with_times_goes_on(folder: Folder, tmp_path: Path) -> None:
+    """They are in seconds in CSV and JSON, in milliseconds when they come back from Parquet."""
+    source = tmp_path / "m.csv"
+    source.write_text("uri,created\n" + "".join(f"/{i}.wav,2024-01-02 03:04:0{i}\n" for i in range(6)))
+    assert prepare(folder, request(source, limit=2)).rows == 2
+    assert prepare(folder, request(source)).rows == 6
+    assert prepare(folder, request(source, update=True)).rows == 6
+
+
+def test_reading_begins_again_where_a_part_has_gone(
+    folder: Folder, done: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = iter([True, True, False])
+    read = tags.read_part
+
+    def reading(*what: Any) -> pa.Table:
+        if next(gone, False):
+            raise FileNotFoundError
+        return read(*what)
+
+    monkeypatch.setattr(tags, "read_part", reading)
+    assert status.head(folder, 3).num_rows == 3
+    gone = iter([True] * 1000)
+    with pytest.raises(UserError, match="are being joined"):
+        status.head(folder, 3)
 
 
 def refused(folder: Folder, wanted: Request, says: str) -> None:

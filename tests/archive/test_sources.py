@@ -1,8 +1,12 @@
 import json
 import os
 import tempfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -149,3 +153,41 @@ def test_columns_of_several_sources_are_joined_or_refused(tmp_path: Path) -> Non
 def test_endings() -> None:
     assert is_audio("x/Y.W64")
     assert not is_audio("x.wav/readme")
+
+
+def test_what_a_folder_passes_over_is_taken_where_it_is_named_too(tree: Path) -> None:
+    """A manifest, a file of another ending, a hidden folder: their clips have no row otherwise."""
+    manifest = tree / "more.csv"
+    manifest.write_text("uri\n/elsewhere/z.wav\n")
+    whole = uris(tree, manifest, tree / "odd.xyz", tree / ".git", tree / "sub", tree / "b.wav", tree / "*.wav")
+    assert sorted(whole) == ["a.FLAC", "b.wav", "c.ogg", "odd.xyz", "x.wav", "z.wav"]
+
+
+def test_a_glob_takes_what_is_in_a_folder_that_matches_once(tree: Path) -> None:
+    assert sorted(uris(tree / "**")) == ["a.FLAC", "b.wav", "c.ogg"]
+    store = fsspec.filesystem("memory")
+    for name in ("a.wav", "sub/x.wav", "sub/deep/y.wav", "sub-1.wav"):
+        store.pipe_file(f"/bk/{name}", b"x")
+    for pattern in ("memory://bk/*", "memory://bk/**"):
+        assert sorted(uris(pattern)) == ["a.wav", "sub-1.wav", "x.wav", "y.wav"]
+
+
+def test_a_manifest_whose_name_looks_like_a_glob_is_itself(tmp_path: Path) -> None:
+    for name, uri in (("list[1].csv", "/right.wav"), ("list1.csv", "/wrong.wav")):
+        (tmp_path / name).write_text(f"uri\n{uri}\n")
+    assert uris(tmp_path / "list[1].csv") == ["right.wav"]
+
+
+def test_a_link_to_itself_is_a_clip_that_cannot_be_read(tree: Path) -> None:
+    (tree / "loop.wav").symlink_to("loop.wav")
+    assert uris(tree) == ["a.FLAC", "b.wav", "loop.wav", "c.ogg"]
+
+
+def test_an_address_on_the_web_stays_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"x")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/a.wav"
+        assert [row["uri"] for row in listed(address)] == [address]
+        server.shutdown()

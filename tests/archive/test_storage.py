@@ -1,13 +1,15 @@
 import errno
+import io
 import os
 import subprocess
+import time
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
-from looptagger.archive import storage
-from looptagger.archive.opening import Unread, open_files
+from looptagger.archive import lock, storage
+from looptagger.archive.opening import Remote, Unread, delay_s, open_files
 from looptagger.archive.storage import Folder
 from looptagger.config import Limits, Storage
 from looptagger.errors import UserError
@@ -91,3 +93,40 @@ def test_any_fsspec_scheme_serves_as_a_folder() -> None:
     assert folder.names("_run") == ["x"]
     folder.delete(["_run/x", "nothing"])
     assert folder.names("_run") == []
+
+
+class SlowStore:
+    """A filesystem whose files hesitate."""
+
+    size = 3
+
+    def open(self, *_: object, **__: object) -> "SlowStore":
+        return self
+
+    def read(self, _: int = -1) -> bytes:
+        time.sleep(0.05)
+        return b"abc"
+
+    def pipe_file(self, *_: object, **__: object) -> None:
+        raise FileNotFoundError("NoSuchBucket")
+
+    def cat_file(self, *_: object) -> bytes:
+        raise FileNotFoundError("NoSuchBucket")
+
+    def _strip_protocol(self, uri: str) -> str:
+        return uri
+
+
+def test_a_file_says_how_long_it_waited_for_its_store() -> None:
+    file = Remote(SlowStore(), "x")
+    assert file.read() == b"abc"
+    assert file.waited_s >= 0.05
+    assert delay_s(file, Storage()) == Storage().patience_s
+    assert delay_s(io.BytesIO(), Storage()) == 0
+
+
+def test_an_output_s_bucket_that_is_not_there_is_a_sentence() -> None:
+    folder = Folder("s3://nowhere/out")
+    folder.__dict__["fs"] = SlowStore()
+    with pytest.raises(UserError, match="no such bucket"), lock.held(folder):
+        pass

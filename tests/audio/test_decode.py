@@ -171,6 +171,30 @@ def test_limits_of_seconds_and_work() -> None:
     assert (status, "longer than" in reason) == ("undecodable", True)
 
 
+class Late(io.BytesIO):
+    """A file whose store hesitates, and which says so."""
+
+    waited_s = 0.0
+
+    def read(self, size: int | None = -1) -> bytes:
+        time.sleep(0.05)
+        self.waited_s += 0.05
+        return super().read(size)
+
+
+class Silent(Late):
+    """One that does not."""
+
+    waited_s = property(lambda self: 0.0, lambda self, _: None)  # type: ignore[assignment]
+
+
+def test_time_that_a_store_takes_is_not_time_to_decode() -> None:
+    data, limits = audio_bytes(tone(20.0)), Limits(max_decode_s=0.2)
+    assert len(decode(Late(data), Audio(), Chunking(), limits).pcm) == 7
+    with pytest.raises(Undecoded, match="longer than"):
+        decode(Silent(data), Audio(), Chunking(), limits)
+
+
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
 def test_long_clips_are_heard_sparsely_and_the_same_as_whole(kind: str) -> None:
     rate = 44_100

@@ -1,0 +1,136 @@
+"""An output begun, gone on with, added to, or begun anew: what a job asks for against what is there."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from looptagger.archive import counts, manifest, tags
+from looptagger.archive.dataset import CHUNKS, Record, load, save, withdraw
+from looptagger.archive.manifest import ManifestFile
+from looptagger.archive.sources import Listing, joint_schema, open_sources
+from looptagger.archive.storage import Folder
+from looptagger.config import Storage
+from looptagger.errors import UserError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a job is asked to put into an output."""
+
+    identity: Mapping[str, Any]
+    sources: tuple[str, ...]
+    limit: int | None = None
+    update: bool = False
+    overwrite: bool = False
+    shard_rows: int | None = None
+
+
+def prepare(folder: Folder, request: Request, storage: Storage, listed: Callable[[int], None]) -> Record:
+    """Make an output, or find it ready to go on, or add to it. The caller holds its lock.
+
+    Raises UserError when it holds something else, naming what differs, or when the sources cannot be listed; then
+    nothing is changed, also of what was to be overwritten.
+    """
+    record = load(folder)
+    if record is not None and request.overwrite:
+        return _replaced(folder, request, storage, listed, record)
+    if record is None:
+        _refuse_strangers(folder)
+        return _extended(folder, request, storage, listed)
+    _refuse_difference(folder, record, request)
+    if record.sources != request.sources and not request.update:
+        raise UserError(
+            f"{folder.uri}: holds the tags of {' '.join(record.sources)}; add --update to take in "
+            f"{' '.join(request.sources)} too, or choose another output."
+        )
+    grows = record.limit is not None and (request.limit is None or request.limit > record.limit)
+    if request.update or grows:
+        return _extended(folder, request, storage, listed, record)
+    return record
+
+
+def _extended(
+    folder: Folder, request: Request, storage: Storage, listed: Callable[[int], None], old: Record | None = None
+) -> Record:
+    """List the sources and store a record with what is new in them; after a trial, also with the rest of its own."""
+    sources = tuple(dict.fromkeys((*(old.sources if old else ()), *request.sources)))
+    named = replace(request, sources=sources) if old and old.limit is not None else request
+    record = _frozen(folder, named, storage, listed, old.files if old else ())
+    record = record.model_copy(update={"sources": sources})
+    save(folder, record)
+    return record
+
+
+def _replaced(folder: Folder, request: Request, storage: Storage, listed: Callable[[int], None], old: Record) -> Record:
+    """A new record in place of an old one, whose parts go. Cut off at any moment, one of the two is whole."""
+    record = _frozen(folder, request, storage, listed, (), old.files)
+    _clear_parts(folder)
+    save(folder, record)
+    withdraw(folder, record.files)
+    return record
+
+
+def _frozen(
+    folder: Folder,
+    request: Request,
+    storage: Storage,
+    listed: Callable[[int], None],
+    before: tuple[ManifestFile, ...],
+    beside: tuple[ManifestFile, ...] = (),
+) -> Record:
+    """List the sources into manifest files that follow those `before`, and spare those `beside`. Stores no record."""
+    try:
+        listings = open_sources(request.sources, storage)
+        tags.schema(joint_schema(listings), request.identity["embedding_size"])
+        files = manifest.freeze(
+            folder,
+            listings,
+            limit=request.limit,
+            shard_rows=request.shard_rows,
+            before=before,
+            beside=beside,
+            written=listed,
+        )
+        if not files and not before:
+            raise UserError(_nothing(request.sources, listings))
+    except BaseException:
+        withdraw(folder, (*before, *beside))
+        raise
+    return Record(
+        identity=dict(request.identity), sources=request.sources, limit=request.limit, files=(*before, *files)
+    )
+
+
+def _nothing(sources: Sequence[str], listings: Sequence[Listing]) -> str:
+    skipped = sum(len(listing.skipped) for listing in listings)
+    also = f" among the {skipped:,} files there" if skipped else ""
+    return f"{' '.join(sources)}: no audio files found{also}; check the path, or name the files themselves."
+
+
+def _refuse_strangers(folder: Folder) -> None:
+    strangers = [name for name in folder.names() if name.endswith(".parquet")]
+    if strangers:
+        raise UserError(f"{folder.uri}: holds {strangers[0]}, which is no output of ours; choose another output.")
+
+
+def _refuse_difference(folder: Folder, record: Record, request: Request) -> None:
+    for key in {**record.identity, **request.identity}:
+        had, wanted = record.identity.get(key), request.identity.get(key)
+        if had != wanted:
+            raise UserError(
+                f"{folder.uri}: was made with {key} {_shown(had)}, now it is {_shown(wanted)}; "
+                "choose another output, or add --overwrite to start anew."
+            )
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _clear_parts(folder: Folder) -> None:
+    """Delete an output's parts and chunk parts. Nothing else is touched."""
+    folder.delete([counts.NAME])
+    for sub in ("", CHUNKS):
+        prefix = f"{sub}/" if sub else ""
+        folder.delete([prefix + name for name in folder.names(sub) if tags.parse(name)])
