@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -176,10 +177,11 @@ class Late(io.BytesIO):
 
     waited_s = 0.0
 
-    def read(self, size: int | None = -1) -> bytes:
-        time.sleep(0.05)
-        self.waited_s += 0.05
-        return super().read(size)
+    def readinto(self, buffer: Any) -> int:
+        """What libsndfile reads by."""
+        time.sleep(0.1)
+        self.waited_s += 0.1
+        return super().readinto(buffer)
 
 
 class Silent(Late):
