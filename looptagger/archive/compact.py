@@ -42,11 +42,12 @@ def finish(folder: Folder) -> None:
     """Join the parts whose chunk parts a compaction had joined when it was cut off, so that each has its own again."""
     live = dataset.parts(folder)[0]
     names = {part.name for part in live}
-    for chunks in dataset.parts(folder, dataset.CHUNKS)[0]:
-        group = [part for part in live if chunks.first <= part.first and part.last <= chunks.last]
-        if chunks.name not in names and len(group) > 1 and group[-1].last == chunks.last:
+    for joined in [each for each in dataset.parts(folder, dataset.CHUNKS)[0] if each.name not in names]:
+        group = [part for part in live if joined.first <= part.first and part.last <= joined.last]
+        shards = sum(part.last - part.first + 1 for part in group)
+        if shards == joined.last - joined.first + 1:  # else its name would say that what is missing is there
             folder.delete([counts.NAME])
-            _join(folder, [part.name for part in group], chunks.name)
+            _join(folder, [part.name for part in group], joined.name)
 
 
 def _groups(folder: Folder, live: Sequence[tags.Part]) -> list[list[tags.Part]]:

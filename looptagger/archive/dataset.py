@@ -117,10 +117,11 @@ def tidy(folder: Folder) -> None:
     record = load(folder)
     if record:
         withdraw(folder, record.files)
-    for sub in ("", CHUNKS, "_run"):
-        prefix = f"{sub}/" if sub else ""
-        folder.delete([prefix + part.name for part in parts(folder, sub)[1]])
-        folder.delete([prefix + name for name in folder.names(sub) if name.endswith(".tmp") and name[0] == "."])
+    for prefix in ("", f"{CHUNKS}/"):
+        folder.delete([prefix + part.name for part in parts(folder, prefix.rstrip("/"))[1]])
+    for prefix in ("", f"{CHUNKS}/", "_run/") if folder.is_local else ():
+        names = folder.names(prefix.rstrip("/"))
+        folder.delete([prefix + name for name in names if name.endswith(".tmp") and name[0] == "."])
 
 
 def missing(folder: Folder, record: Record, limit: int | None = None) -> list[Work]:

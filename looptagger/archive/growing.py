@@ -36,7 +36,7 @@ def prepare(folder: Folder, request: Request, storage: Storage, listed: Callable
     if record is not None and request.overwrite:
         return _replaced(folder, request, storage, listed, record)
     if record is None:
-        _refuse_strangers(folder)
+        _refuse_strangers(folder, ours=False)
         return _extended(folder, request, storage, listed)
     _refuse_difference(folder, record, request)
     if record.sources != request.sources and not request.update:
@@ -53,10 +53,12 @@ def prepare(folder: Folder, request: Request, storage: Storage, listed: Callable
 def _extended(
     folder: Folder, request: Request, storage: Storage, listed: Callable[[int], None], old: Record | None = None
 ) -> Record:
-    """List the sources and store a record with what is new in them; after a trial, also with the rest of its own."""
+    """List the sources and store a record with what is new in them, after the rest of a trial that was cut short."""
+    before = old.files if old else ()
+    if old and old.limit is not None and old.rows >= old.limit and old.sources != request.sources:
+        before = _frozen(folder, replace(request, sources=old.sources), storage, listed, before).files
+    record = _frozen(folder, request, storage, listed, before)
     sources = tuple(dict.fromkeys((*(old.sources if old else ()), *request.sources)))
-    named = replace(request, sources=sources) if old and old.limit is not None else request
-    record = _frozen(folder, named, storage, listed, old.files if old else ())
     record = record.model_copy(update={"sources": sources})
     save(folder, record)
     return record
@@ -64,6 +66,7 @@ def _extended(
 
 def _replaced(folder: Folder, request: Request, storage: Storage, listed: Callable[[int], None], old: Record) -> Record:
     """A new record in place of an old one, whose parts go. Cut off at any moment, one of the two is whole."""
+    _refuse_strangers(folder, ours=True)
     record = _frozen(folder, request, storage, listed, (), old.files)
     _clear_parts(folder)
     save(folder, record)
@@ -108,8 +111,9 @@ def _nothing(sources: Sequence[str], listings: Sequence[Listing]) -> str:
     return f"{' '.join(sources)}: no audio files found{also}; check the path, or name the files themselves."
 
 
-def _refuse_strangers(folder: Folder) -> None:
-    strangers = [name for name in folder.names() if name.endswith(".parquet")]
+def _refuse_strangers(folder: Folder, ours: bool) -> None:
+    """Refuse Parquet files that are no parts, and parts where the output is not `ours`. Raises UserError."""
+    strangers = [name for name in folder.names() if name.endswith(".parquet") and not (ours and tags.parse(name))]
     if strangers:
         raise UserError(f"{folder.uri}: holds {strangers[0]}, which is no output of ours; choose another output.")
 

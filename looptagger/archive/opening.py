@@ -142,8 +142,12 @@ class Remote(io.RawIOBase, BinaryIO):  # type: ignore[misc]
 
 
 def delay_s(file: BinaryIO | Unread, storage: Storage) -> float:
-    """How much longer than others a file may take because it is read as it is decoded: the store may be slow."""
-    return storage.patience_s if isinstance(file, Remote) else 0.0
+    """How much longer than others a file may take because it is read as it is decoded: the store may be away.
+
+    Each of s3fs's tries of a read is as many of botocore's; only then does patience begin.
+    """
+    one_read_s = storage.attempts**2 * storage.timeout_s
+    return one_read_s + storage.patience_s if isinstance(file, Remote) else 0.0
 
 
 def whole(file: BinaryIO, work: Callable[[BinaryIO], T], storage: Storage, again: Callable[[], None]) -> T:

@@ -56,13 +56,17 @@ def _absolute(source: str) -> str:
 
 def _covered(source: str, others: Collection[str], storage: Storage) -> bool:
     """Whether another source is a folder above this one whose listing has it, too: not what a folder passes over."""
-    parts = source.split("/")
-    depth = next((depth for depth in range(len(parts) - 1, 0, -1) if "/".join(parts[:depth]) in others), 0)
-    if not depth or tables.is_manifest(source):
+    depth = _depth(source, others)
+    is_hidden = scheme(source) == "file" and any(part.startswith(".") for part in source.split("/")[depth:])
+    if not depth or is_hidden or tables.is_manifest(source):
         return False
-    if scheme(source) == "file" and any(part.startswith(".") for part in parts[depth:]):
-        return False
-    return is_audio(source) or glob.has_magic(source) or not _is_file(source, storage)
+    return is_audio(source) or not _is_file(source, storage)
+
+
+def _depth(path: str, folders: Collection[str]) -> int:
+    """How many parts of a path are the nearest folder above it of some; 0 where none is."""
+    parts = path.rstrip("/").split("/")
+    return next((depth for depth in range(len(parts) - 1, 0, -1) if "/".join(parts[:depth]) in folders), 0)
 
 
 def _is_file(source: str, storage: Storage) -> bool:
@@ -70,7 +74,9 @@ def _is_file(source: str, storage: Storage) -> bool:
         return os.path.isfile(local_path(source))
     fs = filesystem(source, storage, storage.anonymous)
     try:
-        return bool(fs.isfile(fs._strip_protocol(source)))
+        return bool(fs.info(fs._strip_protocol(source))["type"] == "file")
+    except FileNotFoundError:
+        return False
     except Exception as error:  # client libraries raise their own kinds
         raise unlisted(source, error) from None
 
@@ -147,12 +153,7 @@ def _local(source: str) -> Found:
 def _tops(matches: Sequence[str], folders: Collection[str]) -> list[str]:
     """A glob's matches less those in a folder that matches, too: the folder's listing has them."""
     whole = {folder.rstrip("/") for folder in folders}
-
-    def is_below(match: str) -> bool:
-        parts = match.rstrip("/").split("/")
-        return any("/".join(parts[:depth]) in whole for depth in range(1, len(parts)))
-
-    return [match for match in matches if not is_below(match)]
+    return [match for match in matches if not _depth(match, whole)]
 
 
 def _local_match(match: str, skipped: list[str]) -> Iterator[str]:
@@ -198,7 +199,7 @@ def _remote(source: str, storage: Storage) -> Found:
     path = str(fs._strip_protocol(source))
     prefix = "" if "://" in path else f"{scheme(source)}://"  # http's paths are whole
     keys = _s3_keys if scheme(source) in ("s3", "s3a") else lambda fs, top: iter(sorted(fs.find(top)))
-    tops = [path]
+    tops, folders = [path], {path}
     try:
         if glob.has_magic(path) and not fs.exists(path):
             kinds = {match: info["type"] for match, info in fs.glob(path, detail=True).items()}
@@ -206,8 +207,6 @@ def _remote(source: str, storage: Storage) -> Found:
             tops = _tops(sorted(kinds), folders)
         elif fs.isfile(path):
             return lambda _: iter([prefix + path])
-        else:
-            folders = {path}
     except Exception as error:
         raise unlisted(source, error) from None
     found = (key for top in tops for key in (keys(fs, top) if top in folders else (top,)))

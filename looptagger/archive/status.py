@@ -1,6 +1,7 @@
 """How far an output is, and whether it is whole. Reads, never writes."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,8 @@ from looptagger.errors import UserError
 
 READERS = 16
 """Parts read at once whose counts are not kept."""
-TRIES = 5
-"""Times that an output is read anew because a part that was listed has gone."""
+TRIES, PAUSE_S = 10, 0.2
+"""Times that an output is read anew because a part that was listed has gone, and seconds between two."""
 
 T = TypeVar("T")
 
@@ -60,6 +61,7 @@ def settled(read: Callable[[], T]) -> T:
     for _ in range(TRIES):
         with suppress(FileNotFoundError):
             return read()
+        time.sleep(PAUSE_S)
     raise UserError("the output's parts are being joined; try again when `looptagger compact` is done.")
 
 
@@ -91,6 +93,10 @@ def verify(folder: Folder) -> list[str]:
 
     A part must hold just its shards' ids in the manifest's order. Ids are unique there, so they are here.
     """
+    return settled(lambda: _verify(folder))
+
+
+def _verify(folder: Folder) -> list[str]:
     record = dataset.require(folder)
     shards = manifest.shards(record.files)
     schema = dataset.output_schema(folder, record)
@@ -117,6 +123,8 @@ def _part_problems(folder: Folder, part: tags.Part, schema: pa.Schema, ids: pa.C
         table = tags.read_part(folder, part.name)
     except UserError as error:
         return [str(error)]
+    except FileNotFoundError:
+        raise
     except OSError as error:
         return [f"{part.name}: cannot be read: {error}"]
     if not table.schema.equals(schema):

@@ -43,7 +43,7 @@ def prepare(source: str, out: str, merge: str | None, licence: str | None, seed:
 @click.argument("data", metavar="DIR")
 @click.option("-o", "--out", required=True, metavar="RUN", help="Folder or s3:// prefix of the run.")
 @click.option("--resume", is_flag=True, help="Only go on with the run in RUN, do not start one.")
-@click.option("--overwrite", is_flag=True, help="Start anew: delete the run in RUN first.")
+@click.option("--overwrite", is_flag=True, help="Start anew: replace the run in RUN.")
 @ADDRESS
 @storage_options
 def train(data: str, out: str, **options: Any) -> None:

@@ -18,7 +18,7 @@ from looptagger.model.checkpoint import STARTER
 @click.option("--model", default=STARTER, show_default=True, metavar="NAME|PATH", help="The checkpoint to use.")
 @click.option("--limit", type=click.IntRange(1), help="Take only the first N clips; without it the rest follows.")
 @click.option("--update", is_flag=True, help="List the sources again and tag what is new.")
-@click.option("--overwrite", is_flag=True, help="Start anew: delete the tags in OUT first.")
+@click.option("--overwrite", is_flag=True, help="Start anew: replace the tags in OUT.")
 @click.option("--retry-errors", is_flag=True, help="Also take up the clips that failed before.")
 @click.option("--chunks", is_flag=True, help="Also write the scores of every chunk to OUT/chunks.")
 @click.option("--embeddings", is_flag=True, help="Also write each clip's embedding, for similarity search.")

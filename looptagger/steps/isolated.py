@@ -31,10 +31,14 @@ STEPS: Mapping[str, tuple[Callable[..., Iterator[pa.Table]], Mapping[str, type[S
 }
 """What a helper can do to rows, and the settings that it takes."""
 BEGUN, TABLE, DONE, FAILED, REFUSED = b"b", b"t", b"d", b"f", b"u"
-"""What the helper says: a row's number as it begins; a table; that all rows are through; an error that is ours; one
+"""What the helper says: that a row begins; a table; that all rows are through; an error that is ours; one
 that the user can mend."""
 GRACE = 1.5
 """A helper ends itself after this many times the seconds that a clip may take: the clock between blocks comes first."""
+LONGEST_S = 86_400.0
+"""No clip takes a day, however patient the settings are; and C's clock knows no infinity."""
+BEGINS = struct.Struct("<qd")
+"""Of a row that begins: its number, and the seconds after which the helper ends itself."""
 HUNG = 1
 """The exit code of a helper that ended itself."""
 KILLED = 3
@@ -59,21 +63,22 @@ class Helper:
 
     def done(self, step: str, rows: pa.Table, limits: Limits, **settings: Settings) -> Iterator[pa.Table]:
         """What a step gives for the rows; a row that cost a helper its life has that as its reason."""
-        given, lost, deaths, killed = 0, dict[int, str](), 0, Counter[int]()
+        given, lost, deaths, killed, allowed_s = 0, dict[int, str](), 0, Counter[int](), 0.0
         while given < rows.num_rows:
             row, sent = None, given
             asked = {"step": step, "limits": limits.model_dump(), "lost": list(lost.items())}
             asked |= {"settings": {name: each.model_dump(mode="json") for name, each in settings.items()}}
             for kind, content in self._told(rows.slice(given), asked):
                 if kind == BEGUN:
-                    row = struct.unpack("<q", content)[0] - (given - sent)
+                    number, allowed_s = BEGINS.unpack(content)
+                    row = number - (given - sent)
                 else:
                     table = _table(content)
                     given, row = given + table.num_rows, None
                     lost = {number - table.num_rows: reason for number, reason in lost.items()}
                     yield table
             if given < rows.num_rows:
-                code, reason = self._end(limits)
+                code, reason = self._end(allowed_s)
                 deaths += row is None
                 if row is not None:
                     killed[given + row] += 1
@@ -110,13 +115,13 @@ class Helper:
         assert self.process.stdin
         return self.process.stdin, self.heard
 
-    def _end(self, limits: Limits) -> tuple[int, str]:
+    def _end(self, allowed_s: float) -> tuple[int, str]:
         """Why the helper is gone, also in words; another takes its place when it is needed."""
         assert self.process
         code = self.process.wait()
         self.close()
         if code == HUNG:
-            return code, f"the decoder hung: no end after {GRACE * limits.max_decode_s:g} s"
+            return code, f"the decoder hung: no end after {allowed_s:g} s"
         if code == -signal.SIGKILL:
             return code, f"the decoder was killed {KILLED} times, perhaps by the system for want of memory"
         return code, f"the decoder crashed ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
@@ -191,8 +196,9 @@ def _watched(out: BinaryIO, limits: Limits) -> Callable[[int, float], None]:
     nowhere = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
 
     def begin(row: int, more_s: float) -> None:
-        _say(out, BEGUN, struct.pack("<q", row))
-        faulthandler.dump_traceback_later(GRACE * limits.max_decode_s + more_s, exit=True, file=nowhere)
+        allowed_s = min(GRACE * limits.max_decode_s + more_s, LONGEST_S)
+        _say(out, BEGUN, BEGINS.pack(row, allowed_s))
+        faulthandler.dump_traceback_later(allowed_s, exit=True, file=nowhere)
 
     return begin
 

@@ -198,6 +198,16 @@ def test_a_compaction_cut_off_between_chunks_and_parts_is_finished(folder: Folde
     assert (ids(folder), status.verify(folder)) == (rows, [])
 
 
+def test_chunks_that_are_joined_do_not_bridge_a_part_that_is_missing(folder: Folder, done: Record) -> None:
+    kept = {name: folder.read(name) or b"" for name in folder.names() if name.startswith("part-")}
+    compact(folder)
+    folder.delete([name for name in folder.names() if name.startswith("part-")])
+    for name, data in list(kept.items())[::2]:
+        folder.write(name, data)
+    finish(folder)
+    assert [work.part for work in dataset.missing(folder, done)] == ["part-0000001.parquet"]
+
+
 def test_verify_finds_torn_and_foreign_parts(folder: Folder, done: Record) -> None:
     whole = folder.read("part-0000001.parquet") or b""
     folder.write("part-0000001.parquet", whole[:-30])
@@ -254,6 +264,9 @@ def test_overwrite_keeps_the_old_output_until_the_new_sources_are_listed(
 ) -> None:
     before = ids(folder)
     refused(folder, request(tmp_path / "typo", overwrite=True), "no such file or folder")
+    folder.write("mine.parquet", b"keep")
+    refused(folder, request(tmp_path / "m.csv", overwrite=True), "holds mine.parquet, which is no output of ours")
+    folder.delete(["mine.parquet"])
     assert dataset.load(folder) == done
     assert (ids(folder), status.verify(folder)) == (before, [])
 
@@ -295,6 +308,20 @@ def test_the_rest_of_a_trial_comes_with_what_is_added(folder: Folder, tmp_path: 
     assert prepare(folder, request(first, limit=3)).rows == 3
     record = prepare(folder, request(more, update=True))
     assert (record.rows, record.limit, record.sources) == (14, None, (str(first), str(more)))
+    assert prepare(folder, request(first, more)).rows == 14
+
+
+def test_what_is_added_to_a_trial_may_hold_its_clips(folder: Folder, tmp_path: Path) -> None:
+    first, newer = write_manifest(tmp_path / "a.csv", range(10)), write_manifest(tmp_path / "b.csv", range(14))
+    assert prepare(folder, request(first, limit=3)).rows == 3
+    assert prepare(folder, request(newer, update=True)).rows == 14
+
+
+def test_a_trial_that_cut_nothing_off_needs_its_sources_no_more(folder: Folder, tmp_path: Path) -> None:
+    first, more = write_manifest(tmp_path / "a.csv", range(2)), write_manifest(tmp_path / "b.csv", range(10, 14))
+    assert prepare(folder, request(first, limit=3)).rows == 2
+    first.unlink()
+    assert prepare(folder, request(more, update=True)).rows == 6
 
 
 def test_a_trial_of_a_manifest_with_times_goes_on(folder: Folder, tmp_path: Path) -> None:

@@ -159,8 +159,11 @@ def test_what_a_folder_passes_over_is_taken_where_it_is_named_too(tree: Path) ->
     """A manifest, a file of another ending, a hidden folder: their clips have no row otherwise."""
     manifest = tree / "more.csv"
     manifest.write_text("uri\n/elsewhere/z.wav\n")
-    whole = uris(tree, manifest, tree / "odd.xyz", tree / ".git", tree / "sub", tree / "b.wav", tree / "*.wav")
-    assert sorted(whole) == ["a.FLAC", "b.wav", "c.ogg", "odd.xyz", "x.wav", "z.wav"]
+    (tree / "take[1].dat").write_bytes(b"x")
+    more = [tree / name for name in ("odd.xyz", "take[1].dat", ".git", "sub", "b.wav", "*.wav")]
+    assert sorted(uris(tree, manifest, *more)) == [
+        "a.FLAC", "b.wav", "c.ogg", "odd.xyz", "take[1].dat", "x.wav", "z.wav",
+    ]  # fmt: skip
 
 
 def test_a_glob_takes_what_is_in_a_folder_that_matches_once(tree: Path) -> None:

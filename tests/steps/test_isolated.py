@@ -1,3 +1,5 @@
+import faulthandler
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,3 +119,14 @@ def test_a_helper_that_was_killed_while_idle_is_replaced(tmp_path: Path) -> None
         helper.process.kill()
         helper.process.wait()
     helper.close()
+
+
+def test_a_row_is_given_the_time_that_its_store_may_take_but_no_more_than_a_day() -> None:
+    out = io.BytesIO()
+    begin = isolated._watched(out, Limits(max_decode_s=60.0))
+    for row, more_s in ((3, 10.0), (4, float("inf"))):
+        begin(row, more_s)
+        faulthandler.cancel_dump_traceback_later()
+    said = out.getvalue()
+    assert isolated.BEGINS.unpack(said[9:25]) == (3, 100.0)
+    assert isolated.BEGINS.unpack(said[34:50]) == (4, isolated.LONGEST_S)
