@@ -49,7 +49,7 @@ def fit(data: Data, out: Path, chosen: Train, epoch: Callable[[Any], None] = lam
     folder, dataset = data
 
     labels = np.concatenate([table.truth(rows) for rows in table.rows(folder, dataset, chosen.split, "train")])
-    provenance = {"data": {**dataset.model_dump(), "split": chosen.split}}
+    provenance = {"data": {**dataset.model_dump(), "split": chosen.split}, "counts": dataset.counts[chosen.split]}
     card = checkpoint.Card(name="trial", model=chosen.model, provenance=provenance)
     told = training.Told(epoch=epoch)
     task = Task(chosen, Census.of(labels), card)
