@@ -45,13 +45,9 @@ def open_sources(sources: Sequence[str], storage: Storage) -> list[Listing]:
 
     Raises UserError for a source that is not there or cannot be read.
     """
-    absolute = dict.fromkeys(source if scheme(source) != "file" else _absolute(source) for source in sources)
+    absolute = dict.fromkeys(source if "://" in source else os.path.abspath(source) for source in sources)
     plain = [source for source in absolute if not _covered(source, absolute, storage)]
     return [_open(name, storage) for source in plain for name in _manifests(source, storage)]
-
-
-def _absolute(source: str) -> str:
-    return source if source.startswith("file://") else os.path.abspath(source)
 
 
 def _covered(source: str, others: Collection[str], storage: Storage) -> bool:
@@ -209,8 +205,12 @@ def _remote(source: str, storage: Storage) -> Found:
             return lambda _: iter([prefix + path])
     except Exception as error:
         raise unlisted(source, error) from None
-    found = (key for top in tops for key in (keys(fs, top) if top in folders else (top,)))
-    return lambda skipped: _kept((prefix + key for key in _guarded(source, found)), skipped)
+
+    def each(skipped: list[str]) -> Iterator[str]:
+        found = (key for top in tops for key in (keys(fs, top) if top in folders else (top,)))
+        return _kept((prefix + key for key in _guarded(source, found)), skipped)
+
+    return each
 
 
 def _guarded(source: str, keys: Iterator[str]) -> Iterator[str]:
