@@ -1,14 +1,15 @@
 """Settings as frozen models, one a concern, with their defaults and bounds. `settings.load` reads them."""
 
+import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Settings(BaseModel):
     """Base of all settings: immutable, and a key it does not know is an error rather than ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Audio(Settings):
@@ -52,17 +53,17 @@ class Chunking(Settings):
 class Limits(Settings):
     """What one clip may cost before it is given up as too large or undecodable."""
 
-    max_bytes: int = Field(2 << 30, ge=1, description="of one file")
+    max_bytes: int = Field(2 << 30, ge=1, le=1 << 60, description="of one file")
     max_seconds: float = Field(2 * 3600, gt=0, description="of audio that must be decoded from its start")
     max_decode_s: float = Field(60.0, gt=0, description="of work on one clip")
-    max_memory: int = Field(4 << 30, ge=256 << 20, description="bytes of a process that decodes")
+    max_memory: int = Field(4 << 30, ge=256 << 20, le=1 << 60, description="bytes of a process that decodes")
 
 
 class Storage(Settings):
     """How object stores are reached; credentials come from the usual AWS environment variables and files."""
 
     endpoint_url: str | None = Field(None, description="of an S3-compatible server")
-    anonymous: bool = Field(False, description="read sources without credentials")
+    anonymous: bool = Field(False, description="read without credentials; what is written needs them")
     attempts: int = Field(5, ge=1, le=20, description="tries of a request, with back-off and jitter")
     timeout_s: float = Field(30.0, gt=0, description="to connect, and to wait for the next bytes")
     patience_s: float = Field(
@@ -108,6 +109,13 @@ class Prepare(Settings):
     seed: int = Field(0, ge=0, description="of the splits and of the table's order")
     limits: Limits = Limits(max_seconds=600)
     storage: Storage = Storage()
+
+    @field_validator("shares")
+    @classmethod
+    def _of_one(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if min(shares) < 0 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+            raise ValueError("write shares of 1, such as [0.9, 0.05, 0.05]")
+        return shares
 
 
 class Phase(Settings):

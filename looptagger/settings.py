@@ -55,7 +55,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read ({getattr(error, 'strerror', error)}).") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: not YAML ({' '.join(str(error).split())}).") from None
     if not isinstance(values, dict):
         raise UserError(f"{file}: expected settings as `key: value`, found {type(values).__name__}.")
@@ -73,5 +73,5 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise UserError(f"--set {override}: {parent} is not a group of settings.")
     try:
         values[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"--set {override}: {text!r} is not a value.") from None

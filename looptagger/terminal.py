@@ -1,6 +1,7 @@
 """What people see: notes, a progress line that stays truthful, a summary, a table of tags. Rich does the drawing."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -24,13 +25,20 @@ if TYPE_CHECKING:
 err = Console(stderr=True, highlight=False)
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that a terminal obeys or that turn text around: a file's name may hold any."""
 EVERY_S = 5.0
 """Seconds between progress lines where the output is a file or a pipe."""
 
 
+def plain(text: str) -> str:
+    """Text as it is, for rich: no markup in it, and nothing that a terminal would obey."""
+    return escape(CONTROL.sub("\ufffd", text))
+
+
 def note(text: str) -> None:
     """A line for the user, beside the output."""
-    err.print(escape(text), soft_wrap=True)
+    err.print(plain(text), soft_wrap=True)
 
 
 def plural(count: int, noun: str) -> str:
@@ -138,16 +146,16 @@ def _cells(row: Mapping[str, Any], strip: str) -> list[str]:
         last = f"{row['status']}: {row['error']}"
     else:
         last = ", ".join(row["roles"]) or "none over its threshold"
-    return [escape(row["id"].removeprefix(strip)), *scores, length, escape(last)]
+    return [plain(row["id"].removeprefix(strip)), *scores, length, plain(last)]
 
 
 def show(rows: pa.Table, where: str) -> None:
     """An output's rows as a table, and how to ask for more."""
     ids = rows.column("id").to_pylist()
-    folders = [text.rpartition("/")[0] for text in ids if text.startswith("/")]
-    strip = f"{os.path.commonpath(folders)}/" if folders else ""
+    folders = [text.rpartition("/")[0] or "/" for text in ids if text.startswith("/")]
+    strip = f"{os.path.commonpath(folders).rstrip('/')}/" if folders else ""
     out.print(tags_table(rows, strip))
-    out.print(f"\nAsk more: {escape(query(where))}", soft_wrap=True)
+    out.print(f"\nAsk more: {plain(query(where))}", soft_wrap=True)
 
 
 def status(found: "Status", where: str) -> None:

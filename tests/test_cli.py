@@ -13,14 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 from jobs.drills.processes import descendants, kill
+from looptagger import terminal
 from looptagger.archive import status
-from looptagger.archive.storage import Folder
-from looptagger.cli import main
+from looptagger.archive.storage import Folder, file_at
+from looptagger.cli import main, tables
 from looptagger.config import Model
 from looptagger.model import checkpoint
+from looptagger.roles import ROLES
 from tests.conftest import LOOPS, write_tones
 
 ROOT = Path(__file__).parents[1]
@@ -140,6 +143,7 @@ def test_tag_show_status_compact(tiny_model: str, tmp_path: Path, capsys: pytest
     (tmp_path / "in" / "bad.wav").write_bytes(b"junk")
     flags = ("-o", out, "--model", tiny_model, "--set", "compute.device=cpu")
     assert call("tag", tmp_path / "in", *flags, "--fail-on-error") == 1
+    assert call("tag", tmp_path / "in", *flags, "--fail-on-error") == 1, "also where an earlier run met them"
     text = said(capsys)
     assert "random weights" in text
     assert "10/10 clips (100%), 1 failed" in text
@@ -160,6 +164,26 @@ def test_tag_show_status_compact(tiny_model: str, tmp_path: Path, capsys: pytest
     next(out.glob("part-*")).unlink()
     assert call("status", out, "--verify") == 1
     assert "shards 0 to 1 are not tagged yet" in said(capsys)
+
+
+def test_names_that_would_speak_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    scores = dict.fromkeys(ROLES, 0.5) | {"duration_s": 1.0, "roles": ["bass"], "status": "ok", "error": None}
+    rows = pa.Table.from_pylist([{"id": name} | scores for name in ("/x.wav", "/data/\x1b]0;evil\x07 [b] [/b].wav")])
+    terminal.show(rows, "out")
+    terminal.note("a\x1b[31m [b]")
+    tables.table(("loop",), [("\x1b[31m [/b].wav",)])
+    text = "".join(capsys.readouterr())
+    assert "\x1b" not in text
+    assert "data/\ufffd]0;evil\ufffd [b] [/b].wav" in text
+    assert "\nx.wav" in text
+
+
+def test_where_a_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = ("page.html", "/page.html", "sub/page.html", "file:///a/page.html", "s3://bucket/x/page.html")
+    found = [file_at(place) for place in places]
+    assert {name for _, name in found} == {"page.html"}
+    assert [to.uri for to, _ in found] == [str(tmp_path), "/", f"{tmp_path}/sub", "/a", "s3://bucket/x"]
 
 
 @pytest.mark.usefixtures("one_worker")

@@ -26,6 +26,9 @@ def test_overrides_come_after_the_file(tmp_path: Path) -> None:
         ("chunking", "key=value"),
         ("chunking.max_chunks=[", "not a value"),
         ("chunking.max_chunks.deep=1", "max_chunks"),
+        ("chunking.hop_s=.inf", "finite"),
+        ("limits.max_memory=1000000000000000000000000", "less than or equal"),
+        ("chunking.hop_s=2026-99-99", "not a value"),
     ],
 )
 def test_bad_overrides_are_one_sentence(override: str, says: str) -> None:
@@ -35,7 +38,14 @@ def test_bad_overrides_are_one_sentence(override: str, says: str) -> None:
     assert "--set" in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1\n", "nothing: 1\n", "chunking: 5\n"])
+@pytest.mark.parametrize("shares", ["[90, 5, 5]", "[-1, 1, 1]", "[0, 0, 0]", "[.nan, 0.5, 0.5]"])
+def test_shares_are_shares_of_one(shares: str) -> None:
+    with pytest.raises(UserError, match="shares"):
+        load(Prepare, None, [f"shares={shares}"])
+    assert load(Prepare, None, ["shares=[0.8, 0.1, 0.1]"]).shares == (0.8, 0.1, 0.1)
+
+
+@pytest.mark.parametrize("text", ["a: 2026-99-99", "a: [", "- 1\n", "nothing: 1\n", "chunking: 5\n"])
 def test_bad_files_are_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / "t.yaml"
     file.write_text(text)

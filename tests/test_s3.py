@@ -19,6 +19,7 @@ from looptagger.cli import main
 from looptagger.cluster.job import Summary, TagJob, tag
 from looptagger.config import Compute, Limits, Storage, Tag
 from looptagger.errors import UserError
+from looptagger.model import checkpoint
 from tests.conftest import S3, audio_bytes, tone
 
 NAMES = ("plain.wav", "with space.wav", "ünïcode ♪.wav", "a#b%20c+d.wav", "deep/er/x.wav", "what?.wav", "a[1].wav")
@@ -110,6 +111,10 @@ def test_anonymous_reads_of_a_public_bucket(
     with pytest.raises(UserError, match="Unable to locate credentials"):
         run(s3_server, "s3://public/anon", str(tmp_path / "no"), tiny_model)
     assert not (tmp_path / "no").exists()
+    s3_server.fs.put(f"{tmp_path}/out/", "public/anon-tags/", recursive=True)
+    s3_server.fs.put(tiny_model, "public/tiny.safetensors")
+    main(["status", "s3://public/anon-tags", "--anonymous", "--endpoint-url", s3_server.endpoint])
+    assert checkpoint.resolve("s3://public/tiny.safetensors", open_to_all.storage) == Path(tiny_model).read_bytes()
 
 
 @pytest.mark.usefixtures("one_worker")

@@ -8,14 +8,19 @@ import pyarrow.parquet as pq
 
 from looptagger.archive import counts, dataset, tags
 from looptagger.archive.storage import Folder
+from looptagger.errors import UserError
 
 ROWS = 1_000_000
 BYTES = 256 << 20
 """A compacted part stays under both, roughly: a size that query engines like and memory bears."""
 
+ABSENT = "is gone; delete the part of that name beside it, if there is one, and run the same `looptagger tag` again"
 
-def compact(folder: Folder, progress: Callable[[int, int], None] = lambda done, total: None) -> tuple[int, int]:
+
+def compact(folder: Folder, check: Callable[[], None] = lambda: None) -> tuple[int, int]:
     """Join neighbouring parts; the number of parts before and after. The caller holds the output's lock.
+
+    `check` raises where it is no longer the caller's: see lock.held.
 
     A joined part's name covers those it replaces, so that a run cut off between its writing and their deletion
     leaves nothing in doubt: the next run deletes them. For that moment a reader of OUT sees their rows twice.
@@ -25,15 +30,16 @@ def compact(folder: Folder, progress: Callable[[int, int], None] = lambda done, 
     live, _ = dataset.parts(folder)
     groups = _groups(folder, live)
     kept, joint = counts.load(folder), dict[str, Counter[str]]()
+    subs = (f"{dataset.CHUNKS}/", "") if folder.names(dataset.CHUNKS) else ("",)
     folder.delete([counts.NAME])
-    for number, group in enumerate(groups):
+    for group in groups:
         joined = tags.Part(group[0].first, group[-1].last)
         if len(group) > 1:
-            for sub in (f"{dataset.CHUNKS}/", ""):
+            for sub in subs:
+                check()
                 _join(folder, [sub + part.name for part in group], sub + joined.name)
         if all(part.name in kept for part in group):
             joint[joined.name] = sum((kept[part.name] for part in group), Counter[str]())
-        progress(number + 1, len(groups))
     counts.store(folder, joint)
     return len(live), len(groups)
 
@@ -55,7 +61,7 @@ def _groups(folder: Folder, live: Sequence[tags.Part]) -> list[list[tags.Part]]:
     groups: list[list[tags.Part]] = []
     rows = size = 0
     for part in live:
-        more_rows, more_size = _measure(folder, part.name)
+        more_rows, more_size = tags.measure(folder, part.name)
         follows = bool(groups) and part.first == groups[-1][-1].last + 1
         if follows and rows + more_rows <= ROWS and size + more_size <= BYTES:
             groups[-1].append(part)
@@ -66,21 +72,14 @@ def _groups(folder: Folder, live: Sequence[tags.Part]) -> list[list[tags.Part]]:
     return groups
 
 
-def _measure(folder: Folder, name: str) -> tuple[int, int]:
-    """A part's rows and bytes."""
-    with folder.fs.open(folder.at(name), "rb") as file:
-        return pq.read_metadata(file).num_rows, folder.fs.size(folder.at(name))
-
-
 def _join(folder: Folder, names: Sequence[str], joined: str) -> None:
-    if not folder.fs.exists(folder.at(names[0])):
-        return  # no chunk tables were asked for
-    schema = tags.read_part(folder, names[0]).schema
+    """Write the rows of some parts as one, then delete those. Raises UserError where one is gone."""
+    schema = _read(folder, names[0]).schema
     sink, group = pa.BufferOutputStream(), tags.group_rows(schema)
     with pq.ParquetWriter(sink, schema, **tags.encoding(schema)) as writer:
         waiting = schema.empty_table()
         for name in names:
-            waiting = pa.concat_tables([waiting, tags.read_part(folder, name).cast(schema)])
+            waiting = pa.concat_tables([waiting, _read(folder, name).cast(schema)])
             if whole := waiting.num_rows // group * group:
                 writer.write_table(waiting.slice(0, whole), row_group_size=group)
                 waiting = waiting.slice(whole)
@@ -88,3 +87,10 @@ def _join(folder: Folder, names: Sequence[str], joined: str) -> None:
             writer.write_table(waiting)
     folder.write(joined, sink.getvalue())
     folder.delete(names)
+
+
+def _read(folder: Folder, name: str) -> pa.Table:
+    try:
+        return tags.read_part(folder, name)
+    except FileNotFoundError:
+        raise UserError(f"{folder.uri}/{name}: {ABSENT}.") from None

@@ -4,6 +4,7 @@ import glob
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import islice
 from typing import Any
 from urllib.parse import quote
@@ -242,8 +243,8 @@ def _s3_keys(fs: Any, path: str) -> Iterator[str]:
 
 
 def joint_schema(listings: Sequence[Listing]) -> pa.Schema:
-    """One schema for all sources. Raises UserError where two give the same column different types."""
+    """One schema for all sources. Raises UserError where no type holds what two have in the same column."""
     try:
-        return pa.unify_schemas([listing.schema for listing in listings])
+        return reduce(tables.joint, [listing.schema for listing in listings])
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise UserError(f"the sources' columns do not agree: {one_line(error)}; tag them into two outputs.") from None

@@ -3,20 +3,23 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from looptagger.archive import counts, dataset, lock, manifest, tags
+from looptagger.archive.compact import ABSENT
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
 
 READERS = 16
 """Parts read at once whose counts are not kept."""
+AGAIN = "delete it and the part of its name beside it, if there is one, and run the same command again"
 TRIES, PAUSE_S = 10, 0.2
 """Times that an output is read anew because a part that was listed has gone, and seconds between two."""
 
@@ -102,13 +105,14 @@ def _verify(folder: Folder) -> list[str]:
     schema = dataset.output_schema(folder, record)
     live, stale = dataset.parts(folder)
     problems = [f"{part.name}: left over from a compaction; `looptagger compact` removes it" for part in stale]
+    chunked = {part.name for part in dataset.parts(folder, dataset.CHUNKS)[0]} if record.identity["chunks"] else None
     number = 0
     for part in live:
         if part.first > number:
             problems.append(_absent(number, part.first))
         number = part.last + 1
         ids = [manifest.read(folder, shard).column("id") for shard in shards[part.first : number]]
-        problems += _part_problems(folder, part, schema, pa.chunked_array([c for i in ids for c in i.chunks]))
+        problems += _part_problems(folder, part, schema, pa.chunked_array([c for i in ids for c in i.chunks]), chunked)
     if number < len(shards):
         problems.append(_absent(number, len(shards)))
     return problems
@@ -118,20 +122,36 @@ def _absent(first: int, stop: int) -> str:
     return f"shards {first:,} to {stop - 1:,} are not tagged yet; run the same `looptagger tag` command to go on"
 
 
-def _part_problems(folder: Folder, part: tags.Part, schema: pa.Schema, ids: pa.ChunkedArray) -> list[str]:
+def _part_problems(
+    folder: Folder, part: tags.Part, schema: pa.Schema, ids: pa.ChunkedArray, chunked: Collection[str] | None
+) -> list[str]:
+    """What is wrong with a part; and with its chunks, where `chunked` says which parts have some."""
     try:
-        table = tags.read_part(folder, part.name)
+        table = _of(folder, part.name, schema, ids.combine_chunks())
+        if chunked is None:
+            return []
+        if part.name not in chunked:
+            return [f"{dataset.CHUNKS}/{part.name}: {ABSENT}"]
+        each = np.repeat(np.arange(table.num_rows), table.column("n_chunks").to_numpy())
+        chunk_ids = (
+            table.column("id").combine_chunks().take(pa.array(each)).sort()
+        )  # clips that were tried again come last
+        _of(folder, f"{dataset.CHUNKS}/{part.name}", tags.CHUNKS, chunk_ids, lambda found: found.sort())
     except UserError as error:
         return [str(error)]
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        return [f"{part.name}: cannot be read: {error}"]
-    if not table.schema.equals(schema):
-        return [f"{part.name}: has another schema; delete it and run the same command again"]
-    if table.column("id").combine_chunks() != ids.combine_chunks():
-        return [f"{part.name}: does not hold just its rows of the manifest; delete it and run the same command again"]
     return []
+
+
+def _of(
+    folder: Folder, name: str, schema: pa.Schema, ids: pa.Array, order: Callable[[pa.Array], pa.Array] = lambda ids: ids
+) -> pa.Table:
+    """A part that has just this schema and, in some order, these ids. Raises UserError."""
+    table = tags.read_part(folder, name)
+    if not table.schema.equals(schema):
+        raise UserError(f"{name}: has another schema; {AGAIN}")
+    if order(table.column("id").combine_chunks()) != ids:
+        raise UserError(f"{name}: does not hold just its rows of the manifest; {AGAIN}")
+    return table
 
 
 def head(folder: Folder, rows: int) -> pa.Table:

@@ -67,15 +67,21 @@ class Folder:
 
     uri: str
     storage: Storage = Storage()
+    anonymous: bool = False
+
+    @classmethod
+    def to_read(cls, uri: str, storage: Storage) -> "Folder":
+        """One that is only read: without credentials where the settings say so."""
+        return cls(uri, storage, storage.anonymous)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickled, it means the same place in a process that stands elsewhere, and opens it anew there."""
-        return {"uri": self.uri, "storage": self.storage, "path": self.path}
+        return {"uri": self.uri, "storage": self.storage, "anonymous": self.anonymous, "path": self.path}
 
     @cached_property
     def fs(self) -> Any:
         """The filesystem it lies on."""
-        return filesystem(self.uri, self.storage)
+        return filesystem(self.uri, self.storage, self.anonymous)
 
     @cached_property
     def path(self) -> str:
@@ -155,3 +161,9 @@ class Folder:
         for name in names:
             with suppress(FileNotFoundError), self.reached():
                 self.fs.rm_file(self.at(name))
+
+
+def file_at(uri: str, storage: Storage = Storage()) -> tuple[Folder, str]:
+    """Where a file at a path or a URI is to be written: its folder, and its name there."""
+    place, _, name = (uri if scheme(uri) != "file" else os.path.abspath(os.fsdecode(local_path(uri)))).rpartition("/")
+    return Folder(place or "/", storage), name

@@ -1,8 +1,14 @@
-"""Manifests that users bring: Parquet, CSV or JSONL with `uri`, perhaps `id`, and any other columns."""
+"""Manifests that users bring: Parquet, CSV or JSONL with `uri`, perhaps `id`, and any other columns.
 
+CSV and JSONL are read twice, block by block: first for the types of their columns, which a late row may widen.
+"""
+
+import io
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial, reduce
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +22,11 @@ from looptagger.errors import UserError, one_line
 BATCH_ROWS = 65_536
 ENDINGS = (".parquet", ".csv", ".jsonl", ".ndjson")
 TEXT = {"id": pa.string(), "uri": pa.string()}
+JSON_BYTES = 16 << 20
+"""Of JSON lines parsed at once."""
+
+
+Opener = Callable[[], BinaryIO]
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,8 @@ def open_table(fs: Any, name: str, path: str) -> TableReader:
     Raises UserError when it is not there, cannot be read, or has no `uri`.
     """
     reader = _reader(fs, name, path)
+    if unclear := [key for key in reader.schema.names if not key or reader.schema.names.count(key) > 1]:
+        raise UserError(f"{name}: every column of a manifest needs a name of its own; {unclear[0]!r} is not one.")
     if "uri" not in reader.schema.names:
         columns = ", ".join(reader.schema.names) or "none"
         raise UserError(f"{name}: a manifest needs a column `uri`; this one has {columns}.")
@@ -69,22 +82,82 @@ class _Batches:
 
 def _reader(fs: Any, name: str, path: str) -> _Batches:
     try:
-        file = fs.open(path, "rb")
+        opened = partial(fs.open, path, "rb")
         if name.lower().endswith(".parquet"):
-            parquet = pq.ParquetFile(file)
+            parquet = pq.ParquetFile(opened())
             return _Batches(parquet.schema_arrow, lambda: parquet.iter_batches(BATCH_ROWS))
-        if name.lower().endswith(".csv"):
-            text = pa.csv.ConvertOptions(column_types=TEXT)
-            rows = pa.csv.open_csv(file, convert_options=text)
-        else:
-            rows = pa.json.open_json(file)
-        return _Batches(rows.schema, lambda: iter(rows))
+        return (_csv if name.lower().endswith(".csv") else _json)(opened)
     except FileNotFoundError:
         raise UserError(f"{name}: no such manifest; check the path.") from None
     except PermissionError:
         raise UserError(f"{name}: no permission to read this manifest.") from None
     except Exception as error:  # Arrow and client libraries raise their own kinds
         raise UserError(f"{name}: cannot be read as a manifest: {one_line(error)}.") from None
+
+
+def _csv(opened: Opener) -> _Batches:
+    """A CSV file, its columns widened until every row fits: Arrow takes types from the first block."""
+    types = dict(TEXT)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        with opened() as file:
+            yield from pa.csv.open_csv(file, convert_options=pa.csv.ConvertOptions(column_types=types))
+
+    while True:
+        with opened() as file:
+            rows = pa.csv.open_csv(file, convert_options=pa.csv.ConvertOptions(column_types=types))
+            try:
+                for _ in rows:
+                    pass
+                return _Batches(rows.schema, batches)
+            except pa.ArrowInvalid as error:
+                field = _refused(error, rows.schema)
+                if field is None:
+                    raise
+                types[field.name] = WIDER.get(field.type, pa.string())
+
+
+WIDER = {pa.null(): pa.int64(), pa.int64(): pa.float64()}
+"""What a CSV column is taken for next when a value does not fit; others become text."""
+
+
+def _refused(error: pa.ArrowInvalid, schema: pa.Schema) -> pa.Field | None:
+    """The column whose value did not fit, or None where that is not what is wrong."""
+    number = re.match(r"In CSV column #(\d+)", str(error))
+    field = schema.field(int(number[1])) if number else None
+    return None if field is None or field.type == pa.string() else field
+
+
+def _json(opened: Opener) -> _Batches:
+    """A file of JSON lines, with the columns and types that all of its rows together have."""
+    schema = reduce(joint, (_parsed(lines).schema for lines in _blocks(opened)), pa.schema([]))
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for lines in _blocks(opened):
+            yield from _parsed(lines, schema).select(schema.names).to_batches()
+
+    return _Batches(schema, batches)
+
+
+def _blocks(opened: Opener) -> Iterator[bytes]:
+    """A file's lines, some megabytes at a time."""
+    with opened() as file:
+        while block := file.read(JSON_BYTES) + file.readline(JSON_BYTES):
+            if block.strip():
+                yield block
+
+
+def _parsed(lines: bytes, schema: pa.Schema | None = None) -> pa.Table:
+    return pa.json.read_json(io.BytesIO(lines), parse_options=pa.json.ParseOptions(explicit_schema=schema))
+
+
+def joint(one: pa.Schema, other: pa.Schema) -> pa.Schema:
+    """The schema that rows of both fit; what looks like a time in one only is text. Raises Arrow's errors."""
+    for name in set(one.names) & set(other.names):
+        both = {one.field(name).type, other.field(name).type}
+        if pa.string() in both and any(map(pa.types.is_timestamp, both)):
+            one, other = (each.set(each.get_field_index(name), pa.field(name, pa.string())) for each in (one, other))
+    return pa.unify_schemas([one, other], promote_options="permissive")
 
 
 def _normal(batch: pa.RecordBatch, schema: pa.Schema, base: str, name: str, first: int) -> pa.RecordBatch:

@@ -1,7 +1,8 @@
 """The output's tables: one schema, one row a clip, and the names of the parts that hold them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,10 +126,22 @@ def write_part(folder: Folder, name: str, table: pa.Table) -> None:
 
 def read_part(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """A part's rows, or some of its columns. Raises UserError for a file that is not whole Parquet."""
+    with _opened(folder, name) as file:
+        return pq.read_table(file, columns=list(columns) if columns else None)
+
+
+def measure(folder: Folder, name: str) -> tuple[int, int]:
+    """A part's rows and bytes. Raises UserError as `read_part` does."""
+    with _opened(folder, name) as file:
+        return pq.read_metadata(file).num_rows, folder.fs.size(folder.at(name))
+
+
+@contextmanager
+def _opened(folder: Folder, name: str) -> Iterator[Any]:
     with folder.reached():
         try:
             with folder.fs.open(folder.at(name), "rb") as file:
-                return pq.read_table(file, columns=list(columns) if columns else None)
+                yield file
         except pa.ArrowInvalid:
             raise UserError(
                 f"{folder.uri}/{name}: not a whole Parquet file; delete it and run the same command again."

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -91,13 +90,13 @@ def evaluate(models: tuple[str, ...], data: str, out: str | None, **options: Any
 
     Example: looptagger evaluate run --data fsld
     """
-    from looptagger.archive.storage import Folder
+    from looptagger.archive.storage import Folder, file_at
     from looptagger.learn import evaluation, table
     from looptagger.model import checkpoint
     from looptagger.model.predictor import Predictor
 
     given = settings(config.Tag, options)
-    folder = Folder(data, given.storage)
+    folder = Folder.to_read(data, given.storage)
     dataset = table.find(folder)
     reports = []
     for name in models:
@@ -113,8 +112,8 @@ def evaluate(models: tuple[str, ...], data: str, out: str | None, **options: Any
     if len(reports) > 1:
         tables.compared(reports)
     if out:
-        path = Path(out).absolute()
-        Folder(str(path.parent)).write(path.name, json.dumps(reports, indent=1).encode())
+        to, name = file_at(out, given.storage)
+        to.write(name, json.dumps(reports, indent=1).encode())
 
 
 COMMANDS: Final = (prepare, train, evaluate)

@@ -31,20 +31,21 @@ def info(path: str) -> None:
 
 @model.command("import", context_settings=EXAMPLE)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The checkpoint to write.")
+@click.option("-o", "--out", required=True, metavar="FILE", help="The checkpoint to write.")
 @click.option("--name", default=None, help="The model's name in the output; by default the file's.")
 @click.option("--licence", default="unknown", show_default=True, help="The weights' licence.")
-def import_(path: Path, out: Path, name: str | None, licence: str) -> None:
+def import_(path: Path, out: str, name: str | None, licence: str) -> None:
     """Turn a .pth file of the paper's published code into a checkpoint.
 
     Example: looptagger model import best_model.pth -o hcnn.safetensors
     """
-    from looptagger.archive.storage import Folder
+    from looptagger.archive.storage import file_at
     from looptagger.model import checkpoint, published
 
-    name = checkpoint.plain_name(out.stem) if name is None else name
+    to, file = file_at(out)
+    name = checkpoint.plain_name(Path(file).stem) if name is None else name
     if not re.fullmatch(checkpoint.NAME, name):
         raise UserError(f"--name {name}: letters, digits and . _ - only, 64 at most, and at least one.")
     network, card = published.convert(path, name, licence)
-    Folder(str(out.absolute().parent)).write(out.name, checkpoint.dump(network, card))
+    to.write(file, checkpoint.dump(network, card))
     terminal.note(f"{out}: {card.model.kind}, {sum(p.numel() for p in network.parameters()):,} parameters.")

@@ -22,7 +22,7 @@ def storage_options(command: F) -> F:
     """Settings that every command takes which touches an archive."""
     for option in (
         click.option("--endpoint-url", metavar="URL", help="An S3-compatible server; AWS_ENDPOINT_URL works too."),
-        click.option("--anonymous", is_flag=True, help="Read s3:// sources without credentials."),
+        click.option("--anonymous", is_flag=True, help="Read s3:// without credentials; what is written needs them."),
         click.option(
             "--set",
             "overrides",
@@ -50,7 +50,7 @@ def settings(kind: type[S], given: dict[str, Any], more: Sequence[str] = ()) -> 
 
 
 def folder(uri: str, given: dict[str, Any]) -> Any:
-    """The folder at a URI, reached as the storage options say."""
+    """The folder at a URI, reached as the storage options say; only to be read."""
     from looptagger.archive.storage import Folder
 
-    return Folder(uri, settings(config.Tag, given).storage)
+    return Folder.to_read(uri, settings(config.Tag, given).storage)

@@ -19,7 +19,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | No
     for column in drawn.columns[1:]:
         column.justify = "right"
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(terminal.plain, row))
     terminal.out.print(drawn)
 
 
@@ -75,7 +75,8 @@ FIGURES = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "f1": "F1"}
 def evaluated(report: Mapping[str, Any], unfair: str | None) -> None:
     """A model's figures, role by role and as the mean over the roles that can be judged."""
     where = f"the {report['part']} part of the {report['split']} split of {report['data']}"
-    terminal.out.print(f"\n{report['model']} on {terminal.plural(report['loops'], 'loop')}, {where}", soft_wrap=True)
+    what = f"{report['model']} on {terminal.plural(report['loops'], 'loop')}, {where}"
+    terminal.out.print(f"\n{terminal.plain(what)}", soft_wrap=True)
     names = [name for name in FIGURES if name in report]
     rows = [
         (role, f"{count:,}", *(_with_interval(report, name, role) for name in names))

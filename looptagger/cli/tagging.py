@@ -1,13 +1,14 @@
 """The commands around tags: tag, status, show, compact, report, doctor."""
 
 import sys
-from pathlib import Path
+from contextlib import suppress
 from typing import Any, Final
 
 import click
 
 from looptagger import config, terminal
 from looptagger.cli.options import ADDRESS, EXAMPLE, folder, settings, storage_options
+from looptagger.errors import UserError
 from looptagger.logs import JsonLines
 from looptagger.model.checkpoint import STARTER
 
@@ -23,7 +24,7 @@ from looptagger.model.checkpoint import STARTER
 @click.option("--chunks", is_flag=True, help="Also write the scores of every chunk to OUT/chunks.")
 @click.option("--embeddings", is_flag=True, help="Also write each clip's embedding, for similarity search.")
 @ADDRESS
-@click.option("--fail-on-error", is_flag=True, help="Exit with 1 when clips failed.")
+@click.option("--fail-on-error", is_flag=True, help="Exit with 1 when clips in OUT failed.")
 @click.option("--log-json", is_flag=True, help="Progress, failed clips and the end as JSON lines, for machines.")
 @storage_options
 def tag(out: str, fail_on_error: bool, log_json: bool, sources: tuple[str, ...], **options: Any) -> None:
@@ -33,6 +34,8 @@ def tag(out: str, fail_on_error: bool, log_json: bool, sources: tuple[str, ...],
 
     Example: looptagger tag s3://bucket/loops manifest.csv -o s3://bucket/tags
     """
+    from looptagger.archive import status as ledger
+    from looptagger.archive.storage import Folder
     from looptagger.cluster.job import Events, TagJob
     from looptagger.cluster.job import tag as run
 
@@ -47,7 +50,7 @@ def tag(out: str, fail_on_error: bool, log_json: bool, sources: tuple[str, ...],
         with terminal.progress_view() as view:
             done = run(job, Events(terminal.note, view.listed, view.progress))
         terminal.summary(done, out)
-    if fail_on_error and done.failed:
+    if fail_on_error and (done.failed or ledger.status(Folder(out, tag.storage)).failed):
         sys.exit(1)
 
 
@@ -63,13 +66,14 @@ def status(out: str, verify: bool, **storage: Any) -> None:
     from looptagger.archive import status as ledger
 
     place = folder(out, storage)
-    terminal.status(ledger.status(place), out)
+    problems = ledger.verify(place) if verify else []
+    for problem in problems:
+        terminal.note(problem)
+    with suppress(*[UserError] if problems else ()):  # a part that cannot be counted has been named
+        terminal.status(ledger.status(place), out)
+    if problems:
+        sys.exit(1)
     if verify:
-        problems = ledger.verify(place)
-        for problem in problems:
-            terminal.note(problem)
-        if problems:
-            sys.exit(1)
         terminal.note("Every part is whole, every id of the manifest has its one row.")
 
 
@@ -97,11 +101,12 @@ def compact(out: str, **storage: Any) -> None:
     """
     from looptagger.archive import dataset, lock
     from looptagger.archive.compact import compact as run
+    from looptagger.archive.storage import Folder
 
-    place = folder(out, storage)
+    place = Folder(out, settings(config.Tag, storage).storage)
     dataset.require(place)
-    with lock.held(place):
-        before, after = run(place)
+    with lock.held(place) as check:
+        before, after = run(place, check)
     terminal.note(f"{terminal.plural(before, 'part')} before, {after:,} now.")
 
 
@@ -114,17 +119,18 @@ def report(out: str, file: str | None, **storage: Any) -> None:
 
     Example: looptagger report tags
     """
-    from looptagger.archive.storage import Folder
+    from looptagger.archive.storage import file_at
     from looptagger.report import page
 
     place = folder(out, storage)
-    path = Path(file or f"{place.path.rpartition('/')[2]}-report.html").absolute()
+    path = file or f"{place.path.rpartition('/')[2]}-report.html"
     with terminal.progress_view() as view:
         progress = lambda done, total: view.show(f"{done:,}/{total:,} rows read", done == total)  # noqa: E731
         found = page.digest(place, progress)
     total, model = page.record_of(place)
-    Folder(str(path.parent)).write(path.name, page.html(found, out, model, total).encode())
-    terminal.note(f"Open {path} in a browser.")
+    to, name = file_at(path, place.storage)
+    to.write(name, page.html(found, out, model, total).encode("utf-8", "replace"))
+    terminal.note(f"Open {to.at(name) if to.is_local else path} in a browser.")
 
 
 @click.command(context_settings=EXAMPLE)

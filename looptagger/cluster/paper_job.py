@@ -117,7 +117,8 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
 
 def _site(job: PaperJob) -> Site:
     storage = job.paper.storage
-    data, out, test = Folder(job.data, storage), Folder(job.out, storage), Folder(job.test or job.data, storage)
+    data, test = (Folder.to_read(place, storage) for place in (job.data, job.test or job.data))
+    out = Folder(job.out, storage)
     found, judged = table.find(data), table.find(test)
     versions = features.require() if set(job.paper.systems) - set(NETWORKS) else features.known()
     site = Site(job, data, found, test, judged, out, versions)

@@ -55,7 +55,7 @@ def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
     if job.resume and job.overwrite:
         raise UserError("--resume goes on with a run, --overwrite starts anew: use one of the two.")
     archive.check_place(job.out)
-    data, out = Folder(job.data, job.train.storage), Folder(job.out, job.train.storage)
+    data, out = Folder.to_read(job.data, job.train.storage), Folder(job.out, job.train.storage)
     found = table.find(data)
     _check(job, found, data, out)
     with lock.held(out):
@@ -83,7 +83,7 @@ def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], event
     from looptagger.cluster.plan import workforce
     from looptagger.cluster.session import session, storage_environment
 
-    data, out = Folder(job.data, job.train.storage), Folder(job.out, job.train.storage)
+    data, out = Folder.to_read(job.data, job.train.storage), Folder(job.out, job.train.storage)
     if log:
         events.note(f"Going on after epoch {len(log)} of {job.train.epochs}.")
     events.note("Starting Ray ..." if not ray.is_initialized() else "Using the Ray session that is open.")

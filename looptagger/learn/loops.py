@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from looptagger.errors import UserError
-from looptagger.roles import ROLES
 
 EXAMPLES = 3
 """Ids kept as examples of each reason to drop."""
@@ -64,12 +63,6 @@ class Collection:
     annotated: int
     loops: list[Loop]
     drops: Drops
-
-
-def role_counts(roles: Iterable[Iterable[str]]) -> dict[str, int]:
-    """How many loops play each role."""
-    counts = Counter(role for each in roles for role in each)
-    return {role: counts[role] for role in ROLES}
 
 
 def family(licence: str | None) -> str:

@@ -172,7 +172,8 @@ def resolve(name: str, storage: Storage = Storage()) -> bytes:
 def _fetched(uri: str, storage: Storage) -> bytes:
     """The checkpoint at a URI, or in the run there."""
     place, _, file = uri.rpartition("/")
-    found = Folder(place, storage).read(file) if file.endswith(".safetensors") else Folder(uri, storage).read(IN_RUN)
+    is_file = file.endswith(".safetensors")
+    found = Folder.to_read(place, storage).read(file) if is_file else Folder.to_read(uri, storage).read(IN_RUN)
     if found is None:
         raise UserError(f"{uri}: no such model; give a checkpoint that ends in .safetensors, or a training run.")
     return found

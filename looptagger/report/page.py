@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from looptagger.archive import dataset, tags
 from looptagger.archive.status import settled
-from looptagger.archive.storage import Folder, scheme
+from looptagger.archive.storage import Folder, local_path, scheme
 from looptagger.report.digest import BINS, COLUMNS, LENGTHS_S, Digest, Row
 from looptagger.roles import COLOURS, ROLES
 
@@ -112,8 +112,8 @@ def length_names() -> list[str]:
 def clips(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     """Clips as the page shows them, with what a browser on this machine can play."""
     for row in rows:
-        local = row["uri"].removeprefix("file://") if scheme(row["uri"]) == "file" else ""
-        plays = local.lower().endswith(PLAYABLE) and os.path.exists(local)
+        local = os.fsencode(local_path(row["uri"])) if scheme(row["uri"]) == "file" else b""
+        plays = row["uri"].lower().endswith(PLAYABLE) and os.path.exists(local)
         yield {
             "id": row["id"],
             "name": row["id"].rstrip("/").rpartition("/")[2] or row["id"],

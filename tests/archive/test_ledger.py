@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from looptagger.archive import counts, dataset, growing, lock, manifest, status, tags
-from looptagger.archive.compact import compact, finish
+from looptagger.archive.compact import ABSENT, compact, finish
 from looptagger.archive.dataset import Record, Work
 from looptagger.archive.growing import Request
 from looptagger.archive.storage import Folder
@@ -137,7 +137,7 @@ def test_retry_replaces_failed_rows_in_place(folder: Folder, done: Record) -> No
 def test_a_task_delivered_twice_gives_rows_once(folder: Folder, tmp_path: Path) -> None:
     record = prepare(folder, request(write_manifest(tmp_path / "m.csv", range(4))))
     works = dataset.missing(folder, record)
-    writer = PartWriter(folder, works, dataset.output_schema(folder, record), chunks=False)
+    writer = PartWriter(folder, works, dataset.output_schema(folder, record), chunks=True)
     table = tagged(folder, works[0])
     for piece in (table.slice(0, 3), table.slice(0, 3), table.slice(3)):
         writer.add(piece)
@@ -218,6 +218,26 @@ def test_verify_finds_torn_and_foreign_parts(folder: Folder, done: Record) -> No
         pq.read_table(folder.at("part-0000002.parquet")).drop_columns(["bpm"]), folder.at("part-0000001.parquet")
     )
     assert "another schema" in status.verify(folder)[0]
+
+
+def test_verify_looks_at_chunks_too(folder: Folder, done: Record) -> None:
+    name = "chunks/part-0000001.parquet"
+    whole = folder.read(name) or b""
+    for wrong, says in (
+        (b"junk", "not a whole Parquet file"),
+        (folder.read("chunks/part-0000000.parquet") or b"", "does not hold just its rows"),
+        (folder.read("part-0000001.parquet") or b"", "another schema"),
+    ):
+        folder.write(name, wrong)
+        (problem,) = status.verify(folder)
+        assert name in problem
+        assert says in problem
+    folder.delete([name])
+    assert status.verify(folder) == [f"{name}: {ABSENT}"]
+    with pytest.raises(UserError, match=f"{name}: is gone"):
+        compact(folder)
+    folder.write(name, whole)
+    assert status.verify(folder) == []
 
 
 def test_update_adds_what_is_new(folder: Folder, done: Record, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from looptagger.archive import tables
 from looptagger.archive.sources import is_audio, joint_schema, open_sources
 from looptagger.config import Storage
 from looptagger.errors import UserError
@@ -112,6 +113,34 @@ def test_manifests_of_each_kind(tmp_path: Path, ending: str) -> None:
     assert rows[1]["id"] == rows[1]["uri"]
 
 
+LATE = [
+    (120, 120.5, {120.0, 120.5}),
+    (None, 7, {None, 7}),
+    (None, 7.5, {None, 7.5}),
+    (None, "x", {None, "x"}),
+    ("2026-11-27", "soon", {"2026-11-27", "soon"}),
+]
+
+
+@pytest.mark.parametrize(("early", "late", "expected"), LATE)
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_late_row_may_widen_a_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, early: object, late: object, expected: set[object]
+) -> None:
+    monkeypatch.setattr(tables, "JSON_BYTES", 1 << 20)
+    rows = [{"uri": f"{number:040d}.wav", "bpm": early} for number in range(40_000)] + [{"uri": "z.wav", "bpm": late}]
+    path = tmp_path / f"m.{ending}"
+    if ending == "csv":
+        text = "uri,bpm\n" + "\n".join(f"{row['uri']},{'' if row['bpm'] is None else row['bpm']}" for row in rows)
+    else:  # a key that is null may as well be absent
+        text = "\n".join(json.dumps({key: value for key, value in row.items() if value is not None}) for row in rows)
+    path.write_text(text + "\n")
+    found = listed(path)
+    assert len(found) == len(rows)
+    assert {None if row["bpm"] == "" else row["bpm"] for row in found} == expected  # an empty field of text is ""
+    assert found[-1]["uri"] == f"{tmp_path}/z.wav"
+
+
 def test_globs_of_manifests(tmp_path: Path) -> None:
     write_manifest(tmp_path / "a.csv")
     (tmp_path / "b.csv").write_text("uri,bpm\nc.wav,3\n")
@@ -125,6 +154,9 @@ def test_globs_of_manifests(tmp_path: Path) -> None:
         ("m.csv", "uri\na.wav\n,\n", "cannot be read"),
         ("m.csv", "uri,n\na.wav,1\n,2\n", "row 2 has no uri"),
         ("m.csv", "", "cannot be read"),
+        ("m.csv", "uri,,\na.wav,,\n", "needs a name of its own; '' is not one"),
+        ("m.csv", "uri,n,n\na.wav,1,2\n", "needs a name of its own; 'n' is not one"),
+        ("m.jsonl", '{"uri": "a", "n": 1}\n{"uri": "b", "n": "x"}\n', "cannot be read"),
         ("m.parquet", "junk", "cannot be read"),
         ("m.jsonl", "not json\n", "cannot be read"),
         ("m.jsonl", '{"uri": 5}\n', None),
@@ -146,6 +178,8 @@ def test_columns_of_several_sources_are_joined_or_refused(tmp_path: Path) -> Non
     two.write_text('{"uri": "b", "key": "c#"}\n')
     three.write_text('{"uri": "c", "bpm": "fast"}\n')
     assert joint_schema(open_sources([str(one), str(two)], Storage())).names == ["id", "uri", "bpm", "key"]
+    two.write_text('{"uri": "b", "bpm": 1.5}\n')
+    assert joint_schema(open_sources([str(one), str(two)], Storage())).field("bpm").type == pa.float64()
     with pytest.raises(UserError, match="columns do not agree"):
         joint_schema(open_sources([str(one), str(three)], Storage()))
 
