@@ -8,8 +8,9 @@ from typing import Any
 from looptagger.archive import counts, manifest, tags
 from looptagger.archive.dataset import CHUNKS, Record, load, save, withdraw
 from looptagger.archive.manifest import ManifestFile
-from looptagger.archive.sources import Listing, joint_schema, open_sources
+from looptagger.archive.sources import Listing, open_sources
 from looptagger.archive.storage import Folder
+from looptagger.archive.tables import joint_schema
 from looptagger.config import Storage
 from looptagger.errors import UserError
 
@@ -85,7 +86,7 @@ def _frozen(
     """List the sources into manifest files that follow those `before`, and spare those `beside`. Stores no record."""
     try:
         listings = open_sources(request.sources, storage)
-        tags.schema(joint_schema(listings), request.identity["embedding_size"])
+        tags.schema(joint_schema(listing.schema for listing in listings), request.identity["embedding_size"])
         files = manifest.freeze(
             folder,
             listings,

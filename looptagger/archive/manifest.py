@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from looptagger.archive.sources import Listing, joint_schema
+from looptagger.archive.sources import Listing
 from looptagger.archive.storage import Folder
+from looptagger.archive.tables import joint_schema
 from looptagger.config import Settings
-from looptagger.errors import UserError
+from looptagger.errors import UserError, one_line
 
 FILE_ROWS = 65_536
 GROUP_ROWS = 8_192
@@ -185,12 +186,15 @@ def _first_free(files: Sequence[ManifestFile]) -> int:
 def _as_stored(schema: pa.Schema) -> pa.Schema:
     """A schema as it comes back from Parquet, which knows no seconds: `timestamp[s]` is then in milliseconds."""
     sink = pa.BufferOutputStream()
-    pq.write_table(schema.empty_table(), sink)
-    return pq.read_schema(pa.BufferReader(sink.getvalue())).remove_metadata()
+    try:
+        pq.write_table(schema.empty_table(), sink)
+        return pq.read_schema(pa.BufferReader(sink.getvalue())).remove_metadata()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"the manifest has columns that Parquet cannot store: {one_line(error)}; drop them.") from None
 
 
 def _joint_schema(folder: Folder, listings: Sequence[Listing], before: Sequence[ManifestFile]) -> pa.Schema:
-    joint = _as_stored(joint_schema(listings))
+    joint = _as_stored(joint_schema(listing.schema for listing in listings))
     if before and (old := schema(folder, before)) != joint:
         columns = ", ".join(old.names[2:]) or "none"
         raise UserError(f"{folder.uri}: holds the manifest columns {columns}; give the same ones or another output.")

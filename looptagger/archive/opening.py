@@ -56,7 +56,7 @@ def _open_local(uri: str, limits: Limits) -> BinaryIO | Unread:
         if info.st_size > limits.max_bytes:
             return _too_large(info.st_size, limits)
         if info.st_size > WHOLE_BYTES:
-            return open(path, "rb")
+            return Lazy(partial(open, path, "rb"))
         with open(path, "rb") as file:
             return io.BytesIO(file.read())
     except OSError as error:
@@ -84,8 +84,8 @@ def _open_remote(
     if isinstance(head, BaseException):
         empty = "not satisfiable" in str(head)  # what S3 says of any range of an object of 0 bytes
         return io.BytesIO() if empty else unread(head)
-    if len(head) < WHOLE_BYTES:
-        return io.BytesIO(head)
+    if len(head) != WHOLE_BYTES:  # more: servers that know no ranges send all
+        return _too_large(len(head), limits) if len(head) > limits.max_bytes else io.BytesIO(head)
     try:
         file = patiently(lambda: Remote(fs, path), storage, lambda: answers(fs, path))
         return _too_large(file.size, limits) if file.size > limits.max_bytes else file
@@ -95,34 +95,33 @@ def _open_remote(
         return unread(error)
 
 
-class Remote(io.RawIOBase, BinaryIO):  # type: ignore[misc]
+class Lazy(io.RawIOBase, BinaryIO):  # type: ignore[misc]
     """A file read as it is needed, which remembers the first read that failed: decoders take that for its end."""
 
-    def __init__(self, fs: Any, path: str) -> None:
-        self.fs, self.path = fs, path
+    def __init__(self, opened: Callable[[], Any]) -> None:
+        self.file = opened()
         self.failure: Exception | None = None
         self.waited_s = 0.0
         """So long reads took."""
-        self.file: Any = fs.open(path, "rb", block_size=BLOCK_BYTES, cache_type="readahead")
-        self.size: int = self.file.size
 
     def read(self, size: int = -1) -> bytes:
-        """Bytes from here. Raises what the client library does."""
+        """Bytes from here. Raises what the disk or the client library does."""
+        data: bytes = self._timed(self.file.read, size)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        """Bytes from here, into a buffer; how many. Raises as `read` does."""
+        return int(self._timed(self.file.readinto, buffer))
+
+    def _timed(self, read: Callable[[Any], Any], asked: Any) -> Any:
         began = time.monotonic()
         try:
-            data: bytes = self.file.read(size)
-            return data
+            return read(asked)
         except Exception as error:
             self.failure = self.failure or error
             raise
         finally:
             self.waited_s += time.monotonic() - began
-
-    def readinto(self, buffer: Any) -> int:
-        """Bytes from here, into a buffer."""
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Go to a place."""
@@ -140,14 +139,28 @@ class Remote(io.RawIOBase, BinaryIO):  # type: ignore[misc]
         """Yes."""
         return True
 
+    def close(self) -> None:
+        """Close it."""
+        super().close()
+        self.file.close()
+
+
+class Remote(Lazy):
+    """One on a store."""
+
+    def __init__(self, fs: Any, path: str) -> None:
+        self.fs, self.path = fs, path
+        super().__init__(lambda: fs.open(path, "rb", block_size=BLOCK_BYTES, cache_type="readahead"))
+        self.size: int = self.file.size
+
 
 def delay_s(file: BinaryIO | Unread, storage: Storage) -> float:
-    """How much longer than others a file may take because it is read as it is decoded: the store may be away.
+    """How much longer than others a file may take because it is read as it is decoded: disk or store may be away.
 
     Each of s3fs's tries of a read is as many of botocore's; only then does patience begin.
     """
-    one_read_s = storage.attempts**2 * storage.timeout_s
-    return one_read_s + storage.patience_s if isinstance(file, Remote) else 0.0
+    one_read_s = storage.attempts**2 * storage.timeout_s if isinstance(file, Remote) else 0.0
+    return one_read_s + storage.patience_s if isinstance(file, Lazy) else 0.0
 
 
 def whole(file: BinaryIO, work: Callable[[BinaryIO], T], storage: Storage, again: Callable[[], None]) -> T:
@@ -163,12 +176,12 @@ def whole(file: BinaryIO, work: Callable[[BinaryIO], T], storage: Storage, again
                 result = work(file)
         except Exception as error:
             raised = error
-        failure = file.failure if isinstance(file, Remote) else None
+        failure = file.failure if isinstance(file, Lazy) else None
         if failure is None and raised is not None:
             raise raised
-        if failure is None or not isinstance(file, Remote):
+        if failure is None:
             return result
-        if not is_stores_fault(failure) or not patience.wait(failure):
+        if not isinstance(file, Remote) or not is_stores_fault(failure) or not patience.wait(failure):
             raise unread(failure)
         file = patiently(partial(_reopened, file, again), storage)
 

@@ -4,7 +4,6 @@ import glob
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from itertools import islice
 from typing import Any
 from urllib.parse import quote
@@ -54,8 +53,10 @@ def open_sources(sources: Sequence[str], storage: Storage) -> list[Listing]:
 def _covered(source: str, others: Collection[str], storage: Storage) -> bool:
     """Whether another source is a folder above this one whose listing has it, too: not what a folder passes over."""
     depth = _depth(source, others)
-    is_hidden = scheme(source) == "file" and any(part.startswith(".") for part in source.split("/")[depth:])
-    if not depth or is_hidden or tables.is_manifest(source):
+    is_local = scheme(source) == "file"
+    is_hidden = is_local and any(part.startswith(".") for part in source.split("/")[depth:])
+    is_gone = is_local and not glob.has_magic(source) and not os.path.lexists(local_path(source))
+    if not depth or is_hidden or is_gone or tables.is_manifest(source):
         return False
     return is_audio(source) or not _is_file(source, storage)
 
@@ -240,11 +241,3 @@ def _s3_keys(fs: Any, path: str) -> Iterator[str]:
         if not page.get("IsTruncated"):
             return
         more["ContinuationToken"] = page["NextContinuationToken"]
-
-
-def joint_schema(listings: Sequence[Listing]) -> pa.Schema:
-    """One schema for all sources. Raises UserError where no type holds what two have in the same column."""
-    try:
-        return reduce(tables.joint, [listing.schema for listing in listings])
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise UserError(f"the sources' columns do not agree: {one_line(error)}; tag them into two outputs.") from None

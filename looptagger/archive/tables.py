@@ -5,7 +5,7 @@ CSV and JSONL are read twice, block by block: first for the types of their colum
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, BinaryIO
@@ -160,8 +160,17 @@ def joint(one: pa.Schema, other: pa.Schema) -> pa.Schema:
     return pa.unify_schemas([one, other], promote_options="permissive")
 
 
+def joint_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
+    """One schema for all sources. Raises UserError where no type holds what two have in the same column."""
+    try:
+        return reduce(joint, schemas)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise UserError(f"the sources' columns do not agree: {one_line(error)}; tag them into two outputs.") from None
+
+
 def _normal(batch: pa.RecordBatch, schema: pa.Schema, base: str, name: str, first: int) -> pa.RecordBatch:
     """A batch with `id` and `uri` as text first; a missing id is the URI, a relative URI is made absolute."""
+    batch.validate(full=True)  # Parquet's text need not be UTF-8
     uri = batch.column("uri").cast(pa.string())
     if uri.null_count or (pc.min(pc.utf8_length(uri)).as_py() or 0) == 0:
         row = first + pc.index(pc.fill_null(pc.equal(uri, ""), True), True).as_py()

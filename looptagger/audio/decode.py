@@ -146,9 +146,10 @@ def _whole(source: AudioSource, audio: Audio, limits: Limits) -> tuple[NDArray[n
             yield block
 
     parts = list(_resampled(counted(), source.rate, audio.sample_rate))
-    if not frames:
-        raise Undecoded("empty", "a header without audio")
-    return np.concatenate(parts), frames / source.rate
+    waveform = np.concatenate(parts) if parts else np.empty(0, np.int16)
+    if not len(waveform):
+        raise Undecoded("empty", "too short to hear" if frames else "a header without audio")
+    return waveform, frames / source.rate
 
 
 def _span(source: AudioSource, start: int, audio: Audio) -> NDArray[np.int16]:

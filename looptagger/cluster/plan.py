@@ -29,10 +29,12 @@ def plan(cpus: float, gpus: float, compute: Compute) -> Plan:
         return Plan(0, 0.0, int(cpus))
     if compute.precision == "int8":
         raise UserError("compute.precision: int8 is for CPUs, and Ray offers GPUs; use auto, or compute.device=cpu.")
-    predictors = int(gpus / compute.gpus_per_predictor + 1e-9)
+    whole, rest = divmod(gpus, 1)
+    each, more = (int(of / compute.gpus_per_predictor + 1e-9) for of in (1, rest))
+    predictors = int(whole) * each + more  # none is on two cards
     if predictors < 1:
         raise UserError(
-            f"compute.device: cuda was asked for, but Ray offers {gpus:g} GPUs where a predictor needs "
+            f"compute.device: {compute.device} asks for a GPU, but Ray offers {gpus:g} GPUs where a predictor needs "
             f"{compute.gpus_per_predictor:g}; use compute.device=cpu, or join a cluster that has them."
         )
     return Plan(predictors, compute.gpus_per_predictor, int(cpus))

@@ -6,9 +6,11 @@ them, and stores a part when all of its rows have come.
 """
 
 import json
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -121,7 +123,8 @@ class Predict:
         torch.set_num_threads(1)
         self.job, self.decodes, self.refused = job, decodes, ""
         try:
-            self.predictor = Predictor(ray.get(job.model), compute=job.tag.compute)
+            compute = job.tag.compute.model_copy(update={"device": _device(job.tag.compute.device, decodes)})
+            self.predictor = Predictor(ray.get(job.model), compute=compute)
             self.meters = Meters(self.predictor.batch)
         except UserError as error:  # an actor that cannot be made would end the job without this sentence
             self.refused = str(error)
@@ -136,9 +139,25 @@ class Predict:
             return
         for table in _decode(rows, self.job) if self.decodes else (rows,):
             began = time.perf_counter()
-            result = tagged(table, self.predictor, self.job.chunks, self.job.embeddings)
+            try:
+                result = tagged(table, self.predictor, self.job.chunks, self.job.embeddings)
+            except UserError as error:
+                yield stopped(pa.table({WORK: [""]}), str(error))
+                return
             self.meters.count(result, time.perf_counter() - began)
             yield result
+
+
+def _device(wanted: str, decodes: bool) -> str:
+    """Where an actor's model runs: as the plan has it, whatever `auto` would find. Raises UserError."""
+    import torch
+
+    if not decodes and not torch.cuda.is_available() and any(Path("/dev").glob("nvidia[0-9]*")):
+        raise UserError(
+            f"{socket.gethostname()} has a GPU that Ray offers and PyTorch cannot use; bring its driver and torch "
+            "together, or use compute.device=cpu."
+        )
+    return "cpu" if decodes else wanted
 
 
 def pipeline(works: Sequence[Work], job: Job, plan: Plan) -> Any:

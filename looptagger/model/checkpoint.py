@@ -70,7 +70,7 @@ def card(data: bytes, name: str) -> Card:
     try:
         text = json.loads(data[8 : 8 + size])["__metadata__"][KEY]
         found = json.loads(text)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{name}: a safetensors file without looptagger's metadata; it is no model of ours.") from None
     return _validated(found, name)
 

@@ -82,14 +82,25 @@ class Predictor:
 
     def chunk_scores(self, pcm: NDArray[np.int16]) -> tuple[Floats, Floats]:
         """Scores (n, 6) in [0, 1] and embeddings (n, embedding_size) of int16 chunks (n, chunk_samples)."""
-        logits, embeddings = [], []
+        logits, embeddings, start = [], [], 0
         with torch.inference_mode():
-            for start in range(0, len(pcm), self.batch):
-                out, embedding = self._forward(torch.from_numpy(pcm[start : start + self.batch]))
+            while start < len(pcm):
+                try:
+                    out, embedding = self._forward(torch.from_numpy(pcm[start : start + self.batch]))
+                except torch.OutOfMemoryError:
+                    self._ask_less()
+                    continue
+                start += len(out)
                 logits.append(out)
                 embeddings.append(embedding)
             scores = torch.sigmoid(torch.cat(logits))
             return scores.cpu().numpy(), torch.cat(embeddings).cpu().numpy()
+
+    def _ask_less(self) -> None:
+        """Half as many chunks a forward from now on, as memory did not hold these. Raises UserError at one."""
+        if self.batch == 1:
+            raise UserError("the GPU's memory does not hold one chunk's maps; free it, or use compute.device=cpu.")
+        self.batch //= 2
 
     def _forward(self, pcm: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """int16 goes to the device: half the bytes of float32, and the division is free there."""

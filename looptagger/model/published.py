@@ -65,8 +65,12 @@ def convert(path: Path, name: str, licence: str) -> tuple[HCNN, Card]:
         ours[new] = value
     if "trunk.0.conv.weight" not in ours:
         raise UserError(f"{path}: lacks the weight 'conv_2d.res1.conv.weight' of the published HCNN.")
-    channels, n_harmonic = ours["trunk.0.conv.weight"].shape[:2]
-    model = Model(channels=channels, n_harmonic=n_harmonic)
+    try:
+        channels, n_harmonic, _, _ = ours["trunk.0.conv.weight"].shape
+        model = Model(channels=channels, n_harmonic=n_harmonic)
+    except ValueError:  # pydantic's is one
+        shape = tuple(ours["trunk.0.conv.weight"].shape)
+        raise UserError(f"{path}: the first convolution is of shape {shape}; this is another architecture.") from None
     network = HCNN(model, Audio()).eval()
     state = network.state_dict()
     constants = {"front.bin_hz", "front.centre_hz"}

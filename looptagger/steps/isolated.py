@@ -44,6 +44,8 @@ HUNG = 1
 KILLED = 3
 """A row is given up when so many helpers were killed at it: decoders crash by other signals, so the first time it was
 an operator or the system's want of memory, and not the clip."""
+FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP)
+"""Exit codes of helpers that were killed."""
 LOST_BEFORE = 3
 """Helpers that may die before any row has begun; then something other than a clip is wrong."""
 
@@ -74,7 +76,7 @@ class Helper:
                     row = number - (given - sent)
                 else:
                     table = _table(content)
-                    given, row = given + table.num_rows, None
+                    given, row, deaths = given + table.num_rows, None, 0
                     lost = {number - table.num_rows: reason for number, reason in lost.items()}
                     yield table
             if given < rows.num_rows:
@@ -82,7 +84,7 @@ class Helper:
                 deaths += row is None
                 if row is not None:
                     killed[given + row] += 1
-                    if code != -signal.SIGKILL or killed[given + row] == KILLED:
+                    if code not in FROM_OUTSIDE or killed[given + row] == KILLED:
                         lost[row] = reason
                 elif deaths == LOST_BEFORE:
                     raise RuntimeError(f"the decoding process ends before it begins: {reason}")
@@ -122,7 +124,7 @@ class Helper:
         self.close()
         if code == HUNG:
             return code, f"the decoder hung: no end after {allowed_s:g} s"
-        if code == -signal.SIGKILL:
+        if code in FROM_OUTSIDE:
             return code, f"the decoder was killed {KILLED} times, perhaps by the system for want of memory"
         return code, f"the decoder crashed ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
 
@@ -186,6 +188,10 @@ def main(out: BinaryIO, source: BinaryIO) -> None:
         except UserError as error:
             faulthandler.cancel_dump_traceback_later()
             _say(out, REFUSED, str(error).encode())
+        except MemoryError:  # between clips: each one's own was its reason
+            faulthandler.cancel_dump_traceback_later()
+            said_of = f"limits.max_memory: {limits.max_memory:,} bytes do not hold the chunks of a few clips; raise it"
+            _say(out, REFUSED, said_of.encode())
         except Exception as error:  # no clip's fault: said to the worker, who knows what to do
             faulthandler.cancel_dump_traceback_later()
             _say(out, FAILED, f"{type(error).__name__}: {error}".encode())

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from looptagger.archive import tables
-from looptagger.archive.sources import is_audio, joint_schema, open_sources
+from looptagger.archive.sources import is_audio, open_sources
 from looptagger.config import Storage
 from looptagger.errors import UserError
 
@@ -20,6 +20,10 @@ from looptagger.errors import UserError
 def listed(*sources: object) -> list[dict[str, object]]:
     listings = open_sources([str(source) for source in sources], Storage())
     return [row for each in listings for batch in each.batches() for row in batch.to_pylist()]
+
+
+def joint(*sources: Path) -> pa.Schema:
+    return tables.joint_schema(each.schema for each in open_sources([str(source) for source in sources], Storage()))
 
 
 def uris(*sources: object) -> list[str]:
@@ -177,11 +181,11 @@ def test_columns_of_several_sources_are_joined_or_refused(tmp_path: Path) -> Non
     one.write_text('{"uri": "a", "bpm": 1}\n')
     two.write_text('{"uri": "b", "key": "c#"}\n')
     three.write_text('{"uri": "c", "bpm": "fast"}\n')
-    assert joint_schema(open_sources([str(one), str(two)], Storage())).names == ["id", "uri", "bpm", "key"]
+    assert joint(one, two).names == ["id", "uri", "bpm", "key"]
     two.write_text('{"uri": "b", "bpm": 1.5}\n')
-    assert joint_schema(open_sources([str(one), str(two)], Storage())).field("bpm").type == pa.float64()
+    assert joint(one, two).field("bpm").type == pa.float64()
     with pytest.raises(UserError, match="columns do not agree"):
-        joint_schema(open_sources([str(one), str(three)], Storage()))
+        joint(one, three)
 
 
 def test_endings() -> None:
@@ -198,6 +202,18 @@ def test_what_a_folder_passes_over_is_taken_where_it_is_named_too(tree: Path) ->
     assert sorted(uris(tree, manifest, *more)) == [
         "a.FLAC", "b.wav", "c.ogg", "odd.xyz", "take[1].dat", "x.wav", "z.wav",
     ]  # fmt: skip
+
+
+def test_a_named_file_that_is_not_there_is_said_though_its_folder_is_given(tree: Path) -> None:
+    with pytest.raises(UserError, match="typo.wav: no such file"):
+        uris(tree, tree / "typo.wav")
+
+
+def test_text_of_a_manifest_that_is_not_utf8_is_said(tmp_path: Path) -> None:
+    bad = pa.array([b"\xff.wav"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"uri": bad}), tmp_path / "m.parquet")
+    with pytest.raises(UserError, match="m.parquet: cannot be read.*UTF8"):
+        listed(tmp_path / "m.parquet")
 
 
 def test_a_glob_takes_what_is_in_a_folder_that_matches_once(tree: Path) -> None:

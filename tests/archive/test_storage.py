@@ -42,7 +42,7 @@ def test_large_files_are_opened_rather_than_read(tmp_path: Path) -> None:
         file.truncate(1 << 30)
     (found,) = open_files([str(tmp_path / "sparse")], Storage(), Limits())
     with found:  # type: ignore[union-attr]
-        assert found.fileno() > 0  # type: ignore[union-attr]
+        assert found.file.fileno() > 0  # type: ignore[union-attr]
 
 
 def test_names_that_are_not_utf8_and_names_with_escapes(tmp_path: Path) -> None:

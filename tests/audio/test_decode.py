@@ -134,6 +134,7 @@ def test_status_of_silence_and_emptiness() -> None:
     assert refused(b"") == ("empty", "0 bytes")
     assert refused(audio_bytes(np.empty(0, np.float32)))[0] == "empty"
     assert heard(audio_bytes(tone(level=1e-3)), Chunking(silence_db=-80)).pcm.any()
+    assert refused(audio_bytes(np.full(1, 0.5, np.float32), rate=384_000)) == ("empty", "too short to hear")
 
 
 def test_what_no_decoder_reads_gives_one_line_with_both_reasons() -> None:

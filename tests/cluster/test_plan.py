@@ -14,6 +14,9 @@ def test_without_gpus_every_core_decodes_and_predicts() -> None:
 def test_gpus_are_shared_out() -> None:
     assert plan(8, 2, Compute()).predictors == 2
     assert plan(8, 1, Compute(gpus_per_predictor=0.1)).predictors == 10
+    assert plan(8, 4, Compute(gpus_per_predictor=0.3)).predictors == 12, "three a card"
+    assert plan(8, 2, Compute(gpus_per_predictor=0.6)).predictors == 2
+    assert plan(8, 0.5, Compute(gpus_per_predictor=0.25)).predictors == 2
     assert str(plan(8, 1, Compute())) == "8 CPU decoders feeding 1 GPU predictors"
 
 

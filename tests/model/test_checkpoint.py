@@ -73,7 +73,8 @@ def test_other_files_are_refused(small: bytes, tmp_path: Path) -> None:
     import safetensors.torch
 
     foreign = safetensors.torch.save({"w": torch.zeros(2)})
-    for data in (b"", b"junk" * 9, foreign, small[:5000], b"\xff" * 64):
+    deep = b"[" * 100_000
+    for data in (b"", b"junk" * 9, foreign, small[:5000], b"\xff" * 64, len(deep).to_bytes(8, "little") + deep):
         with pytest.raises(UserError, match="strange"):
             checkpoint.load(data, "strange")
     with pytest.raises(UserError, match="no such model"):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from looptagger.config import Chunking, Compute
 from looptagger.errors import UserError
@@ -46,6 +47,27 @@ def test_batches_do_not_change_scores(predictor: Predictor, monkeypatch: pytest.
     one, _ = predictor.chunk_scores(pcm)
     monkeypatch.setattr(predictor, "batch", 4)
     assert np.allclose(predictor.chunk_scores(pcm)[0], one, atol=1e-5)
+
+
+def test_a_card_whose_memory_is_short_gets_fewer_chunks(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor, pcm = Predictor.load(tiny_model), np.random.default_rng(0).integers(-9, 9, (7, 48_000)).astype(np.int16)
+    expected, plain = predictor.chunk_scores(pcm)[0], predictor._forward
+
+    def short(most: int) -> None:
+        def forward(part: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            if len(part) > most:
+                raise torch.OutOfMemoryError
+            return plain(part)
+
+        predictor.batch = 8
+        monkeypatch.setattr(predictor, "_forward", forward)
+
+    short(2)
+    assert np.allclose(predictor.chunk_scores(pcm)[0], expected, atol=1e-5)
+    assert predictor.batch == 2
+    short(0)
+    with pytest.raises(UserError, match="does not hold one chunk"):
+        predictor.chunk_scores(pcm)
 
 
 def test_segment_means() -> None:

@@ -62,6 +62,8 @@ def test_wrong_files_are_refused_by_name(narrow: tuple[HCNN, Path], tmp_path: Pa
     refused({**state, "conv_2d.res8.weight": torch.zeros(1)}, "another architecture")
     refused({key: value for key, value in state.items() if "fc_2" not in key}, "missing")
     refused({**state, "conv_2d.fc_1.weight": torch.zeros(3, 3)}, "of shape")
+    for shape in ((2048, 6, 3, 3), (0, 6, 3, 3), (7,)):
+        refused({**state, "conv_2d.res1.conv.weight": torch.zeros(shape)}, "the first convolution is of shape")
     refused([1, 2], "no state dict")
     with pytest.raises(UserError, match="cannot be read"):
         published.convert(tmp_path / "none.pth", "x", "y")

@@ -32,7 +32,7 @@ def killed_once(marker: str) -> None:
     """As when the system takes memory back: killed at the first try, well at the second."""
     if not os.path.exists(marker):
         open(marker, "w").close()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGTERM if marker.endswith("4") else signal.SIGKILL)
 
 
 def sick(decode: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,13 +1,20 @@
+import errno
 import faulthandler
 import io
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import soundfile
 
+from looptagger.archive import opening
 from looptagger.config import Audio, Limits, Prepare, Tag
+from looptagger.errors import UserError
 from looptagger.steps import decoding, isolated
 from tests.conftest import write_tones
 
@@ -75,6 +82,35 @@ def test_a_decoder_killed_from_outside_tries_again(sick: isolated.Helper, tmp_pa
     table = pa.concat_tables(sick.done("decoded", rows(paths), LIMITS, audio=Audio(), tag=Tag()))
     assert table.column("uri").to_pylist() == [str(path) for path in paths]
     assert set(table.column("status").to_pylist()) == {"ok"}
+
+
+def test_memory_that_is_too_small_for_several_clips_is_a_sentence(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.wav" for number in range(48)]
+    for path in paths:
+        soundfile.write(path, np.resize(np.float32([0.5, -0.5]), 44_100 * 60), 44_100)
+    helper, small = isolated.Helper(), Limits(max_memory=256 << 20)
+    with pytest.raises(UserError, match="limits.max_memory: 268,435,456 bytes do not hold"):
+        list(helper.done("decoded", rows(paths), small, audio=Audio(), tag=Tag(limits=small)))
+    helper.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_large_file_whose_disk_fails_is_no_short_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.resize(np.float32([0.5, -0.5]), 44_100 * 120), 44_100)
+    assert path.stat().st_size > opening.WHOLE_BYTES
+    (whole,) = pa.concat_tables(decoding.decoded(rows([path]), Audio(), Tag())).to_pylist()
+    assert (whole["status"], whole["duration_s"]) == ("ok", 120.0)
+
+    class Failing(io.FileIO):
+        def readinto(self, buffer: Any) -> int:
+            if self.tell() > 4 << 20:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().readinto(buffer) or 0
+
+    monkeypatch.setattr("builtins.open", lambda path, mode: io.BufferedReader(Failing(path)))
+    (row,) = pa.concat_tables(decoding.decoded(rows([path]), Audio(), Tag())).to_pylist()
+    assert (row["status"], row["error"]) == ("unreadable", "Input/output error")
 
 
 def test_a_helper_that_never_begins_is_no_clips_fault(tmp_path: Path) -> None:
