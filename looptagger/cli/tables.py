@@ -107,6 +107,9 @@ def _with_interval(report: Mapping[str, Any], name: str, role: str) -> str:
 def compared(reports: Sequence[Mapping[str, Any]]) -> None:
     """The means of several models, one a line."""
     names = [name for name in FIGURES if name in reports[0]]
-    rows = [(report["model"], *(_with_interval(report, name, "macro") for name in names)) for report in reports]
+    rows = [
+        (report["model"], report["split"], *(_with_interval(report, name, "macro") for name in names))
+        for report in reports
+    ]
     terminal.out.print()
-    table(("model", *(f"{FIGURES[name]} [95 %]" for name in names)), rows)
+    table(("model", "split", *(f"{FIGURES[name]} [95 %]" for name in names)), rows)

@@ -13,7 +13,7 @@ from looptagger.archive.tags import read_part
 from looptagger.cluster import features as extraction
 from looptagger.cluster.training_job import Events as TrainEvents
 from looptagger.config import Train
-from looptagger.errors import UserError
+from looptagger.errors import UserError, one_line
 from looptagger.learn import table
 from looptagger.learn.table import Dataset
 from looptagger.paper import chunks, features, results, runs
@@ -94,7 +94,7 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
     events = events or Events()
     archive.check_place(job.out)
     site = _site(job)
-    with lock.held(site.out):
+    with lock.held(site.out) as check:
         asked = site.runs(job.paper)
         wanted = [run for run in asked if run.stored(site.out) is None]
         if any(run.system not in NETWORKS for run in wanted):
@@ -104,10 +104,11 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
             events.note(f"{number}/{len(asked)}: {run.title} ...")
             try:
                 scores = _network(run, site, events) if run.system in NETWORKS else _classic(run, site, events)
-            except UserError as error:
-                failed.append(f"{run.title}: {error}")
+            except Exception as error:  # of memory, of a library: this run's alone
+                failed.append(f"{run.title}: {one_line(error)}")
                 events.note(failed[-1])
                 continue
+            check()
             run.store(site.out, scores)
         if len(failed) == len(asked):
             raise UserError(failed[0])

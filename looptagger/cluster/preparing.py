@@ -43,12 +43,12 @@ def prepare(
     _check_empty(folder, job.overwrite)
     collection = preparing.collect(job.source, job.prepare, job.labels)
     rows = preparing.to_rows(collection.loops, job.prepare)
-    with lock.held(folder):
-        old = [name for name in folder.names() if name.startswith(table.STEM)]
-        folder.delete([table.NAME, *old])
+    with lock.held(folder) as check:
+        _check_empty(folder, job.overwrite)  # another job may have ended meanwhile
         writer = preparing.TableWriter(folder, collection, job.prepare)
         done = 0
         for block in _decoded(rows, job, note):
+            check()
             writer.add(block)
             done += block.num_rows
             progress(done, rows.num_rows)

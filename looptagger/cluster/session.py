@@ -22,6 +22,8 @@ import ray.exceptions
 
 from looptagger.errors import UserError, one_line
 
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
+
 
 @contextmanager
 def session(address: str | None) -> Iterator[bool]:
@@ -45,7 +47,7 @@ def session(address: str | None) -> Iterator[bool]:
             ray.init(address=named, **quiet) if named else ray.init(address="local", include_dashboard=False, **quiet)
     except SystemExit:
         raise KeyboardInterrupt from None  # SIGTERM while Ray starts: its own handler was on just then
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         where = f"the Ray cluster at {named}" if named else "Ray on this machine"
         raise UserError(f"{where} cannot be used: {one_line(error)}.") from None
     if threading.current_thread() is threading.main_thread():
@@ -126,7 +128,13 @@ def storage_environment() -> dict[str, str]:
 
 
 def adopt(environment: dict[str, str]) -> None:
-    """Take over variables in a worker. They travel with the task, so that no log or dashboard shows them."""
+    """Take over variables in a worker. They travel with the task, so that no log or dashboard shows them.
+
+    Credentials come all together: a node's own key beside the driver's token would be nobody's.
+    """
+    if CREDENTIALS[0] in environment:
+        for key in CREDENTIALS:
+            os.environ.pop(key, None)
     for key, value in environment.items():
         os.environ.setdefault(key, value)
 

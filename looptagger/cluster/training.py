@@ -5,6 +5,7 @@ workers that die.
 """
 
 import os
+import socket
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -61,9 +62,13 @@ def work(config: dict[str, Any]) -> None:
 
 
 def _fit(job: Job) -> None:
+    from looptagger.learn import record
     from looptagger.learn.share import Share, default_keep
     from looptagger.learn.training import Told, fit
 
+    if job.out.read(record.ASKED) is None:
+        here = socket.gethostname()
+        raise UserError(f"{job.out.uri}: {here} sees no run there; use s3:// or a folder that all machines share.")
     peers, settings = _peers(), job.task.settings
     asked, here = settings.compute.keep_bytes, ray.train.get_context().get_local_world_size()
     keep = default_keep(here) if asked is None else asked

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -47,6 +47,8 @@ class Events:
     note: Callable[[str], None] = lambda text: None
     step: Callable[[int, int, int, float], None] = lambda epoch, step, steps, loss: None
     epoch: Callable[[record.Row], None] = lambda row: None
+    check: Callable[[], None] = lambda: None
+    """Called at each word: raises where the run is another job's by now, see lock.held."""
 
 
 def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
@@ -58,17 +60,18 @@ def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
     data, out = Folder.to_read(job.data, job.train.storage), Folder(job.out, job.train.storage)
     found = table.find(data)
     _check(job, found, data, out)
-    with lock.held(out):
-        if job.resume and not record.is_started(out):
+    with lock.held(out) as check:
+        is_started = record.is_started(out)
+        if job.resume and not is_started:
             raise UserError(f"{job.out}: holds no run to resume; leave --resume out to start one.")
         if not job.overwrite:
             _begin(job, found, out)
-        log = [] if job.overwrite else record.rows(out)
+        log = record.rows(out) if is_started and not job.overwrite else []  # a log by itself is of a run half deleted
         if len(log) == job.train.epochs:
             return log
         labels = [table.truth(rows) for rows in table.rows(data, found, job.train.split, "train", ROLES)]
         task = Task(job.train, Census.of(np.concatenate(labels)), _card(job, found))
-        return _run(job, task, found, log, events)
+        return _run(job, task, found, log, replace(events, check=check))
 
 
 def _begin(job: TrainJob, found: Dataset, out: Folder) -> None:
@@ -135,6 +138,7 @@ class Pictures:
 
 def _hearer(events: Events, pictures: Pictures) -> Callable[[str, Any], None]:
     def heard(kind: str, what: Any) -> None:
+        events.check()
         if kind == "step":
             events.step(*what)
         else:

@@ -96,7 +96,9 @@ def warning(predictor: Predictor, dataset: Dataset, split: str, part: Part) -> s
     if not isinstance(data, dict) or data.get("digest") != dataset.digest:
         return None
     same = (data.get("split"), data.get("seed"), tuple(data.get("shares", ()))) == (split, dataset.seed, dataset.shares)
-    if not same or provenance.get("counts", dataset.counts[split]) != dataset.counts[split]:
+    counts = provenance.get("counts", dataset.counts[split]), dataset.counts[split]
+    dealt = data.get("dealt", {}).get(split), dataset.dealt.get(split)
+    if not same or counts[0] != counts[1] or (all(dealt) and dealt[0] != dealt[1]):
         return f"The model was trained on the {data.get('split')} split of these loops: it has heard some of this part."
     heard = {"test": None, "validation": "was chosen, and its thresholds set, on these loops"}
     why = heard.get(part, "has been trained on these loops")

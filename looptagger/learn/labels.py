@@ -3,7 +3,6 @@
 import csv
 from pathlib import Path
 
-from looptagger.archive.storage import scheme
 from looptagger.errors import UserError
 from looptagger.learn.loops import Collection, Drops, Loop
 from looptagger.learn.splits import PARTS
@@ -65,7 +64,7 @@ def _loop(row: dict[str, str], base: Path, where: str) -> Loop:
     unknown = sorted(roles - set(ROLES))
     if unknown:
         raise UserError(f"{where}: unknown role {unknown[0]!r}; the roles are {', '.join(ROLES)}.")
-    uri = path if scheme(path) != "file" else str(base / path)
+    uri = path if "://" in path else str(base / path)
     uploader, pack = (row.get(name, "").strip() or None for name in ("uploader", "pack"))
     licence = (row.get("licence") or row.get("license") or "").strip() or None
     part = row.get("part", "").strip().lower() or None

@@ -68,7 +68,7 @@ def cross_entropy(truth: Truth, scores: Floats) -> float:
 
 
 def best_thresholds(truth: Truth, scores: Floats) -> dict[str, float]:
-    """The threshold of each role at which F1 is highest; 0.5 where the role has no positive or no negative.
+    """The threshold of each role, from 0.01 to 0.99, at which F1 is highest; 0.5 where nothing tells.
 
     It lies halfway to the next lower score, so that a loop like the least sure one still counts.
     """
@@ -83,8 +83,10 @@ def _best_threshold(truth: NDArray[np.bool_], scores: Floats) -> float:
     f = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     best = at[int(np.argmax(f[:-1]))]
     lower = scores[scores < best]
-    middle = (float(best) + float(lower.max())) / 2 if len(lower) else float(best) / 2
-    return round(float(np.clip(middle, 0.01, 0.99)), 4)
+    floor = float(lower.max()) if len(lower) else 0.0
+    middle = float(np.clip((float(best) + floor) / 2, 0.01, 0.99))
+    short = round(middle, 4)
+    return short if floor < short <= best else middle
 
 
 def _by_role(truth: Truth, scores: Floats, figure: Callable[..., float]) -> ByRole:

@@ -132,6 +132,7 @@ class TableWriter:
         self.waiting: list[pa.Table] = []
         self.parts: list[str] = []
         self.lines: list[str] = []
+        self.dealt: dict[str, list[str]] = {split: [] for split in SPLITS}
         self.licences: Counter[str] = Counter()
         self.counts = {split: {part: Counter[str]() for part in PARTS} for split in SPLITS}
 
@@ -150,8 +151,11 @@ class TableWriter:
         self.lines += table.digest_lines(kept)
         self.licences.update(family(each) for each in kept.column("licence").to_pylist())
         on = table.truth(kept)
+        ids = kept.column("id").to_pylist()
         for split, parts in self.counts.items():
-            for part, labelled in zip(kept.column(split).to_pylist(), on, strict=True):
+            given = kept.column(split).to_pylist()
+            self.dealt[split] += [f"{part} {loop}" for part, loop in zip(given, ids, strict=True)]
+            for part, labelled in zip(given, on, strict=True):
                 parts[part].update(["loops", *(role for role, is_on in zip(ROLES, labelled, strict=True) if is_on)])
 
     def _store(self) -> None:
@@ -159,6 +163,8 @@ class TableWriter:
         head, tail = rows.slice(0, table.PART_ROWS), rows.slice(table.PART_ROWS)
         self.waiting = [tail]
         if head.num_rows:
+            if not self.parts:  # what was there goes only now that there is something in its place
+                self.folder.delete([table.NAME, *(n for n in self.folder.names() if n.startswith(table.STEM))])
             table.write_part(self.folder, len(self.parts), head.combine_chunks())
             self.parts.append(table.part_name(len(self.parts)))
 
@@ -176,6 +182,7 @@ class TableWriter:
             rule=self.collection.rule,
             sample_rate=self.settings.sample_rate,
             digest=table.digest(self.lines),
+            dealt={split: table.digest(lines) for split, lines in self.dealt.items()},
             parts=tuple(self.parts),
             annotated=self.collection.annotated,
             dropped=dict(self.collection.drops.counts),

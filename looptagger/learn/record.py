@@ -27,10 +27,12 @@ Row = dict[str, Any]
 def identity(settings: Train, dataset: Dataset) -> dict[str, Any]:
     """What a run must keep when it goes on: everything but where it runs.
 
-    The counts stand for how the loops are dealt out: uploaders, or parts that are given, can change beside the audio.
+    That includes how the loops are dealt out: uploaders, or parts that are given, can change beside the audio.
     """
+    split = settings.split
     data = {"digest": dataset.digest, "seed": dataset.seed, "shares": list(dataset.shares)}
-    return {"data": data, "settings": settings.recipe(), "counts": dataset.counts[settings.split]}
+    dealt = {"counts": dataset.counts[split], "dealt": dataset.dealt.get(split)}
+    return {"data": data, "settings": settings.recipe(), **dealt}
 
 
 def is_started(folder: Folder) -> bool:
@@ -49,7 +51,8 @@ def begin(folder: Folder, wanted: Mapping[str, Any], more: Mapping[str, Any]) ->
         have = dict(json.loads(data))
     except (TypeError, ValueError):
         raise UserError(f"{folder.uri}/{ASKED}: not understood; start the run anew with --overwrite.") from None
-    have.setdefault("counts", wanted["counts"])  # which runs of before did not note
+    for late in ("counts", "dealt"):  # which runs of before did not note
+        have[late] = have.get(late) or wanted[late]
     for key, old, new in _differences(dict(wanted), {name: have.get(name) for name in wanted}):
         raise UserError(
             f"{folder.uri}: holds a run with {key} = {json.dumps(old)}, not {json.dumps(new)}; "

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import read_part
@@ -49,6 +49,8 @@ class Dataset(Settings):
     sample_rate: int
     digest: str
     """SHA-256 over ids, labels and waveforms, whatever their order."""
+    dealt: dict[str, str] = Field(default_factory=dict)
+    """Split -> SHA-256 over ids and the part of each. Data sets prepared before 27 November 2026 have none."""
     parts: tuple[str, ...]
     annotated: int
     dropped: dict[str, int]

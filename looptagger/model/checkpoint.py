@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from looptagger.archive.storage import Folder, scheme
+from looptagger.archive.storage import Folder, local_path, scheme
 from looptagger.config import Audio, Model, Settings, Storage
 from looptagger.errors import UserError, one_line
 from looptagger.roles import ROLES
@@ -162,7 +163,7 @@ def resolve(name: str, storage: Storage = Storage()) -> bytes:
         return read_bytes(SHIPPED)
     if scheme(name) != "file":
         return _fetched(name.rstrip("/"), storage)
-    path = Path(name)
+    path = Path(os.fsdecode(local_path(name)))
     path = path / IN_RUN if path.is_dir() else path
     if not path.exists():
         raise UserError(f"{name}: no such model; give a checkpoint, a training run, or a name: {STARTER}, {UNTRAINED}.")

@@ -97,8 +97,9 @@ def spectrograms(examples: Mapping[str, Sequence[Example]], audio: Audio) -> Any
                     extent=(0, audio.chunk_s, 0, len(db)), interpolation="nearest",
                 )  # fmt: skip
                 place.text(
-                    0.02, 0.98, _short(shown[row].loop), transform=place.transAxes, va="top", color="white", size=8
-                )
+                    0.02, 0.98, _short(shown[row].loop), transform=place.transAxes, va="top", color="white", size=8,
+                    parse_math=False,
+                )  # fmt: skip
             else:
                 place.text(0.5, 0.5, "no loop of\nthis role alone", transform=place.transAxes, ha="center", va="center")
     figure.supxlabel("seconds")
@@ -174,4 +175,4 @@ def _bars(axes: Any, guess: Guess, thresholds: Floats) -> None:
     axes.set_yticks(range(len(ROLES)), ROLES)
     axes.set_ylim(len(ROLES) - 0.4, -1.1)
     axes.set_xlim(0, 1)
-    axes.text(0.02, -0.75, _short(guess.loop), size=8, va="center")
+    axes.text(0.02, -0.75, _short(guess.loop), size=8, va="center", parse_math=False)

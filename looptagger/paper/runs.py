@@ -60,7 +60,8 @@ class Run:
 
 def identity(dataset: Dataset) -> str:
     """Stands for a data set's loops and for how they are split: the same loops can be dealt out otherwise."""
-    return digest(dataset.model_dump(include={"digest", "seed", "shares", "counts"}))
+    names = {"digest", "seed", "shares", "counts"} | ({"dealt"} if dataset.dealt else set())
+    return digest(dataset.model_dump(include=names))
 
 
 def runs(settings: Paper, data: str, test: str, versions: Mapping[str, str]) -> list[Run]:
@@ -139,8 +140,11 @@ def _summary(values: Sequence[float | None]) -> dict[str, Any]:
 def difference(scores: pa.Table, other: pa.Table) -> tuple[float, float, float] | None:
     """How much better the first is: the difference of mean ROC-AUC on the same test loops, and its 95 % interval.
 
-    Paired: both are judged on each resample. None where no role can be judged.
+    Paired: both are judged on each resample. None where no role can be judged, or the loops are others.
     """
+    scores, other = scores.sort_by("id"), other.sort_by("id")
+    if scores.column("id") != other.column("id"):
+        return None
     truth, ours = arrays(scores, TEST)
     _, theirs = arrays(other, TEST)
 

@@ -15,6 +15,7 @@ import pytest
 from jobs.drills.processes import alive, descendants, kill, named
 from looptagger.archive.storage import Folder
 from looptagger.cli import main
+from looptagger.cluster.session import CREDENTIALS, adopt, storage_environment
 from looptagger.cluster.training_job import Events, TrainJob, train
 from looptagger.errors import UserError
 from looptagger.learn import record, table
@@ -141,6 +142,37 @@ def test_a_run_is_not_deleted_for_one_that_cannot_start(data: tuple[Folder, tabl
     assert record.is_started(Folder(str(tmp_path)))
 
 
+@pytest.mark.usefixtures("ray_here")
+def test_a_log_without_a_state_is_no_finished_run(data: tuple[Folder, table.Dataset], tmp_path: Path) -> None:
+    fit(data, tmp_path, settings(*SHORT))
+    (tmp_path / record.STATE).unlink()
+    told: list[Any] = []
+    job = TrainJob(data[0].path, str(tmp_path), settings(*SHORT, "compute.device=cpu"))
+    log = train(job, Events(epoch=told.append))
+    assert [row["epoch"] for row in told] == [row["epoch"] for row in log] == [1, 2]
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_worker_that_sees_no_run_says_so(
+    data: tuple[Folder, table.Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "begin", lambda *_: None)  # as if the driver had written to a disk of its own
+    chosen = settings(*SHORT, "compute.device=cpu", "compute.retries=0")
+    with pytest.raises(UserError, match="sees no run there; use s3:// or a folder that all machines share"):
+        train(TrainJob(data[0].path, str(tmp_path / "run"), chosen))
+
+
+def test_credentials_come_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in (("ACCESS_KEY_ID", "node"), ("SECRET_ACCESS_KEY", "node"), ("PROFILE", "node"), ("REGION", "x")):
+        monkeypatch.setenv(f"AWS_{key}", value)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "old")
+    adopt({"AWS_REGION": "y"})
+    assert storage_environment()["AWS_ACCESS_KEY_ID"] == "node"
+    adopt({"AWS_ACCESS_KEY_ID": "driver", "AWS_SECRET_ACCESS_KEY": "its"})
+    found = {key: value for key, value in storage_environment().items() if key in CREDENTIALS or key == "AWS_REGION"}
+    assert found == {"AWS_ACCESS_KEY_ID": "driver", "AWS_SECRET_ACCESS_KEY": "its", "AWS_REGION": "x"}
+
+
 def test_a_killed_driver_goes_on_from_its_last_epoch(data: tuple[Folder, table.Dataset], tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "looptagger", "train", data[0].path, "-o", str(run), *flags("epochs=60")]
@@ -229,6 +261,9 @@ def test_a_run_is_not_taken_for_another(data: tuple[Folder, table.Dataset], tmp_
     dealt_anew = record.identity(chosen, data[1].model_copy(update={"counts": counts}))
     with pytest.raises(UserError, match="counts"):
         record.begin(folder, dealt_anew, {})
+    moved = record.identity(chosen, data[1].model_copy(update={"dealt": {"grouped": "other"}}))
+    with pytest.raises(UserError, match="dealt"):
+        record.begin(folder, moved, {})
     begun = json.loads(folder.read(record.ASKED) or b"")
     folder.write(record.ASKED, json.dumps({key: begun[key] for key in ("data", "settings")}).encode())
     record.begin(folder, record.identity(chosen, data[1]), {})  # of before the counts were noted

@@ -93,6 +93,8 @@ def test_a_system_that_cannot_be_done_leaves_the_others(
     def small(system: str, *args: Any) -> Any:
         if system == "BR-RF":
             raise UserError(f"{system}: too small a split.")
+        if system == "BR-SVM":
+            raise RuntimeError("CUDA out of memory\nby far")
         return real(system, *args)
 
     monkeypatch.setattr(classic, "ClassicSystem", small)
@@ -102,9 +104,10 @@ def test_a_system_that_cannot_be_done_leaves_the_others(
         main(flags)
     assert not (tmp_path / "tables.md").exists()
     with pytest.raises(SystemExit, match="1"):
-        main([*flags, "--system", "LP-RF"])
+        main([*flags, "--system", "BR-SVM", "--system", "LP-RF"])
     said = capsys.readouterr()
-    assert "Without 1 that could not be done. BR-RF (ours, seed 0): BR-RF: too small a split." in said.err
+    assert "Without 2 that could not be done. BR-RF (ours, seed 0): BR-RF: too small a split." in said.err
+    assert "BR-SVM (ours, seed 0): CUDA out of memory by far" in said.err
     assert "LP-RF" in (tmp_path / "tables.md").read_text()
 
 

@@ -36,6 +36,9 @@ def test_thresholds_part_what_can_be_parted() -> None:
     found = metrics.best_thresholds(truth, scores)
     assert found["fx"] == pytest.approx(0.15)
     assert metrics.f1(truth, scores >= 0.15)["fx"] == 1.0
+    close, nearly = one_role([1, 0], [0.50001, 0.50000])
+    found = metrics.best_thresholds(close, nearly)["fx"]
+    assert metrics.f1(close, nearly >= found)["fx"] == 1.0
     truth[:] = False
     assert set(metrics.best_thresholds(truth, scores).values()) == {0.5}
 

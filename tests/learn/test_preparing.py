@@ -63,11 +63,36 @@ def test_the_digest_is_of_the_loops_not_of_their_order(tmp_path: Path) -> None:
     assert less.digest != first.digest
 
 
-def test_nothing_usable_is_a_sentence(tmp_path: Path) -> None:
+def test_how_loops_are_dealt_is_noted_though_the_counts_stay(tmp_path: Path) -> None:
+    """Two loops of the same roles change places between the parts."""
+    for name, fixed in (("a", "train,test"), ("b", "test,train"), ("c", "train,test")):
+        (tmp_path / name).mkdir()
+        parts = fixed.split(",")
+        rows = [f"{loop}.wav,bass,{parts[i % 2]}" for i, loop in enumerate("pq")]
+        for loop, hertz in zip("pq", (220, 330), strict=True):
+            (tmp_path / name / f"{loop}.wav").write_bytes(audio_bytes(tone(0.5, hertz)))
+        (tmp_path / name / "labels.csv").write_text("\n".join(["path,roles,part", *rows]) + "\n")
+    first, swapped, same = (store(tmp_path / name, tmp_path / f"{name}-out")[1] for name in "abc")
+    assert first.digest == swapped.digest
+    assert first.counts == swapped.counts
+    assert first.dealt == same.dealt
+    assert not set(first.dealt.values()) & set(swapped.dealt.values())
+
+
+def test_nothing_usable_is_a_sentence_and_leaves_what_was_there(tmp_path: Path) -> None:
+    folder, before = store(separable(tmp_path / "old", 3).write("json"), tmp_path / "out")
     tree = Tree(tmp_path / "tree")
     tree.add(1, 1, b"", ann=answer(("fx",)))
     with pytest.raises(UserError, match="none of the loops can be used: 1 empty"):
         store(tree.write("json"), tmp_path / "out")
+    assert table.find(folder) == before
+    assert all_rows(folder, before).num_rows == 18
+
+
+def test_a_smaller_data_set_in_the_place_of_a_larger_one(tmp_path: Path) -> None:
+    store(separable(tmp_path / "old", 12).write("json"), tmp_path / "out")
+    folder, dataset = store(separable(tmp_path / "new", 3).write("json"), tmp_path / "out")
+    assert folder.names() == [table.NAME, *dataset.parts]
 
 
 def test_a_folder_without_a_table_or_with_a_broken_one_is_a_sentence(tmp_path: Path) -> None:
@@ -96,4 +121,6 @@ def test_a_labels_file_leads_to_any_format_at_any_rate(tmp_path: Path) -> None:
     folder, dataset = store(tmp_path, tmp_path / "out")
     assert dataset.dropped == {"no audio": 1}
     rows = all_rows(folder, dataset)
+    (tmp_path / "labels.csv").write_text(f"path,roles\nfile://{tmp_path}/a.flac,bass\n")
+    assert store(tmp_path, tmp_path / "again")[1].loops == 1
     assert sorted(np.round([len(wave) / 16_000 for wave in table.waveforms(rows)], 2)) == [1.0, 1.5]

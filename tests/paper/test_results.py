@@ -97,6 +97,9 @@ def test_a_difference_is_paired() -> None:
     middle, low, high = runs.difference(scores(0.1), scores(0.5)) or (0, 0, 0)
     assert 0 < low < middle < high
     assert runs.difference(scores(0.3), scores(0.3)) == (0, 0, 0)
+    turned = scores(0.3).take(pa.array(np.arange(160)[::-1]))
+    assert runs.difference(scores(0.3), turned) == (0, 0, 0), "whatever the order of the loops"
+    assert runs.difference(scores(0.3), scores(0.3, count=70)) is None
 
 
 def test_tables_say_what_there_is_and_what_the_paper_has(two: dict) -> None:
@@ -134,7 +137,8 @@ def dataset(train: int = 1200, **how: object) -> Dataset:
 
 def test_the_same_loops_split_otherwise_are_another_data_set() -> None:
     others = [dataset(seed=1), dataset(shares=(0.8, 0.1, 0.1)), dataset(train=1100), dataset(digest="e")]
-    assert len({runs.identity(each) for each in (dataset(), *others)}) == 5
+    others += [dataset(dealt={"paper": name}) for name in "xy"]
+    assert len({runs.identity(each) for each in (dataset(), *others)}) == 7
     assert runs.identity(dataset()) == runs.identity(dataset(source="moved", licences={"cc0": 3}))
 
 
@@ -150,13 +154,19 @@ def test_figures_are_pictures_and_the_same_each_time(name: str) -> None:
     truth, guessed = runs.arrays(found, runs.TEST)
     wave = np.rint(tone(2.0) * 32767).astype(np.int16)
     picked = {
-        role: tuple(figures.Guess(f"loop {i}", guessed[i], truth[i]) for i in pair)
+        role: tuple(figures.Guess(f"a$b_${i}.wav", guessed[i], truth[i]) for i in pair)
         for role, pair in figures.chosen(truth, guessed).items()
     }
 
     def draw() -> dict[str, bytes]:
         if name == "spectrograms":
-            shown = {role: [figures.Example("a/very/long/name/of/a/loop_that_goes_on.wav", wave)] for role in ROLES[:5]}
+            shown = {
+                role: [
+                    figures.Example("a/very/long/name/of/a/loop_that_goes_on.wav", wave),
+                    figures.Example("$_$", wave),
+                ]
+                for role in ROLES[:5]
+            }
             return figures.pictures(figures.spectrograms(shown, Audio()))
         if name == "together":
             return figures.pictures(figures.together(truth, guessed > 0.5, "HCNN"))
