@@ -48,7 +48,9 @@ drills: setup   ## kill jobs at random moments and in every way; look at what is
 	$(BIN)/python -m jobs.drills
 
 recipes: setup  ## measure which parts of a training recipe help, on a prepared data set: make recipes DATA=fsld
-	$(BIN)/python jobs/recipes.py $(DATA) -o build/recipes.jsonl
+	$(BIN)/python jobs/recipes.py $(DATA) -o build/recipes.jsonl --set model.channels=16 --set epochs=40 \
+		--variant 'augment.mix=0.5 balance=sampling average_epochs=5' \
+		--variant 'augment.mix=0.5 balance=sampling average_epochs=5 augment.wrap=true augment.speed_semitones=2'
 
 paper: setup    ## the paper's eight systems, its tables and figures, on a prepared data set: make paper DATA=fsld
 	$(BIN)/looptagger paper --data $(DATA) -o build/paper

@@ -1,7 +1,8 @@
 """Which parts of a training recipe help: each switched on alone, over several seeds, judged on held-out loops.
 
 Every seed splits the loops anew (stratified), so that the spread is of data and start together; variants of one seed
-see the same split. Results are appended to FILE, one JSON line a training; what is there already is not run again.
+see the same split. Results are appended to FILE, one JSON line a training; what is there already, of the same data and
+settings, is not run again.
 
     python jobs/recipes.py DIR -o recipes.jsonl --seeds 3 --set model.channels=16 --set epochs=40
 """
@@ -103,8 +104,12 @@ def summary(lines: list[dict[str, Any]]) -> None:
 def main(data: str, out: Path, seeds: int, overrides: tuple[str, ...], more: tuple[str, ...]) -> None:
     """Run what is missing and print the table."""
     folder = Folder(data)
-    rows = pa.concat_tables(table.rows(folder, table.find(folder), "paper", "all"))
+    found = table.find(folder)
+    rows = pa.concat_tables(table.rows(folder, found, "paper", "all"))
+    about = {"data": found.digest, "set": sorted(overrides)}
+    out.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    lines = [line for line in lines if {key: line.get(key) for key in about} == about]
     done = {(line["variant"], line["seed"]) for line in lines}
     for seed in range(seeds):
         parts = parted(rows, seed)
@@ -112,7 +117,7 @@ def main(data: str, out: Path, seeds: int, overrides: tuple[str, ...], more: tup
             if (name, seed) in done:
                 continue
             settings = load(config.Train, None, [*PLAIN, *overrides, *switched, f"seed={seed}"])
-            lines.append({"variant": name, "seed": seed, **trained(settings, *parts)})
+            lines.append({"variant": name, "seed": seed, **about, **trained(settings, *parts)})
             with out.open("a") as file:
                 file.write(json.dumps(lines[-1]) + "\n")
             click.echo(f"seed {seed}, {name}: ROC-AUC {lines[-1]['roc_auc']['macro']:.3f}")

@@ -113,7 +113,8 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
         if len(failed) == len(asked):
             raise UserError(failed[0])
         everything = job.paper.model_copy(update={"systems": SYSTEMS, "protocols": PROTOCOLS})
-        return replace(results.write(site.runs(everything), site.out, site.data, site.dataset), failed=failed)
+        found = results.write(site.runs(everything), site.out, site.data, site.dataset, site.test_dataset)
+        return replace(found, failed=failed)
 
 
 def _site(job: PaperJob) -> Site:

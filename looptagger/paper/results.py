@@ -35,8 +35,8 @@ class Results:
     failed: Sequence[str] = ()
 
 
-def write(all_runs: Sequence[Run], out: Folder, data: Folder, dataset: Dataset) -> Results:
-    """Tables and figures of the runs whose scores are there."""
+def write(all_runs: Sequence[Run], out: Folder, data: Folder, dataset: Dataset, judged: Dataset) -> Results:
+    """Tables and figures of the runs whose scores are there; `judged` may be the data set itself, its test part."""
     scores = _stored(all_runs, out)
     reports = {
         key: runs.over_seeds(runs.report(each, run.protocol) for run, each in found) for key, found in scores.items()
@@ -45,17 +45,20 @@ def write(all_runs: Sequence[Run], out: Folder, data: Folder, dataset: Dataset) 
     one, last = tables.table_1(dataset), [tables.differences(gaps)] if gaps else []
     full = [one, tables.table_2(reports, True), tables.by_role(reports, True), *last]
     about = {f"{system}, {protocol}": report for (system, protocol), report in reports.items()}
+    part = "its test part" if judged == dataset else f"{judged.source}, all of it"
+    head = f"Learned from {dataset.source}, judged on {part}.\n"
+    whose = {"data": dataset.digest, "judged": judged.digest}
     files: dict[str, bytes] = {
         "table1.csv": one.csv().encode(),
         "table2.csv": tables.tidy(reports).encode(),
-        "tables.md": "\n".join(each.markdown() for each in full).encode(),
-        "results.json": json.dumps({"data": dataset.digest, "systems": about, "hcnn_ahead": gaps}, indent=1).encode(),
+        "tables.md": "\n".join([head, *(each.markdown() for each in full)]).encode(),
+        "results.json": json.dumps({**whose, "systems": about, "hcnn_ahead": gaps}, indent=1).encode(),
         **_figures(scores, data, dataset),
     }
     for name, content in files.items():
         out.write(name, content)
-    judged = next(iter(reports.values()))["roc_auc"]
-    untold = [role for role, figure in judged.items() if figure["mean"] is None and role in ROLES]
+    areas = next(iter(reports.values()))["roc_auc"]
+    untold = [role for role, figure in areas.items() if figure["mean"] is None and role in ROLES]
     return Results([one, tables.table_2(reports, False), tables.by_role(reports, False), *last], sorted(files), untold)
 
 

@@ -58,6 +58,7 @@ def test_all_eight_systems_in_a_command_that_goes_on_where_it_stopped(
         assert (out / f"{name}.svg").stat().st_size > 5_000
     assert "Table 2: the eight systems" in said.out
     assert "HCNN and" in (out / "tables.md").read_text()
+    assert "judged on its test part." in (out / "tables.md").read_text()
 
 
 @pytest.mark.usefixtures("ray_here")
@@ -82,6 +83,7 @@ def test_judged_on_another_data_set_with_chunks_that_essentia_fails_on(
     figures = json.loads((tmp_path / "out" / "results.json").read_text())["systems"]["BR-SVM, ours"]
     assert sum(figures["positives"].values()) >= 18  # all of the other data set's loops are judged
     assert found.not_judged == []
+    assert f"judged on {other}, all of it." in (tmp_path / "out" / "tables.md").read_text()
 
 
 @pytest.mark.usefixtures("ray_here")
