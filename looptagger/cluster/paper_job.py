@@ -113,7 +113,8 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
         if len(failed) == len(asked):
             raise UserError(failed[0])
         everything = job.paper.model_copy(update={"systems": SYSTEMS, "protocols": PROTOCOLS})
-        found = results.write(site.runs(everything), site.out, site.data, site.dataset, site.test_dataset)
+        learned, judged = (site.data, site.dataset), (site.test, site.test_dataset)
+        found = results.write(site.runs(everything), site.out, *learned, *judged)
         return replace(found, failed=failed)
 
 

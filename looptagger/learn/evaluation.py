@@ -1,6 +1,6 @@
 """How good a model is on the loops of a data set: our protocol, with intervals, and the published code's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Literal
 
 from looptagger.archive.storage import Folder
@@ -39,8 +39,14 @@ def evaluate(
     if predictor.card.audio.sample_rate != dataset.sample_rate:
         rates = f"{dataset.sample_rate:,} Hz, the model hears {predictor.card.audio.sample_rate:,} Hz"
         raise UserError(f"{folder.uri}: holds audio at {rates}; prepare it again with --set sample_rate.")
-    found, done = [], 0
-    for pair in scored(table.rows(folder, dataset, split, part), predictor, protocol):
+    found, makers, done = [], list[Hashable](), 0
+
+    def noted() -> Iterator[Any]:
+        for rows in table.rows(folder, dataset, split, part):
+            makers.extend(table.makers(rows))
+            yield rows
+
+    for pair in scored(noted(), predictor, protocol):
         found.append(pair)
         done += len(pair[0])
         progress(done, sum(parts))
@@ -52,11 +58,16 @@ def evaluate(
         "split": split,
         "part": part,
     }
-    figures = published(truth, scores) if protocol == "published" else ours(truth, scores, predictor.thresholds)
+    is_ours = protocol == "ours"
+    figures = ours(truth, scores, predictor.thresholds, makers) if is_ours else published(truth, scores, makers)
     return {**about, "protocol": protocol, "loops": len(truth), **figures}
 
 
-def ours(truth: Truth, scores: Floats, limits: Floats) -> Report:
+Groups = Sequence[Hashable] | None
+"""Of each loop: loops of one group resemble one another, see learn.intervals."""
+
+
+def ours(truth: Truth, scores: Floats, limits: Floats, groups: Groups = None) -> Report:
     """Six roles: ROC-AUC and PR-AUC with 95 % intervals, F1 at thresholds (6,); each role and the mean.
 
     Also how often the highest score is right, and how many roles the loops are said to play.
@@ -67,24 +78,24 @@ def ours(truth: Truth, scores: Floats, limits: Floats) -> Report:
             lambda truth, scores, counts: intervals.f1(truth, scores >= limits, counts),
         )
     }
-    report = _report(truth, scores, AREAS | f1)
+    report = _report(truth, scores, AREAS | f1, groups)
     return {**report, "first_right": metrics.first_right(truth, scores), "said": metrics.said(scores >= limits)}
 
 
-def published(truth: Truth, scores: Floats) -> Report:
+def published(truth: Truth, scores: Floats, groups: Groups = None) -> Report:
     """Five roles, and F1 loop by loop at a threshold of 0.1, to stand beside the paper's Table 2."""
     five, said = truth[:, : len(PUBLISHED_ROLES)], scores[:, : len(PUBLISHED_ROLES)]
-    report = _report(five, said, AREAS)
+    report = _report(five, said, AREAS, groups)
     return {**report, "f1_samples": metrics.f1_samples(five, said, PUBLISHED_THRESHOLD)}
 
 
-def _report(truth: Truth, scores: Floats, figures: Figures) -> Report:
+def _report(truth: Truth, scores: Floats, figures: Figures, groups: Groups) -> Report:
     roles = ROLES[: truth.shape[1]]
     report: Report = {"positives": {role: int(truth[:, i].sum()) for i, role in enumerate(roles)}}
     for name, (figure, resampled) in figures.items():
         values = figure(truth, scores)
         report[name] = {**values, "macro": metrics.macro(values)}
-        report[f"{name}_interval"] = intervals.interval(resampled, truth, scores)
+        report[f"{name}_interval"] = intervals.interval(resampled, truth, scores, groups)
     report["not_judged"] = [role for role in roles if report["roc_auc"][role] is None]
     return report
 

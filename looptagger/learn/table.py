@@ -114,6 +114,12 @@ def truth(table: pa.Table) -> NDArray[np.bool_]:
     return np.column_stack([table.column(role).to_numpy(zero_copy_only=False) for role in ROLES]).astype(bool)
 
 
+def makers(table: pa.Table) -> list[tuple[str, str]]:
+    """Who made each loop: its uploader, or where that is unknown the loop itself."""
+    named = zip(table.column("uploader").to_pylist(), table.column("id").to_pylist(), strict=True)
+    return [("uploader", who) if who else ("loop", loop) for who, loop in named]
+
+
 def waveforms(table: pa.Table) -> list[NDArray[np.int16]]:
     """The int16 waveforms, without a copy."""
     return [wave.values.to_numpy() for wave in table.column("waveform")]

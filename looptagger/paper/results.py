@@ -13,7 +13,7 @@ from looptagger.learn import table
 from looptagger.learn.table import Dataset
 from looptagger.paper import figures, runs, tables
 from looptagger.paper.figures import Example, Guess
-from looptagger.paper.runs import TEST, Run
+from looptagger.paper.runs import TEST, Makers, Run
 from looptagger.paper.settings import SYSTEMS, Protocol, System
 from looptagger.paper.tables import Table
 from looptagger.roles import ROLES
@@ -35,13 +35,16 @@ class Results:
     failed: Sequence[str] = ()
 
 
-def write(all_runs: Sequence[Run], out: Folder, data: Folder, dataset: Dataset, judged: Dataset) -> Results:
+def write(
+    all_runs: Sequence[Run], out: Folder, data: Folder, dataset: Dataset, test: Folder, judged: Dataset
+) -> Results:
     """Tables and figures of the runs whose scores are there; `judged` may be the data set itself, its test part."""
-    scores = _stored(all_runs, out)
+    scores, makers = _stored(all_runs, out), _makers(test, judged)
     reports = {
-        key: runs.over_seeds(runs.report(each, run.protocol) for run, each in found) for key, found in scores.items()
+        key: runs.over_seeds(runs.report(each, run.protocol, makers) for run, each in found)
+        for key, found in scores.items()
     }
-    gaps = _gaps(scores)
+    gaps = _gaps(scores, makers)
     one, last = tables.table_1(dataset), [tables.differences(gaps)] if gaps else []
     full = [one, tables.table_2(reports, True), tables.by_role(reports, True), *last]
     about = {f"{system}, {protocol}": report for (system, protocol), report in reports.items()}
@@ -71,13 +74,20 @@ def _stored(all_runs: Sequence[Run], out: Folder) -> Scores:
     return found
 
 
-def _gaps(scores: Scores) -> dict[str, tuple[float, float, float] | None]:
+def _makers(folder: Folder, dataset: Dataset) -> Makers:
+    tables = list(table.rows(folder, dataset, "paper", "all", ["id", "uploader"]))
+    return {
+        loop: maker for rows in tables for loop, maker in zip(rows["id"].to_pylist(), table.makers(rows), strict=True)
+    }
+
+
+def _gaps(scores: Scores, makers: Makers) -> dict[str, tuple[float, float, float] | None]:
     """How far HCNN is ahead of each other system that there is, ours, by the first seed of each."""
     best = scores.get(("HCNN", "ours"))
     if not best:
         return {}
     others = [system for system in SYSTEMS[:-1] if (system, "ours") in scores]
-    return {system: runs.difference(best[0][1], scores[system, "ours"][0][1]) for system in others}
+    return {system: runs.difference(best[0][1], scores[system, "ours"][0][1], makers) for system in others}
 
 
 def _figures(scores: Scores, data: Folder, dataset: Dataset) -> dict[str, bytes]:

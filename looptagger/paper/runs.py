@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,12 +105,22 @@ def thresholds(scores: pa.Table) -> Floats:
     return np.array(list(metrics.best_thresholds(*arrays(scores, VALIDATION)).values()), np.float32)
 
 
-def report(scores: pa.Table, protocol: Protocol) -> Report:
+Makers = Mapping[str, Hashable]
+"""Who made each loop, by its id; one that is not there stands for itself."""
+
+
+def report(scores: pa.Table, protocol: Protocol, makers: Makers) -> Report:
     """A run's figures on the test part, as `looptagger evaluate` gives them."""
     truth, found = arrays(scores, TEST)
+    groups = _groups(scores, makers)
     if protocol == "published":
-        return evaluation.published(truth, found)
-    return evaluation.ours(truth, found, thresholds(scores))
+        return evaluation.published(truth, found, groups)
+    return evaluation.ours(truth, found, thresholds(scores), groups)
+
+
+def _groups(scores: pa.Table, makers: Makers) -> list[Hashable]:
+    ids = scores.filter(pc.equal(scores.column("part"), TEST)).column("id").to_pylist()
+    return [makers.get(loop, loop) for loop in ids]
 
 
 def over_seeds(reports: Iterable[Report]) -> Report:
@@ -137,7 +147,7 @@ def _summary(values: Sequence[float | None]) -> dict[str, Any]:
     return {"mean": float(np.mean(known)), "spread": float(np.std(known, ddof=1)) if len(known) > 1 else None}
 
 
-def difference(scores: pa.Table, other: pa.Table) -> tuple[float, float, float] | None:
+def difference(scores: pa.Table, other: pa.Table, makers: Makers) -> tuple[float, float, float] | None:
     """How much better the first is: the difference of mean ROC-AUC on the same test loops, and its 95 % interval.
 
     Paired: both are judged on each resample. None where no role can be judged, or the loops are others.
@@ -153,6 +163,6 @@ def difference(scores: pa.Table, other: pa.Table) -> tuple[float, float, float] 
         return intervals.roc_auc(truth, one, counts) - intervals.roc_auc(truth, two, counts)
 
     both = np.concatenate([ours, theirs], axis=1)
-    ends = intervals.interval(gap, truth, both)["macro"]
+    ends = intervals.interval(gap, truth, both, _groups(scores, makers))["macro"]
     middle = np.nanmean(gap(truth, both, np.ones((1, len(truth))))) if ends else None
     return None if middle is None or ends is None else (float(middle), *ends)

@@ -56,6 +56,19 @@ def test_intervals_hold_the_figure_and_narrow_with_more_loops() -> None:
     assert found == intervals.interval(intervals.roc_auc, truth, scores)  # seeded
 
 
+def test_loops_that_resemble_one_another_are_drawn_together() -> None:
+    """Twelve copies of each loop tell no more than one of each."""
+    rng = np.random.default_rng(0)
+    truth = rng.random((60, 6)) < 0.3
+    scores = truth * 0.3 + rng.random((60, 6))
+    once = intervals.interval(intervals.roc_auc, truth, scores)
+    copied = np.repeat(truth, 12, axis=0), np.repeat(scores, 12, axis=0)
+    groups = np.repeat(np.arange(60), 12).tolist()
+    assert intervals.interval(intervals.roc_auc, *copied, groups)["macro"] == pytest.approx(once["macro"])
+    blind = intervals.interval(intervals.roc_auc, *copied)["macro"]
+    assert blind[1] - blind[0] < 0.5 * (once["macro"][1] - once["macro"][0])
+
+
 def test_a_role_that_cannot_be_told_has_no_interval_and_no_part_in_the_mean() -> None:
     truth, scores = few_loops(3, 1000)
     truth[:, 5] = False

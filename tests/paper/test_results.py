@@ -36,7 +36,7 @@ def reports() -> dict:
     made = {}
     for i, system in enumerate(SYSTEMS[-2:]):
         for protocol in ("ours", "published"):
-            each = [runs.report(scores(0.4 - 0.1 * i, seed), protocol) for seed in (0, 1)]
+            each = [runs.report(scores(0.4 - 0.1 * i, seed), protocol, {}) for seed in (0, 1)]
             made[system, protocol] = runs.over_seeds(each)
     return made
 
@@ -79,11 +79,11 @@ def test_scores_are_stored_as_they_are(tmp_path: Path) -> None:
     found = run.stored(folder)
     assert found is not None
     assert found.equals(scores(0.1))
-    assert runs.report(found, "ours")["roc_auc"]["macro"] > 0.95
+    assert runs.report(found, "ours", {})["roc_auc"]["macro"] > 0.95
 
 
 def test_means_and_spreads_over_seeds() -> None:
-    each = [runs.report(scores(0.3, seed), "ours") for seed in range(3)]
+    each = [runs.report(scores(0.3, seed), "ours", {}) for seed in range(3)]
     found = runs.over_seeds(each)
     values = [one["roc_auc"]["bass"] for one in each]
     assert found["roc_auc"]["bass"]["mean"] == pytest.approx(np.mean(values))
@@ -94,12 +94,21 @@ def test_means_and_spreads_over_seeds() -> None:
 
 
 def test_a_difference_is_paired() -> None:
-    middle, low, high = runs.difference(scores(0.1), scores(0.5)) or (0, 0, 0)
+    middle, low, high = runs.difference(scores(0.1), scores(0.5), {}) or (0, 0, 0)
     assert 0 < low < middle < high
-    assert runs.difference(scores(0.3), scores(0.3)) == (0, 0, 0)
+    assert runs.difference(scores(0.3), scores(0.3), {}) == (0, 0, 0)
     turned = scores(0.3).take(pa.array(np.arange(160)[::-1]))
-    assert runs.difference(scores(0.3), turned) == (0, 0, 0), "whatever the order of the loops"
-    assert runs.difference(scores(0.3), scores(0.3, count=70)) is None
+    assert runs.difference(scores(0.3), turned, {}) == (0, 0, 0), "whatever the order of the loops"
+    assert runs.difference(scores(0.3), scores(0.3, count=70), {}) is None
+
+
+def test_loops_of_one_uploader_are_drawn_together() -> None:
+    found, others = scores(0.4), scores(0.5, seed=1)
+    each = runs.report(found, "ours", {})["roc_auc_interval"]["macro"]
+    assert runs.report(found, "ours", {f"test{i}": i for i in range(80)})["roc_auc_interval"]["macro"] == each
+    few = {f"test{i}": i // 20 for i in range(80)}
+    assert runs.report(found, "ours", few)["roc_auc_interval"]["macro"] != each
+    assert runs.difference(found, others, few) != runs.difference(found, others, {})
 
 
 def test_tables_say_what_there_is_and_what_the_paper_has(two: dict) -> None:
