@@ -22,6 +22,7 @@ from looptagger.archive import status
 from looptagger.archive.storage import Folder, file_at
 from looptagger.cli import main, tables
 from looptagger.config import Model
+from looptagger.errors import UserError
 from looptagger.model import checkpoint
 from looptagger.roles import ROLES
 from tests.conftest import LOOPS, write_tones
@@ -183,6 +184,9 @@ def test_where_a_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     places = ("page.html", "/page.html", "sub/page.html", "file:///a/page.html", "s3://bucket/x/page.html")
     found = [file_at(place) for place in places]
     assert {name for _, name in found} == {"page.html"}
+    for place in ("s3://bucket", "s3://bucket/d/"):
+        with pytest.raises(UserError, match="name a file in it"):
+            file_at(place)
     assert [to.uri for to, _ in found] == [str(tmp_path), "/", f"{tmp_path}/sub", "/a", "s3://bucket/x"]
 
 

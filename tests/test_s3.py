@@ -90,6 +90,13 @@ def test_ray_s_logs_hold_no_credentials(s3: S3, prefix: str, tiny_model: str, tm
 @pytest.mark.usefixtures("one_worker")
 def test_a_manifest_on_s3_to_a_local_folder(s3: S3, prefix: str, tiny_model: str, tmp_path: Path) -> None:
     key = f"{prefix.removeprefix('s3://')}/m.csv"
+    lines = [{"id": "1", "uri": "plain.wav", "bpm": 90}, {"id": "2", "uri": f"{prefix}/gone.wav", "bpm": 91}]
+    s3.fs.pipe_file(f"{key}.jsonl", "\n".join(map(json.dumps, lines)).encode())
+    (listing,) = open_sources([f"s3://{key}.jsonl"], settings(s3).storage)
+    assert [row["uri"] for each in listing.batches() for row in each.to_pylist()] == [
+        f"{prefix}/plain.wav",
+        f"{prefix}/gone.wav",
+    ]
     s3.fs.pipe_file(key, f"id,uri,bpm\n1,plain.wav,90\n2,{prefix}/gone.wav,91\n".encode())
     run(s3, f"s3://{key}", str(tmp_path / "out"), tiny_model)
     found = duckdb.sql(f"select id, uri, status, bpm from '{tmp_path}/out/*.parquet' order by id").fetchall()

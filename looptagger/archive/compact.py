@@ -26,6 +26,7 @@ def compact(folder: Folder, check: Callable[[], None] = lambda: None) -> tuple[i
     leaves nothing in doubt: the next run deletes them. For that moment a reader of OUT sees their rows twice.
     """
     dataset.tidy(folder)
+    check()
     finish(folder)
     live, _ = dataset.parts(folder)
     groups = _groups(folder, live)

@@ -223,10 +223,13 @@ def _limited(batches: Iterator[pa.RecordBatch], left: int | None) -> Iterator[pa
 def _conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """A batch with all of the schema's columns; those that its source lacks are null."""
     have = set(batch.schema.names)
-    columns = [
-        batch.column(field.name).cast(field.type) if field.name in have else pa.nulls(batch.num_rows, field.type)
-        for field in schema
-    ]
+    try:
+        columns = [
+            batch.column(field.name).cast(field.type) if field.name in have else pa.nulls(batch.num_rows, field.type)
+            for field in schema
+        ]
+    except pa.ArrowInvalid as error:  # no type holds all of both: whole numbers over 2**53 beside fractions, ...
+        raise UserError(f"the sources' columns do not agree: {one_line(error)}; tag them into two outputs.") from None
     return pa.record_batch(columns, schema=schema)
 
 

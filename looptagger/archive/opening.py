@@ -98,6 +98,8 @@ def _open_remote(
 class Lazy(io.RawIOBase, BinaryIO):  # type: ignore[misc]
     """A file read as it is needed, which remembers the first read that failed: decoders take that for its end."""
 
+    file: Any = None
+
     def __init__(self, opened: Callable[[], Any]) -> None:
         self.file = opened()
         self.failure: Exception | None = None
@@ -142,7 +144,8 @@ class Lazy(io.RawIOBase, BinaryIO):  # type: ignore[misc]
     def close(self) -> None:
         """Close it."""
         super().close()
-        self.file.close()
+        if self.file is not None:  # which it is where it could not be opened
+            self.file.close()
 
 
 class Remote(Lazy):

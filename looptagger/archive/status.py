@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from looptagger.archive import counts, dataset, lock, manifest, tags
 from looptagger.archive.compact import ABSENT
@@ -19,7 +21,8 @@ from looptagger.errors import UserError
 
 READERS = 16
 """Parts read at once whose counts are not kept."""
-AGAIN = "delete it and the part of its name beside it, if there is one, and run the same command again"
+JOINED = "is in a larger one, as a compaction was cut off or is at it; `looptagger compact` ends it"
+STRANGE = f"does not hold just the chunks of its clips; {tags.AGAIN}"
 TRIES, PAUSE_S = 10, 0.2
 """Times that an output is read anew because a part that was listed has gone, and seconds between two."""
 
@@ -105,7 +108,7 @@ def _verify(folder: Folder) -> list[str]:
     schema = dataset.output_schema(folder, record)
     live, stale = dataset.parts(folder)
     problems = [f"{part.name}: left over from a compaction; `looptagger compact` removes it" for part in stale]
-    chunked = {part.name for part in dataset.parts(folder, dataset.CHUNKS)[0]} if record.identity["chunks"] else None
+    chunked = dataset.parts(folder, dataset.CHUNKS)[0] if record.identity["chunks"] else None
     number = 0
     for part in live:
         if part.first > number:
@@ -115,6 +118,8 @@ def _verify(folder: Folder) -> list[str]:
         problems += _part_problems(folder, part, schema, pa.chunked_array([c for i in ids for c in i.chunks]), chunked)
     if number < len(shards):
         problems.append(_absent(number, len(shards)))
+    if problems and (who := lock.holder(folder)):
+        problems.insert(0, f"{who} is writing there: what follows may be of this moment; look again when it is done")
     return problems
 
 
@@ -123,35 +128,36 @@ def _absent(first: int, stop: int) -> str:
 
 
 def _part_problems(
-    folder: Folder, part: tags.Part, schema: pa.Schema, ids: pa.ChunkedArray, chunked: Collection[str] | None
+    folder: Folder, part: tags.Part, schema: pa.Schema, ids: pa.ChunkedArray, chunked: Sequence[tags.Part] | None
 ) -> list[str]:
-    """What is wrong with a part; and with its chunks, where `chunked` says which parts have some."""
+    """What is wrong with a part; and with its chunks, where `chunked` are the parts of those."""
     try:
-        table = _of(folder, part.name, schema, ids.combine_chunks())
-        if chunked is None:
-            return []
-        if part.name not in chunked:
-            return [f"{dataset.CHUNKS}/{part.name}: {ABSENT}"]
-        each = np.repeat(np.arange(table.num_rows), table.column("n_chunks").to_numpy())
-        chunk_ids = (
-            table.column("id").combine_chunks().take(pa.array(each)).sort()
-        )  # clips that were tried again come last
-        _of(folder, f"{dataset.CHUNKS}/{part.name}", tags.CHUNKS, chunk_ids, lambda found: found.sort())
+        table = tags.read_part(folder, part.name)
+        if not table.schema.equals(schema):
+            return [f"{part.name}: has another schema; {tags.AGAIN}"]
+        if table.column("id").combine_chunks() != ids.combine_chunks():
+            return [f"{part.name}: does not hold just its rows of the manifest; {tags.AGAIN}"]
+        return [] if chunked is None else _chunk_problems(folder, part, table, chunked)
     except UserError as error:
         return [str(error)]
-    return []
 
 
-def _of(
-    folder: Folder, name: str, schema: pa.Schema, ids: pa.Array, order: Callable[[pa.Array], pa.Array] = lambda ids: ids
-) -> pa.Table:
-    """A part that has just this schema and, in some order, these ids. Raises UserError."""
-    table = tags.read_part(folder, name)
-    if not table.schema.equals(schema):
-        raise UserError(f"{name}: has another schema; {AGAIN}")
-    if order(table.column("id").combine_chunks()) != ids:
-        raise UserError(f"{name}: does not hold just its rows of the manifest; {AGAIN}")
-    return table
+def _chunk_problems(folder: Folder, part: tags.Part, clips: pa.Table, chunked: Sequence[tags.Part]) -> list[str]:
+    """What is wrong with the chunks of a part's clips: each clip has as many as it says."""
+    name = f"{dataset.CHUNKS}/{part.name}"
+    if part not in chunked:
+        is_joined = any(each.first <= part.first and part.last <= each.last for each in chunked)
+        return [f"{name}: {JOINED if is_joined else ABSENT}"]
+    ids, found = clips.column("id").combine_chunks(), np.zeros(clips.num_rows, np.int64)
+    with tags.opened(folder, name) as file, pq.ParquetFile(file) as parquet:
+        if not parquet.schema_arrow.equals(tags.CHUNKS):
+            return [f"{name}: has another schema; {tags.AGAIN}"]
+        for batch in parquet.iter_batches(columns=["id"]):
+            at = pc.index_in(batch.column("id"), value_set=ids).fill_null(-1).to_numpy()
+            if (at < 0).any():
+                return [f"{name}: {STRANGE}"]
+            found += np.bincount(at, minlength=len(found))
+    return [] if (found == clips.column("n_chunks").to_numpy()).all() else [f"{name}: {STRANGE}"]
 
 
 def head(folder: Folder, rows: int) -> pa.Table:

@@ -166,4 +166,6 @@ class Folder:
 def file_at(uri: str, storage: Storage = Storage()) -> tuple[Folder, str]:
     """Where a file at a path or a URI is to be written: its folder, and its name there."""
     place, _, name = (uri if scheme(uri) != "file" else os.path.abspath(os.fsdecode(local_path(uri)))).rpartition("/")
+    if not name or place.endswith("/"):
+        raise UserError(f"{uri}: is a folder or a bucket; name a file in it.")
     return Folder(place or "/", storage), name

@@ -103,18 +103,21 @@ def _csv(opened: Opener) -> _Batches:
         with opened() as file:
             yield from pa.csv.open_csv(file, convert_options=pa.csv.ConvertOptions(column_types=types))
 
+    schema = pa.schema([])
     while True:
         with opened() as file:
-            rows = pa.csv.open_csv(file, convert_options=pa.csv.ConvertOptions(column_types=types))
             try:
+                rows = pa.csv.open_csv(file, convert_options=pa.csv.ConvertOptions(column_types=types))
+                schema = rows.schema
                 for _ in rows:
                     pass
-                return _Batches(rows.schema, batches)
+                return _Batches(schema, batches)
             except pa.ArrowInvalid as error:
-                field = _refused(error, rows.schema)
-                if field is None:
+                field = _refused(error, schema)
+                tried = None if field is None else types.get(field.name, field.type)
+                if field is None or tried == pa.string():
                     raise
-                types[field.name] = WIDER.get(field.type, pa.string())
+                types[field.name] = WIDER.get(tried, pa.string())
 
 
 WIDER = {pa.null(): pa.int64(), pa.int64(): pa.float64()}
@@ -124,8 +127,7 @@ WIDER = {pa.null(): pa.int64(), pa.int64(): pa.float64()}
 def _refused(error: pa.ArrowInvalid, schema: pa.Schema) -> pa.Field | None:
     """The column whose value did not fit, or None where that is not what is wrong."""
     number = re.match(r"In CSV column #(\d+)", str(error))
-    field = schema.field(int(number[1])) if number else None
-    return None if field is None or field.type == pa.string() else field
+    return schema.field(int(number[1])) if number and len(schema) else None
 
 
 def _json(opened: Opener) -> _Batches:
@@ -142,13 +144,14 @@ def _json(opened: Opener) -> _Batches:
 def _blocks(opened: Opener) -> Iterator[bytes]:
     """A file's lines, some megabytes at a time."""
     with opened() as file:
-        while block := file.read(JSON_BYTES) + file.readline(JSON_BYTES):
+        while block := file.read(JSON_BYTES) + file.readline():
             if block.strip():
                 yield block
 
 
 def _parsed(lines: bytes, schema: pa.Schema | None = None) -> pa.Table:
-    return pa.json.read_json(io.BytesIO(lines), parse_options=pa.json.ParseOptions(explicit_schema=schema))
+    whole = pa.json.ReadOptions(block_size=len(lines))  # in smaller blocks, no line could be longer than one
+    return pa.json.read_json(io.BytesIO(lines), whole, pa.json.ParseOptions(explicit_schema=schema))
 
 
 def joint(one: pa.Schema, other: pa.Schema) -> pa.Schema:
@@ -157,6 +160,8 @@ def joint(one: pa.Schema, other: pa.Schema) -> pa.Schema:
         both = {one.field(name).type, other.field(name).type}
         if pa.string() in both and any(map(pa.types.is_timestamp, both)):
             one, other = (each.set(each.get_field_index(name), pa.field(name, pa.string())) for each in (one, other))
+        elif both == {pa.string(), pa.binary()}:
+            raise pa.ArrowTypeError(f"{name} is text in one and bytes in another")
     return pa.unify_schemas([one, other], promote_options="permissive")
 
 

@@ -14,6 +14,8 @@ from looptagger.errors import UserError
 from looptagger.roles import ROLES
 
 STATUSES = ("ok", "missing", "unreadable", "undecodable", "empty", "silent", "too_large")
+AGAIN = "delete it, and the part of its name beside it if there is one, and run the same command again"
+"""What helps where a part, or its chunks, are not as they should be."""
 GROUP_ROWS = 131_072
 EMBEDDED_GROUP_ROWS = 4_096
 """Rows a row group, and where there are embeddings: a query for a few of those reads no more than their groups."""
@@ -126,23 +128,22 @@ def write_part(folder: Folder, name: str, table: pa.Table) -> None:
 
 def read_part(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """A part's rows, or some of its columns. Raises UserError for a file that is not whole Parquet."""
-    with _opened(folder, name) as file:
+    with opened(folder, name) as file:
         return pq.read_table(file, columns=list(columns) if columns else None)
 
 
 def measure(folder: Folder, name: str) -> tuple[int, int]:
     """A part's rows and bytes. Raises UserError as `read_part` does."""
-    with _opened(folder, name) as file:
+    with opened(folder, name) as file:
         return pq.read_metadata(file).num_rows, folder.fs.size(folder.at(name))
 
 
 @contextmanager
-def _opened(folder: Folder, name: str) -> Iterator[Any]:
+def opened(folder: Folder, name: str) -> Iterator[Any]:
+    """A part as an open file; what then shows that it is not whole Parquet becomes a UserError."""
     with folder.reached():
         try:
             with folder.fs.open(folder.at(name), "rb") as file:
                 yield file
         except pa.ArrowInvalid:
-            raise UserError(
-                f"{folder.uri}/{name}: not a whole Parquet file; delete it and run the same command again."
-            ) from None
+            raise UserError(f"{folder.uri}/{name}: not a whole Parquet file; {AGAIN}.") from None

@@ -101,7 +101,9 @@ def evaluated(report: Mapping[str, Any], unfair: str | None) -> None:
 
 def _with_interval(report: Mapping[str, Any], name: str, role: str) -> str:
     value, around = report[name][role], report[f"{name}_interval"][role]
-    return "-" if value is None else f"{value:.3f} [{around[0]:.3f}, {around[1]:.3f}]"
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if around is None else f"{value:.3f} [{around[0]:.3f}, {around[1]:.3f}]"
 
 
 def compared(reports: Sequence[Mapping[str, Any]]) -> None:

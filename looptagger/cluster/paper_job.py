@@ -1,5 +1,6 @@
 """The paper's comparison from request to result: what `looptagger paper` calls."""
 
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -105,6 +106,7 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
             try:
                 scores = _network(run, site, events) if run.system in NETWORKS else _classic(run, site, events)
             except Exception as error:  # of memory, of a library: this run's alone
+                site.out.write(f"_run/failed-{run.name}.log", traceback.format_exc().encode())
                 failed.append(f"{run.title}: {one_line(error)}")
                 events.note(failed[-1])
                 continue
@@ -113,8 +115,8 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
         if len(failed) == len(asked):
             raise UserError(failed[0])
         everything = job.paper.model_copy(update={"systems": SYSTEMS, "protocols": PROTOCOLS})
-        learned, judged = (site.data, site.dataset), (site.test, site.test_dataset)
-        found = results.write(site.runs(everything), site.out, *learned, *judged)
+        learned, judged = (site.data, site.dataset), (site.test, site.test_dataset) if site.is_other else None
+        found = results.write(site.runs(everything), site.out, *learned, judged)
         return replace(found, failed=failed)
 
 

@@ -128,6 +128,8 @@ class Predict:
             self.meters = Meters(self.predictor.batch)
         except UserError as error:  # an actor that cannot be made would end the job without this sentence
             self.refused = str(error)
+        except torch.OutOfMemoryError:
+            self.refused = "the GPU's memory does not hold the model; free it, or use compute.device=cpu."
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """What `_decode` takes, or decoded rows -> tagged rows."""

@@ -20,6 +20,7 @@ Figure = Callable[[Truth, Floats, Counts], Floats]
 
 RESAMPLES = 500
 CONFIDENCE = 0.95
+LEAST_GROUPS = 10
 AT_ONCE = 50
 """Resamples counted together: an array of 40 MB for a hundred thousand loops."""
 
@@ -62,11 +63,14 @@ def interval(
 ) -> dict[str, tuple[float, float] | None]:
     """The 95 % interval of each role's figure, and of the mean under `macro`; loops of one group are drawn together.
 
-    A resample that cannot tell a role is left out of that role's interval, and out of the mean's if the loops can.
+    A resample that cannot tell a role is left out of that role's interval, and out of the mean's if the loops can. So
+    few groups that they tell nothing of others (LEAST_GROUPS) have no intervals.
     """
     numbers: dict[Hashable, int] = {}
     member = np.array([numbers.setdefault(group, len(numbers)) for group in groups or range(len(truth))])
     size = len(numbers)
+    if size < min(LEAST_GROUPS, len(truth)):
+        return dict.fromkeys([*ROLES[: truth.shape[1]], "macro"])
     picks = np.random.default_rng(seed).integers(size, size=(resamples, size))
     counts = [np.array([np.bincount(pick, minlength=size) for pick in some], float) for some in _cut(picks)]
     values = np.concatenate([figure(truth, scores, some[:, member]) for some in counts])

@@ -51,9 +51,11 @@ def begin(folder: Folder, wanted: Mapping[str, Any], more: Mapping[str, Any]) ->
         have = dict(json.loads(data))
     except (TypeError, ValueError):
         raise UserError(f"{folder.uri}/{ASKED}: not understood; start the run anew with --overwrite.") from None
-    for late in ("counts", "dealt"):  # which runs of before did not note
+    wanted = dict(wanted)
+    for late in ("counts", "dealt"):  # which runs and data sets of before did not note
         have[late] = have.get(late) or wanted[late]
-    for key, old, new in _differences(dict(wanted), {name: have.get(name) for name in wanted}):
+        wanted[late] = wanted[late] or have[late]
+    for key, old, new in _differences(wanted, {name: have.get(name) for name in wanted}):
         raise UserError(
             f"{folder.uri}: holds a run with {key} = {json.dumps(old)}, not {json.dumps(new)}; "
             "choose another folder, or start anew with --overwrite."

@@ -36,9 +36,10 @@ class Results:
 
 
 def write(
-    all_runs: Sequence[Run], out: Folder, data: Folder, dataset: Dataset, test: Folder, judged: Dataset
+    all_runs: Sequence[Run], out: Folder, data: Folder, dataset: Dataset, other: tuple[Folder, Dataset] | None
 ) -> Results:
-    """Tables and figures of the runs whose scores are there; `judged` may be the data set itself, its test part."""
+    """Tables and figures of the runs whose scores are there; judged is the data set's own test part, or another set."""
+    test, judged = other or (data, dataset)
     scores, makers = _stored(all_runs, out), _makers(test, judged)
     reports = {
         key: runs.over_seeds(runs.report(each, run.protocol, makers) for run, each in found)
@@ -48,7 +49,7 @@ def write(
     one, last = tables.table_1(dataset), [tables.differences(gaps)] if gaps else []
     full = [one, tables.table_2(reports, True), tables.by_role(reports, True), *last]
     about = {f"{system}, {protocol}": report for (system, protocol), report in reports.items()}
-    part = "its test part" if judged == dataset else f"{judged.source}, all of it"
+    part = "its test part" if other is None else f"{judged.source}, all of it"
     head = f"Learned from {dataset.source}, judged on {part}.\n"
     whose = {"data": dataset.digest, "judged": judged.digest}
     files: dict[str, bytes] = {

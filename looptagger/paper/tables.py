@@ -82,7 +82,7 @@ def table_2(reports: Reports, is_full: bool) -> Table:
     note = (
         "published: five roles (no voice), 16 windows a loop, F1 loop by loop at 0.1, as the paper's code does it; "
         "ours: six roles, every chunk of a loop, F1 at thresholds from validation"
-        f"{', 95 % intervals over test loops in brackets' if is_full else ''}. "
+        f"{', 95 % intervals in brackets, over uploaders of test loops' if is_full else ''}. "
         f"{f'± is the standard deviation over {many} seeds.' if many else 'One seed a system.'}"
     )
     return Table("table2", "Table 2: the eight systems", columns, rows, note)
@@ -106,7 +106,11 @@ def differences(found: Mapping[str, tuple[float, float, float] | None]) -> Table
     ]
     title = "HCNN's mean ROC-AUC less the other system's, ours"
     return Table(
-        "differences", title, ("HCNN and", "difference [95 %]"), rows, "Paired over test loops, one seed each."
+        "differences",
+        title,
+        ("HCNN and", "difference [95 %]"),
+        rows,
+        "Paired, over uploaders of test loops; one seed each.",
     )
 
 

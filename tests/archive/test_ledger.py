@@ -1,5 +1,6 @@
 """The output as its own ledger: manifest, parts, writer, status and compaction, with made-up rows and no Ray."""
 
+import io
 import json
 import multiprocessing
 import os
@@ -193,6 +194,7 @@ def test_a_compaction_cut_off_between_chunks_and_parts_is_finished(folder: Folde
     folder.delete([joined])
     for name, data in kept.items():
         folder.write(name, data)
+    assert all("`looptagger compact` ends it" in problem for problem in status.verify(folder))
     finish(folder)
     assert [name for name in folder.names() if name.startswith("part-")] == folder.names("chunks") == [joined]
     assert (ids(folder), status.verify(folder)) == (rows, [])
@@ -206,6 +208,12 @@ def test_chunks_that_are_joined_do_not_bridge_a_part_that_is_missing(folder: Fol
         folder.write(name, data)
     finish(folder)
     assert [work.part for work in dataset.missing(folder, done)] == ["part-0000001.parquet"]
+
+
+def pq_bytes(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()
 
 
 def test_verify_finds_torn_and_foreign_parts(folder: Folder, done: Record) -> None:
@@ -225,7 +233,7 @@ def test_verify_looks_at_chunks_too(folder: Folder, done: Record) -> None:
     whole = folder.read(name) or b""
     for wrong, says in (
         (b"junk", "not a whole Parquet file"),
-        (folder.read("chunks/part-0000000.parquet") or b"", "does not hold just its rows"),
+        (folder.read("chunks/part-0000000.parquet") or b"", "does not hold just the chunks of its clips"),
         (folder.read("part-0000001.parquet") or b"", "another schema"),
     ):
         folder.write(name, wrong)
@@ -236,6 +244,10 @@ def test_verify_looks_at_chunks_too(folder: Folder, done: Record) -> None:
     assert status.verify(folder) == [f"{name}: {ABSENT}"]
     with pytest.raises(UserError, match=f"{name}: is gone"):
         compact(folder)
+    folder.write(name, pq_bytes(pq.read_table(io.BytesIO(whole)).slice(1)))
+    assert "does not hold just the chunks" in status.verify(folder)[0]
+    with lock.held(folder):
+        assert "is writing there: what follows may be of this moment" in status.verify(folder)[0]
     folder.write(name, whole)
     assert status.verify(folder) == []
 

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from looptagger.archive import tables
+from looptagger.archive import manifest, tables
 from looptagger.archive.sources import is_audio, open_sources
+from looptagger.archive.storage import Folder
 from looptagger.config import Storage
 from looptagger.errors import UserError
 
@@ -20,6 +21,10 @@ from looptagger.errors import UserError
 def listed(*sources: object) -> list[dict[str, object]]:
     listings = open_sources([str(source) for source in sources], Storage())
     return [row for each in listings for batch in each.batches() for row in batch.to_pylist()]
+
+
+def frozen(out: Path, *sources: Path) -> list[manifest.ManifestFile]:
+    return manifest.freeze(Folder(str(out)), open_sources([str(source) for source in sources], Storage()))
 
 
 def joint(*sources: Path) -> pa.Schema:
@@ -122,6 +127,7 @@ LATE = [
     (None, 7, {None, 7}),
     (None, 7.5, {None, 7.5}),
     (None, "x", {None, "x"}),
+    ("0x1F", "q", {"0x1F", "q"}),
     ("2026-11-27", "soon", {"2026-11-27", "soon"}),
 ]
 
@@ -143,6 +149,13 @@ def test_a_late_row_may_widen_a_column(
     assert len(found) == len(rows)
     assert {None if row["bpm"] == "" else row["bpm"] for row in found} == expected  # an empty field of text is ""
     assert found[-1]["uri"] == f"{tmp_path}/z.wav"
+
+
+def test_long_lines_of_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "JSON_BYTES", 1 << 20)
+    rows = [{"uri": "a.wav", "about": "x" * (3 << 20)}, {"uri": "b.wav", "about": "y"}]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert uris(tmp_path / "m.jsonl") == ["a.wav", "b.wav"]
 
 
 def test_globs_of_manifests(tmp_path: Path) -> None:
@@ -186,6 +199,13 @@ def test_columns_of_several_sources_are_joined_or_refused(tmp_path: Path) -> Non
     assert joint(one, two).field("bpm").type == pa.float64()
     with pytest.raises(UserError, match="columns do not agree"):
         joint(one, three)
+    one.write_text('{"uri": "a", "bpm": 9007199254740993}\n')
+    with pytest.raises(UserError, match="columns do not agree"):
+        frozen(tmp_path / "out", one, two)
+    pq.write_table(pa.table({"uri": ["a"], "key": ["c"]}), tmp_path / "d.parquet")
+    pq.write_table(pa.table({"uri": ["b"], "key": [b"c"]}), tmp_path / "e.parquet")
+    with pytest.raises(UserError, match="key is text in one and bytes in another"):
+        joint(tmp_path / "d.parquet", tmp_path / "e.parquet")
 
 
 def test_endings() -> None:

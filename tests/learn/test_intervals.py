@@ -65,6 +65,8 @@ def test_loops_that_resemble_one_another_are_drawn_together() -> None:
     copied = np.repeat(truth, 12, axis=0), np.repeat(scores, 12, axis=0)
     groups = np.repeat(np.arange(60), 12).tolist()
     assert intervals.interval(intervals.roc_auc, *copied, groups)["macro"] == pytest.approx(once["macro"])
+    few = np.repeat(np.arange(9), 80).tolist()
+    assert set(intervals.interval(intervals.roc_auc, *copied, few).values()) == {None}
     blind = intervals.interval(intervals.roc_auc, *copied)["macro"]
     assert blind[1] - blind[0] < 0.5 * (once["macro"][1] - once["macro"][0])
 
