@@ -107,7 +107,7 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
                 scores = _network(run, site, events) if run.system in NETWORKS else _classic(run, site, events)
             except Exception as error:  # of memory, of a library: this run's alone
                 site.out.write(f"_run/failed-{run.name}.log", traceback.format_exc().encode())
-                failed.append(f"{run.title}: {one_line(error)}")
+                failed.append(f"{run.title}: {one_line(error)}.")
                 events.note(failed[-1])
                 continue
             check()
@@ -116,7 +116,10 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
             raise UserError(failed[0])
         everything = job.paper.model_copy(update={"systems": SYSTEMS, "protocols": PROTOCOLS})
         learned, judged = (site.data, site.dataset), (site.test, site.test_dataset) if site.is_other else None
-        found = results.write(site.runs(everything), site.out, *learned, judged)
+        every = site.runs(everything)
+        if others := set(site.out.names(runs.SCORES)) - {f"{run.name}.parquet" for run in every}:
+            events.note(f"Not in the tables: {len(others)} stored runs of other seeds, settings, data or libraries.")
+        found = results.write(every, site.out, *learned, judged)
         return replace(found, failed=failed)
 
 

@@ -83,6 +83,10 @@ def test_judged_on_another_data_set_with_chunks_that_essentia_fails_on(
     figures = json.loads((tmp_path / "out" / "results.json").read_text())["systems"]["BR-SVM, ours"]
     assert sum(figures["positives"].values()) >= 18  # all of the other data set's loops are judged
     assert found.not_judged == []
+    assert not any("Not in the tables" in note for note in notes)
+    (tmp_path / "out" / "scores" / "hcnn-ours-0-00000000.parquet").write_bytes(b"of another data set")
+    paper(job, Events(notes.append))
+    assert "Not in the tables: 1 stored runs of other seeds, settings, data or libraries." in notes
     assert f"judged on {other}, all of it." in (tmp_path / "out" / "tables.md").read_text()
 
 
@@ -109,8 +113,9 @@ def test_a_system_that_cannot_be_done_leaves_the_others(
         main([*flags, "--system", "BR-SVM", "--system", "LP-RF"])
     said = capsys.readouterr()
     assert "Without 2 that could not be done. BR-RF (ours, seed 0): BR-RF: too small a split." in said.err
-    assert "BR-SVM (ours, seed 0): CUDA out of memory by far" in said.err
+    assert "BR-SVM (ours, seed 0): CUDA out of memory by far." in said.err
     assert "LP-RF" in (tmp_path / "tables.md").read_text()
+    assert "RuntimeError: CUDA out of memory" in next((tmp_path / "_run").glob("failed-br-svm*.log")).read_text()
 
 
 def test_what_cannot_be_done_is_a_sentence(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

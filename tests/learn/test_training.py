@@ -71,8 +71,10 @@ def test_a_narrow_network_learns_the_roles(data: Data, tmp_path: Path) -> None:
     assert report["roc_auc"]["macro"] > 0.95
     assert report["f1"]["macro"] > 0.6
     assert report["not_judged"] == []
-    low, high = report["roc_auc_interval"]["macro"]
-    assert low <= report["roc_auc"]["macro"] <= high
+    assert report["roc_auc_interval"]["macro"] is None  # of so few uploaders
+    every = evaluate(predictor, *data, "grouped", "all", "ours")
+    low, high = every["roc_auc_interval"]["macro"]
+    assert low <= every["roc_auc"]["macro"] <= high
     assert set(predictor.card.thresholds.values()) != {0.5}
     assert predictor.card.provenance["reached"]["roc_auc"] == state.best_value
     published = evaluate(predictor, *data, "grouped", "test", "published")
