@@ -24,6 +24,7 @@ ENDINGS = (".parquet", ".csv", ".jsonl", ".ndjson")
 TEXT = {"id": pa.string(), "uri": pa.string()}
 JSON_BYTES = 16 << 20
 """Of JSON lines parsed at once."""
+LINE_BYTES = 64 << 20
 
 
 Opener = Callable[[], BinaryIO]
@@ -142,11 +143,17 @@ def _json(opened: Opener) -> _Batches:
 
 
 def _blocks(opened: Opener) -> Iterator[bytes]:
-    """A file's lines, some megabytes at a time."""
+    """A file's lines, some megabytes at a time. Raises ValueError where a line is longer than LINE_BYTES."""
     with opened() as file:
-        while block := file.read(JSON_BYTES) + file.readline():
-            if block.strip():
-                yield block
+        rest = b""
+        while block := file.read(JSON_BYTES):
+            lines, newline, rest = (rest + block).rpartition(b"\n")
+            if lines.strip():
+                yield lines + newline
+            if len(rest) > LINE_BYTES:
+                raise ValueError(f"a line is longer than {LINE_BYTES >> 20} MB")
+        if rest.strip():
+            yield rest
 
 
 def _parsed(lines: bytes, schema: pa.Schema | None = None) -> pa.Table:

@@ -156,6 +156,9 @@ def test_long_lines_of_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     rows = [{"uri": "a.wav", "about": "x" * (3 << 20)}, {"uri": "b.wav", "about": "y"}]
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert uris(tmp_path / "m.jsonl") == ["a.wav", "b.wav"]
+    monkeypatch.setattr(tables, "LINE_BYTES", 1 << 20)
+    with pytest.raises(UserError, match="m.jsonl: cannot be read as a manifest: a line is longer than 1 MB"):
+        uris(tmp_path / "m.jsonl")
 
 
 def test_globs_of_manifests(tmp_path: Path) -> None:
