@@ -15,6 +15,7 @@ import pytest
 from jobs.drills.processes import alive, descendants, kill, named
 from looptagger.archive.storage import Folder
 from looptagger.cli import main
+from looptagger.cluster import training, training_job
 from looptagger.cluster.session import CREDENTIALS, adopt, storage_environment
 from looptagger.cluster.training_job import Events, TrainJob, train
 from looptagger.errors import UserError
@@ -142,24 +143,23 @@ def test_a_run_is_not_deleted_for_one_that_cannot_start(data: tuple[Folder, tabl
     assert record.is_started(Folder(str(tmp_path)))
 
 
-@pytest.mark.usefixtures("ray_here")
-def test_a_log_without_a_state_is_no_finished_run(data: tuple[Folder, table.Dataset], tmp_path: Path) -> None:
-    fit(data, tmp_path, settings(*SHORT))
-    (tmp_path / record.STATE).unlink()
-    told: list[Any] = []
-    job = TrainJob(data[0].path, str(tmp_path), settings(*SHORT, "compute.device=cpu"))
-    log = train(job, Events(epoch=told.append))
-    assert [row["epoch"] for row in told] == [row["epoch"] for row in log] == [1, 2]
-
-
-@pytest.mark.usefixtures("ray_here")
-def test_a_worker_that_sees_no_run_says_so(
+def test_a_log_without_a_state_is_no_finished_run(
     data: tuple[Folder, table.Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record, "begin", lambda *_: None)  # as if the driver had written to a disk of its own
-    chosen = settings(*SHORT, "compute.device=cpu", "compute.retries=0")
+    job = TrainJob(data[0].path, str(tmp_path), settings(*SHORT))
+    fit(data, tmp_path, job.train)
+    known: list[Any] = []
+    monkeypatch.setattr(training_job, "_run", lambda job, task, found, log, events: known.append(log))
+    assert len(train(job)) == 2, "which is returned as it is"
+    (tmp_path / record.STATE).unlink()
+    train(job)
+    assert known == [[]]
+
+
+def test_a_worker_that_sees_no_run_says_so(data: tuple[Folder, table.Dataset], tmp_path: Path) -> None:
+    job = training.Job(None, data[0], data[1], Folder(str(tmp_path)), {})
     with pytest.raises(UserError, match="sees no run there; use s3:// or a folder that all machines share"):
-        train(TrainJob(data[0].path, str(tmp_path / "run"), chosen))
+        training._fit(job)
 
 
 def test_credentials_come_all_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ def test_a_decoder_killed_from_outside_tries_again(sick: isolated.Helper, tmp_pa
 def test_memory_that_is_too_small_for_several_clips_is_a_sentence(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.wav" for number in range(48)]
     for path in paths:
-        soundfile.write(path, np.resize(np.float32([0.5, -0.5]), 44_100 * 60), 44_100)
+        soundfile.write(path, np.resize(np.float32([0.5, -0.5]), 16_000 * 60), 16_000)
     helper, small = isolated.Helper(), Limits(max_memory=256 << 20)
     with pytest.raises(UserError, match="limits.max_memory: 268,435,456 bytes do not hold"):
         list(helper.done("decoded", rows(paths), small, audio=Audio(), tag=Tag(limits=small)))
