@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from looptagger.archive.sources import Listing
 from looptagger.archive.storage import Folder
-from looptagger.archive.tables import joint_schema
+from looptagger.archive.tables import disagreement, joint_schema
 from looptagger.config import Settings
 from looptagger.errors import UserError, one_line
 
@@ -229,7 +229,7 @@ def _conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
             for field in schema
         ]
     except pa.ArrowInvalid as error:  # no type holds all of both: whole numbers over 2**53 beside fractions, ...
-        raise UserError(f"the sources' columns do not agree: {one_line(error)}; tag them into two outputs.") from None
+        raise disagreement(error) from None
     return pa.record_batch(columns, schema=schema)
 
 

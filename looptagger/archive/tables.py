@@ -177,7 +177,12 @@ def joint_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
     try:
         return reduce(joint, schemas)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise UserError(f"the sources' columns do not agree: {one_line(error)}; tag them into two outputs.") from None
+        raise disagreement(error) from None
+
+
+def disagreement(error: Exception) -> UserError:
+    """The sentence for sources whose columns no type holds together."""
+    return UserError(f"the sources' columns do not agree: {one_line(error)}; tag them into two outputs.")
 
 
 def _normal(batch: pa.RecordBatch, schema: pa.Schema, base: str, name: str, first: int) -> pa.RecordBatch:

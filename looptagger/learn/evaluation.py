@@ -1,6 +1,6 @@
 """How good a model is on the loops of a data set: our protocol, with intervals, and the published code's."""
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
 from looptagger.archive.storage import Folder
@@ -39,14 +39,8 @@ def evaluate(
     if predictor.card.audio.sample_rate != dataset.sample_rate:
         rates = f"{dataset.sample_rate:,} Hz, the model hears {predictor.card.audio.sample_rate:,} Hz"
         raise UserError(f"{folder.uri}: holds audio at {rates}; prepare it again with --set sample_rate.")
-    found, makers, done = [], list[Hashable](), 0
-
-    def noted() -> Iterator[Any]:
-        for rows in table.rows(folder, dataset, split, part):
-            makers.extend(table.makers(rows))
-            yield rows
-
-    for pair in scored(noted(), predictor, protocol):
+    found, done = [], 0
+    for pair in scored(table.rows(folder, dataset, split, part), predictor, protocol):
         found.append(pair)
         done += len(pair[0])
         progress(done, sum(parts))
@@ -58,8 +52,8 @@ def evaluate(
         "split": split,
         "part": part,
     }
-    is_ours = protocol == "ours"
-    figures = ours(truth, scores, predictor.thresholds, makers) if is_ours else published(truth, scores, makers)
+    groups, limits = list(table.makers(folder, dataset, split, part).values()), predictor.thresholds
+    figures = published(truth, scores, groups) if protocol == "published" else ours(truth, scores, limits, groups)
     return {**about, "protocol": protocol, "loops": len(truth), **figures}
 
 

@@ -114,12 +114,6 @@ def truth(table: pa.Table) -> NDArray[np.bool_]:
     return np.column_stack([table.column(role).to_numpy(zero_copy_only=False) for role in ROLES]).astype(bool)
 
 
-def makers(table: pa.Table) -> list[tuple[str, str]]:
-    """Who made each loop: its uploader, or where that is unknown the loop itself."""
-    named = zip(table.column("uploader").to_pylist(), table.column("id").to_pylist(), strict=True)
-    return [("uploader", who) if who else ("loop", loop) for who, loop in named]
-
-
 def waveforms(table: pa.Table) -> list[NDArray[np.int16]]:
     """The int16 waveforms, without a copy."""
     return [wave.values.to_numpy() for wave in table.column("waveform")]
@@ -147,3 +141,12 @@ def read(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.
 def in_part(table: pa.Table, split: str, part: str) -> pa.Table:
     """The loops of a table that a split puts into a part."""
     return table if part == "all" else table.filter(pc.equal(table.column(split), part))
+
+
+def makers(folder: Folder, dataset: Dataset, split: str, part: str) -> dict[str, tuple[str, str]]:
+    """Who made each loop of a part, by id and in the table's order: its uploader, or the loop itself where unknown."""
+    found: dict[str, tuple[str, str]] = {}
+    for some in rows(folder, dataset, split, part, ["id", "uploader"]):
+        for loop, who in zip(some.column("id").to_pylist(), some.column("uploader").to_pylist(), strict=True):
+            found[loop] = ("uploader", who) if who else ("loop", loop)
+    return found

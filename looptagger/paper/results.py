@@ -40,7 +40,7 @@ def write(
 ) -> Results:
     """Tables and figures of the runs whose scores are there; judged is the data set's own test part, or another set."""
     test, judged = other or (data, dataset)
-    scores, makers = _stored(all_runs, out), _makers(test, judged)
+    scores, makers = _stored(all_runs, out), table.makers(test, judged, "paper", "all")
     reports = {
         key: runs.over_seeds(runs.report(each, run.protocol, makers) for run, each in found)
         for key, found in scores.items()
@@ -73,13 +73,6 @@ def _stored(all_runs: Sequence[Run], out: Folder) -> Scores:
         if scores is not None:
             found.setdefault((run.system, run.protocol), []).append((run, scores))
     return found
-
-
-def _makers(folder: Folder, dataset: Dataset) -> Makers:
-    tables = list(table.rows(folder, dataset, "paper", "all", ["id", "uploader"]))
-    return {
-        loop: maker for rows in tables for loop, maker in zip(rows["id"].to_pylist(), table.makers(rows), strict=True)
-    }
 
 
 def _gaps(scores: Scores, makers: Makers) -> dict[str, tuple[float, float, float] | None]:
