@@ -15,7 +15,7 @@ import soxr
 from numpy.typing import NDArray
 
 from looptagger.audio import chunk
-from looptagger.audio.sources import AudioSource, Clock, Samples, open_ffmpeg, open_libsndfile
+from looptagger.audio.sources import AudioSource, Clock, Samples, open_ffmpeg, open_libsndfile, open_vorbis
 from looptagger.config import Audio, Chunking, Limits
 from looptagger.errors import one_line
 
@@ -24,6 +24,9 @@ EDGE_S = 0.05
 
 VORBIS_HEAD = 64
 SHORT_BYTES = 1 << 20
+ANY = (("libsndfile", open_libsndfile), ("FFmpeg", open_ffmpeg))
+SHORT_VORBIS = (("FFmpeg", open_vorbis), ("FFmpeg", open_ffmpeg), ("libsndfile", open_libsndfile))
+"""FFmpeg decodes Vorbis twice as fast as libsndfile, but only libsndfile can leave parts out."""
 
 
 class Undecoded(Exception):
@@ -76,29 +79,27 @@ def _first_that_reads(file: BinaryIO, limits: Limits, heard: Callable[[AudioSour
     head = file.read(VORBIS_HEAD)
     if not head:
         raise Undecoded("empty", "0 bytes")
-    decoders = {"libsndfile": open_libsndfile, "FFmpeg": open_ffmpeg}
-    order = list(decoders)[:: -1 if _is_short_vorbis(head, file) else 1]
+    decoders = SHORT_VORBIS if _is_short_vorbis(head, file) else ANY
     clock = Clock(limits.max_decode_s, file)
-    refusals = []
-    for name in order:
+    refusals = {}
+    for name, opened in decoders:
         try:
             file.seek(0)
-            with decoders[name](file, clock) as source:
+            with opened(file, clock) as source:
                 return heard(source)
         except Undecoded as undecoded:
-            if undecoded.status != "empty" or name == order[-1]:
+            if undecoded.status != "empty" or opened is decoders[-1][1]:
                 raise
         except TimeoutError:
             raise Undecoded("undecodable", f"decoding took longer than {limits.max_decode_s:g} s") from None
         except MemoryError:
             raise
         except Exception as error:  # codecs raise anything on broken input, and each is only this clip's reason
-            refusals.append(f"{name}: {_reason(error)}")
-    raise Undecoded("undecodable", "no decoder could read it (" + "; ".join(refusals) + ")")
+            refusals[name] = _reason(error)
+    raise Undecoded("undecodable", "no decoder could read it (" + "; ".join(map(": ".join, refusals.items())) + ")")
 
 
 def _is_short_vorbis(head: bytes, file: BinaryIO) -> bool:
-    """Whether FFmpeg goes first: it decodes Vorbis 1.5 times as fast, but only libsndfile can leave parts out."""
     return head.startswith(b"OggS") and b"\x01vorbis" in head and file.seek(0, io.SEEK_END) <= SHORT_BYTES
 
 
