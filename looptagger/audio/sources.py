@@ -105,10 +105,18 @@ def _shape(frame: Any) -> tuple[int, int, str]:
     return frame.sample_rate, frame.layout.nb_channels, frame.format.name
 
 
-class FfmpegSource:
-    """A file open in FFmpeg. Packets that do not decode are skipped, as players do."""
+class _InOrder:
+    """A source that is read from its start to its end only: seeking by time in compressed streams is not exact."""
 
     frames = 0
+
+    def read_at(self, first: int, frames: int) -> Samples:
+        """Not offered."""
+        raise NotImplementedError
+
+
+class FfmpegSource(_InOrder):
+    """A file open in FFmpeg. Packets that do not decode are skipped, as players do."""
 
     def __init__(self, container: Any, clock: Clock) -> None:
         if not container.streams.audio:
@@ -149,10 +157,6 @@ class FfmpegSource:
                 if shape == kept:
                     yield frame
 
-    def read_at(self, first: int, frames: int) -> Samples:
-        """Not offered: seeking by time in compressed streams is not exact."""
-        raise NotImplementedError
-
 
 def _mean(frame: Any) -> NDArray[np.float32]:
     """The mean of a frame's planes, (frames,), without a copy of them all."""
@@ -161,7 +165,7 @@ def _mean(frame: Any) -> NDArray[np.float32]:
     return mean
 
 
-class VorbisSource:
+class VorbisSource(_InOrder):
     """An Ogg Vorbis file that FFmpeg reads, decodes and gathers in its own filter graph: Python sees blocks only.
 
     Their channels are averaged already. The graph ends early without a word where packets do not decode, so what came
@@ -169,7 +173,7 @@ class VorbisSource:
     damaged one ended early.
     """
 
-    frames, codec = 0, "vorbis"
+    codec = "vorbis"
 
     def __init__(self, sink: Any, promised: int, clock: Clock) -> None:
         self.sink, self.promised, self.clock = sink, promised, clock
@@ -194,10 +198,6 @@ class VorbisSource:
             return self.sink.pull()
         except EOFError:
             return None
-
-    def read_at(self, first: int, frames: int) -> Samples:
-        """Not offered, as with `FfmpegSource`."""
-        raise NotImplementedError
 
 
 @contextmanager
