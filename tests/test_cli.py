@@ -240,7 +240,7 @@ def rows_readable_now(out: Path) -> int:
 
 @pytest.fixture(scope="module")
 def slow_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Wide enough that two hundred clips take some seconds."""
+    """Wide enough that a hundred clips take some seconds."""
     path = tmp_path_factory.mktemp("model") / "slow.safetensors"
     path.write_bytes(checkpoint.untrained(Model(channels=96)))
     return str(path)
@@ -262,18 +262,18 @@ def cut_off(how: str, source: Path, out: Path, model: str, rows: int) -> None:
         assert printed == ""
         assert "Stopped. The same command goes on from here." in text
         assert "Traceback" not in text
-    assert rows <= rows_readable_now(out) < 180, how
+    assert rows <= rows_readable_now(out) < 120, how
 
 
 @pytest.mark.usefixtures("ray_here")
 def test_a_run_cut_off_twice_goes_on_to_one_row_a_clip(tmp_path: Path, slow_model: str) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
-    write_tones(source, 180)
+    write_tones(source, 120)
     cut_off("kill", source, out, slow_model, 20)
-    cut_off("terminate", source, out, slow_model, 80)
+    cut_off("terminate", source, out, slow_model, 60)
     assert call("tag", source, "-o", out, "--model", slow_model, "--set", "compute.shard_rows=4") == 0
     found = duckdb.sql(f"select count(*), count(distinct id) from '{out}/*.parquet'").fetchall()
-    assert found == [(180, 180)]
+    assert found == [(120, 120)]
     assert status.verify(Folder(str(out))) == []
 
 

@@ -202,9 +202,22 @@ class VorbisSource(_InOrder):
 
 @contextmanager
 def open_libsndfile(file: BinaryIO, clock: Clock) -> Iterator[AudioSource]:
-    """The file as libsndfile reads it. Raises what libsndfile raises."""
+    """The file as libsndfile reads it. Raises what that raises, and ValueError where it ended early."""
     with _Onward(file) as sound:
         yield LibsndfileSource(sound, clock)
+        if sound.format in ("MP3", "OGG"):
+            _refuse_rest(file)
+
+
+def _refuse_rest(file: BinaryIO) -> None:
+    """Refuse a file read to its end that has more to hear.
+
+    libsndfile takes an MP3 without a header of its own (one that was piped) to be as long as its first frames' bit rate
+    says, and of joined streams it reads the first.
+    """
+    heard, size = file.tell(), file.seek(0, os.SEEK_END)
+    if size - heard > max(4_096, size // 100):  # more than tags and an encoder's padding
+        raise ValueError(f"it took {heard:,} of {size:,} bytes for the whole file")
 
 
 @contextmanager

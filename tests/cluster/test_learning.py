@@ -27,7 +27,7 @@ from tests.conftest import S3
 from tests.learn.test_training import SHORT, fit, settings
 from tests.learn.tree import answer, separable, store
 
-SMALL = ["model.channels=4", "batch=16", "phases=[{lr: 0.003, warmup_epochs: 1}]", "compute.device=cpu"]
+SMALL = ["model.channels=4", "batch=16", "phases=[{lr: 0.003, warmup_epochs: 1}]", "compute.device=cpu", *SHORT]
 
 
 def flags(*overrides: str) -> list[str]:

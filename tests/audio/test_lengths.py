@@ -1,0 +1,80 @@
+"""Files that are longer than libsndfile takes them for."""
+
+import io
+
+import av
+import numpy as np
+import pytest
+
+from looptagger.audio.decode import Clip, decode
+from looptagger.config import Audio, Chunking, Limits
+from tests.conftest import audio_bytes, tone
+
+RATE = 44_100
+
+
+class Pipe(io.RawIOBase):
+    """Takes bytes one after another: an encoder cannot come back to write a length into the header."""
+
+    def __init__(self) -> None:
+        self.taken = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        self.taken += data
+        return len(data)
+
+
+def vbr_mp3(waveform: np.ndarray, file: io.RawIOBase | io.BytesIO) -> None:
+    """An MP3 of variable bit rate."""
+    with av.open(file, "w", format="mp3") as container:
+        stream = container.add_stream("libmp3lame", rate=RATE, layout="mono")
+        stream.codec_context.qscale = True
+        stream.codec_context.global_quality = 2 * 118  # as `lame -V2`
+        frame = av.AudioFrame.from_ndarray((waveform * 32_000).astype(np.int16)[None], format="s16", layout="mono")
+        frame.sample_rate = RATE
+        to_frames = av.AudioResampler(format=stream.format, layout="mono", rate=RATE, frame_size=1_152)
+        for each in [*to_frames.resample(frame), *to_frames.resample(None), None]:
+            container.mux(stream.encode(each))
+
+
+def fading(seconds: float) -> np.ndarray:
+    """Noise, whose bit rate is high, for a second of ten, and then a tone, whose bit rate is low."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, round(seconds * RATE / 10))
+    return np.concatenate([noise, tone(seconds * 0.9, 220.0, RATE)])
+
+
+def heard(data: bytes) -> Clip:
+    return decode(io.BytesIO(data), Audio(), Chunking(), Limits())
+
+
+@pytest.mark.parametrize("seconds", [12.0, 400.0])
+def test_an_mp3_of_variable_rate_that_was_piped(seconds: float) -> None:
+    """Its header says no length; by its first frames' rate it would be a fraction of it."""
+    pipe = Pipe()
+    vbr_mp3(fading(seconds), pipe)
+    clip = heard(bytes(pipe.taken))
+    assert clip.duration_s == pytest.approx(seconds, abs=0.1)
+    assert clip.start_s[-1] == pytest.approx(seconds - 3, abs=0.1)
+
+
+def test_tags_after_the_audio_are_no_audio() -> None:
+    written = io.BytesIO()
+    vbr_mp3(fading(12.0), written)
+    plain = heard(written.getvalue())
+    assert plain.duration_s == pytest.approx(12.0, abs=0.1)
+    for size in (128, 4_000, 100_000):  # an ID3v1 tag, an APE tag, one with a picture
+        tagged = heard(written.getvalue() + b"TAG" + bytes(size - 3))
+        assert tagged.duration_s == pytest.approx(12.0, abs=0.1)
+
+
+def test_joined_files_are_heard_to_their_end() -> None:
+    parts = [io.BytesIO(), io.BytesIO()]
+    for part in parts:
+        vbr_mp3(fading(6.0), part)
+    joined = heard(b"".join(part.getvalue() for part in parts))
+    assert joined.duration_s == pytest.approx(12.0, abs=0.2)
+    opus = audio_bytes(tone(6.0, rate=48_000), 48_000, format="OGG", subtype="OPUS")
+    assert heard(opus * 2).duration_s == pytest.approx(12.0, abs=0.1)
