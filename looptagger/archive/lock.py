@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import IO, Any
 
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError, one_line
@@ -17,6 +17,7 @@ NAME = "_run/lock.json"
 RENEW_S = 10.0
 STALE_S = 60.0
 """A lease not renewed for this long belongs to a job that is gone."""
+TRIES, ASKED_S = 5, 0.02
 
 
 def _owner() -> dict[str, Any]:
@@ -44,16 +45,29 @@ def _held_file(folder: Folder) -> Iterator[Callable[[], None]]:
         why = one_line(error.strerror or error)
         raise UserError(f"{folder.uri}: cannot be written: {why}; make it writable or choose another output.") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(folder, file):
             file.seek(0)
-            raise UserError(_busy(folder, file.read().encode())) from None
+            raise UserError(_busy(folder, file.read().encode()))
         file.seek(0)
         file.truncate()
         file.write(json.dumps(_owner()))
         file.flush()
         yield lambda: None
+
+
+def _locked(folder: Folder, file: IO[str]) -> bool:
+    """Whether this process has the file's lock now. Who only asks for the holder has it for an instant."""
+    for _ in range(TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(ASKED_S)
+        except OSError as error:
+            why = one_line(error.strerror or error)
+            remedy = "mount it with flock, or choose another output"
+            raise UserError(f"{folder.uri}: this file system locks no files ({why}); {remedy}.") from None
+    return False
 
 
 @contextmanager
@@ -147,6 +161,8 @@ def holder(folder: Folder) -> str | None:
                 return None
             except BlockingIOError:
                 pass
+            except OSError:  # a file system without locks, on which nobody can write
+                return None
     elif _gone(lease):
         return None
     owner = _parsed(lease)
