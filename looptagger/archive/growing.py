@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from looptagger.archive import counts, manifest, tags
+from looptagger.archive.columns import joint_schema
 from looptagger.archive.dataset import CHUNKS, Record, load, save, withdraw
 from looptagger.archive.manifest import ManifestFile
 from looptagger.archive.sources import Listing, open_sources
 from looptagger.archive.storage import Folder
-from looptagger.archive.tables import joint_schema
 from looptagger.config import Storage
 from looptagger.errors import UserError
 
@@ -40,7 +40,7 @@ def prepare(folder: Folder, request: Request, storage: Storage, listed: Callable
         _refuse_strangers(folder, ours=False)
         return _extended(folder, request, storage, listed)
     _refuse_difference(folder, record, request)
-    if record.sources != request.sources and not request.update:
+    if not (request.update or set(request.sources) <= set(record.sources)):
         raise UserError(
             f"{folder.uri}: holds the tags of {' '.join(record.sources)}; add --update to take in "
             f"{' '.join(request.sources)} too, or choose another output."

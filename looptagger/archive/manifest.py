@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from looptagger.archive.columns import as_stored, conformed, grown, joint_schema
 from looptagger.archive.sources import Listing
 from looptagger.archive.storage import Folder
-from looptagger.archive.tables import disagreement, joint_schema
 from looptagger.config import Settings
-from looptagger.errors import UserError, one_line
+from looptagger.errors import UserError
 
 FILE_ROWS = 65_536
 GROUP_ROWS = 8_192
@@ -121,17 +121,19 @@ class _Writer:
     def __init__(self, folder: Folder, first: int, schema: pa.Schema, written: Callable[[int], None]) -> None:
         self.folder, self.first, self.schema, self.written = folder, first, schema, written
         self.pending: list[pa.RecordBatch] = []
+        self.waiting = 0
         self.rows: list[int] = []
 
     def add(self, batch: pa.RecordBatch) -> None:
         self.pending.append(batch)
-        while sum(waiting.num_rows for waiting in self.pending) >= FILE_ROWS:
+        self.waiting += batch.num_rows
+        while self.waiting >= FILE_ROWS:
             self.flush()
 
     def flush(self) -> None:
         table = pa.Table.from_batches(self.pending, self.schema)
         head, tail = table.slice(0, FILE_ROWS), table.slice(FILE_ROWS)
-        self.pending = tail.to_batches()
+        self.pending, self.waiting = tail.to_batches(), tail.num_rows
         if head.num_rows:
             sink = pa.BufferOutputStream()
             pq.write_table(head, sink, row_group_size=GROUP_ROWS, compression="zstd")
@@ -166,7 +168,7 @@ def freeze(
     seen = []
     for batch in _limited(_new_rows(listings, old), left):
         seen.append(digests(batch.column("id")))
-        writer.add(_conformed(batch, joint))
+        writer.add(conformed(batch, joint))
     writer.flush()
     rows = shard_rows or default_shard_rows(sum(writer.rows))
     files = [ManifestFile(name=writer.name(i), rows=n, shard_rows=rows) for i, n in enumerate(writer.rows)]
@@ -183,22 +185,9 @@ def _first_free(files: Sequence[ManifestFile]) -> int:
     return 1 + max((int(PurePosixPath(file.name).stem) for file in files), default=-1)
 
 
-def _as_stored(schema: pa.Schema) -> pa.Schema:
-    """A schema as it comes back from Parquet, which knows no seconds: `timestamp[s]` is then in milliseconds."""
-    sink = pa.BufferOutputStream()
-    try:
-        pq.write_table(schema.empty_table(), sink)
-        return pq.read_schema(pa.BufferReader(sink.getvalue())).remove_metadata()
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"the manifest has columns that Parquet cannot store: {one_line(error)}; drop them.") from None
-
-
 def _joint_schema(folder: Folder, listings: Sequence[Listing], before: Sequence[ManifestFile]) -> pa.Schema:
-    joint = _as_stored(joint_schema(listing.schema for listing in listings))
-    if before and (old := schema(folder, before)) != joint:
-        columns = ", ".join(old.names[2:]) or "none"
-        raise UserError(f"{folder.uri}: holds the manifest columns {columns}; give the same ones or another output.")
-    return joint
+    joint = as_stored(joint_schema(listing.schema for listing in listings))
+    return grown(folder.uri, schema(folder, before), joint) if before else joint
 
 
 def _new_rows(listings: Sequence[Listing], old: Digests) -> Iterator[pa.RecordBatch]:
@@ -220,19 +209,6 @@ def _limited(batches: Iterator[pa.RecordBatch], left: int | None) -> Iterator[pa
         yield batch
 
 
-def _conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """A batch with all of the schema's columns; those that its source lacks are null."""
-    have = set(batch.schema.names)
-    try:
-        columns = [
-            batch.column(field.name).cast(field.type) if field.name in have else pa.nulls(batch.num_rows, field.type)
-            for field in schema
-        ]
-    except pa.ArrowInvalid as error:  # no type holds all of both: whole numbers over 2**53 beside fractions, ...
-        raise disagreement(error) from None
-    return pa.record_batch(columns, schema=schema)
-
-
 def _repetition(folder: Folder, files: Sequence[ManifestFile], digest: bytes) -> str:
     """The sentence that names the id with this digest, and where it stands."""
     places, text, first = [], "", 1
@@ -242,5 +218,5 @@ def _repetition(folder: Folder, files: Sequence[ManifestFile], digest: bytes) ->
             places.append(f"{first + int(index):,}")
         first += table.num_rows
     return (
-        f"the id {text!r} comes twice (rows {' and '.join(places[:2])}); ids must be unique, or leave the column out."
+        f"the id {text!r} comes twice (rows {' and '.join(places[:2])}); name each clip once, or give ids that differ."
     )

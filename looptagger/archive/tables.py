@@ -5,7 +5,7 @@ CSV and JSONL are read twice, block by block: first for the types of their colum
 
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, BinaryIO
@@ -16,11 +16,14 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from looptagger.archive.columns import joint
 from looptagger.archive.storage import scheme
 from looptagger.errors import UserError, one_line
 
 BATCH_ROWS = 65_536
 ENDINGS = (".parquet", ".csv", ".jsonl", ".ndjson")
+PANDAS = "__index_level_"
+"""How pandas calls the row numbers that it stores beside the columns."""
 TEXT = {"id": pa.string(), "uri": pa.string()}
 JSON_BYTES = 16 << 20
 """Of JSON lines parsed at once."""
@@ -54,7 +57,7 @@ def open_table(fs: Any, name: str, path: str) -> TableReader:
     if "uri" not in reader.schema.names:
         columns = ", ".join(reader.schema.names) or "none"
         raise UserError(f"{name}: a manifest needs a column `uri`; this one has {columns}.")
-    others = [column for column in reader.schema if column.name not in TEXT]
+    others = [column for column in reader.schema if column.name not in TEXT and not column.name.startswith(PANDAS)]
     schema = pa.schema([pa.field(key, kind) for key, kind in TEXT.items()] + others)
     base = name.rpartition("/")[0] if scheme(name) != "file" else path.rpartition("/")[0]
 
@@ -85,8 +88,7 @@ def _reader(fs: Any, name: str, path: str) -> _Batches:
     try:
         opened = partial(fs.open, path, "rb")
         if name.lower().endswith(".parquet"):
-            parquet = pq.ParquetFile(opened())
-            return _Batches(parquet.schema_arrow, lambda: parquet.iter_batches(BATCH_ROWS))
+            return _parquet(opened)
         return (_csv if name.lower().endswith(".csv") else _json)(opened)
     except FileNotFoundError:
         raise UserError(f"{name}: no such manifest; check the path.") from None
@@ -96,20 +98,39 @@ def _reader(fs: Any, name: str, path: str) -> _Batches:
         raise UserError(f"{name}: cannot be read as a manifest: {one_line(error)}.") from None
 
 
+def _parquet(opened: Opener) -> _Batches:
+    """A Parquet file, open only while it is read: there may be thousands."""
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        with opened() as file, pq.ParquetFile(file) as parquet:
+            yield from parquet.iter_batches(BATCH_ROWS)
+
+    with opened() as file, pq.ParquetFile(file) as parquet:
+        return _Batches(parquet.schema_arrow, batches)
+
+
 def _csv(opened: Opener) -> _Batches:
     """A CSV file, its columns widened until every row fits: Arrow takes types from the first block."""
     types = dict(TEXT)
 
+    def rows_of(file: BinaryIO) -> pa.csv.CSVStreamingReader:
+        convert = pa.csv.ConvertOptions(column_types=types)
+        return pa.csv.open_csv(file, parse_options=MANY_LINES, convert_options=convert)
+
     def batches() -> Iterator[pa.RecordBatch]:
         with opened() as file:
-            yield from pa.csv.open_csv(file, convert_options=pa.csv.ConvertOptions(column_types=types))
+            yield from rows_of(file)
 
     schema = pa.schema([])
     while True:
         with opened() as file:
             try:
-                rows = pa.csv.open_csv(file, convert_options=pa.csv.ConvertOptions(column_types=types))
+                rows = rows_of(file)
                 schema = rows.schema
+                whole = {column.name: pa.uint64() for column in schema if column.type == pa.float64()}
+                if whole.keys() - types:  # Arrow takes them for fractions, which lose digits of 64 bits
+                    types = whole | types
+                    continue
                 for _ in rows:
                     pass
                 return _Batches(schema, batches)
@@ -121,7 +142,11 @@ def _csv(opened: Opener) -> _Batches:
                 types[field.name] = WIDER.get(tried, pa.string())
 
 
-WIDER = {pa.null(): pa.int64(), pa.int64(): pa.float64()}
+MANY_LINES = pa.csv.ParseOptions(newlines_in_values=True)
+"""Without it, Arrow cuts a file into blocks where a quoted text breaks a line, and invents rows."""
+
+
+WIDER = {pa.null(): pa.int64(), pa.int64(): pa.uint64(), pa.uint64(): pa.float64()}
 """What a CSV column is taken for next when a value does not fit; others become text."""
 
 
@@ -134,12 +159,20 @@ def _refused(error: pa.ArrowInvalid, schema: pa.Schema) -> pa.Field | None:
 def _json(opened: Opener) -> _Batches:
     """A file of JSON lines, with the columns and types that all of its rows together have."""
     schema = reduce(joint, (_parsed(lines).schema for lines in _blocks(opened)), pa.schema([]))
+    schema = pa.schema([_as_written(column) if column.name in TEXT else column for column in schema])
 
     def batches() -> Iterator[pa.RecordBatch]:
         for lines in _blocks(opened):
             yield from _parsed(lines, schema).select(schema.names).to_batches()
 
     return _Batches(schema, batches)
+
+
+def _as_written(column: pa.Field) -> pa.Field:
+    """An id or URI that Arrow took for a time, or for a fraction because it has 64 bits: the type that keeps it."""
+    if pa.types.is_timestamp(column.type):
+        return column.with_type(pa.string())
+    return column.with_type(pa.uint64()) if pa.types.is_floating(column.type) else column
 
 
 def _blocks(opened: Opener) -> Iterator[bytes]:
@@ -159,30 +192,6 @@ def _blocks(opened: Opener) -> Iterator[bytes]:
 def _parsed(lines: bytes, schema: pa.Schema | None = None) -> pa.Table:
     whole = pa.json.ReadOptions(block_size=len(lines))  # in smaller blocks, no line could be longer than one
     return pa.json.read_json(io.BytesIO(lines), whole, pa.json.ParseOptions(explicit_schema=schema))
-
-
-def joint(one: pa.Schema, other: pa.Schema) -> pa.Schema:
-    """The schema that rows of both fit; what looks like a time in one only is text. Raises Arrow's errors."""
-    for name in set(one.names) & set(other.names):
-        both = {one.field(name).type, other.field(name).type}
-        if pa.string() in both and any(map(pa.types.is_timestamp, both)):
-            one, other = (each.set(each.get_field_index(name), pa.field(name, pa.string())) for each in (one, other))
-        elif both == {pa.string(), pa.binary()}:
-            raise pa.ArrowTypeError(f"{name} is text in one and bytes in another")
-    return pa.unify_schemas([one, other], promote_options="permissive")
-
-
-def joint_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
-    """One schema for all sources. Raises UserError where no type holds what two have in the same column."""
-    try:
-        return reduce(joint, schemas)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise disagreement(error) from None
-
-
-def disagreement(error: Exception) -> UserError:
-    """The sentence for sources whose columns no type holds together."""
-    return UserError(f"the sources' columns do not agree: {one_line(error)}; tag them into two outputs.")
 
 
 def _normal(batch: pa.RecordBatch, schema: pa.Schema, base: str, name: str, first: int) -> pa.RecordBatch:

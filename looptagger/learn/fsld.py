@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from looptagger.archive.sources import is_audio
+from looptagger.archive.paths import is_audio
 from looptagger.errors import UserError
 from looptagger.learn.loops import Collection, Drops, Loop, short_licence
 

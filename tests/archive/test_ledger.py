@@ -1,9 +1,12 @@
 """The output as its own ledger: manifest, parts, writer, status and compaction, with made-up rows and no Ray."""
 
+import errno
+import fcntl
 import io
 import json
 import multiprocessing
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -437,6 +440,36 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(folder: Folder) -> N
     assert lock.holder(folder) is None
     with lock.held(folder):
         pass
+
+
+def test_who_asks_for_the_holder_does_not_keep_a_job_out(folder: Folder) -> None:
+    with lock.held(folder):
+        pass
+    with open(folder.at(lock.NAME), "rb") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        done = threading.Timer(lock.ASKED_S, lambda: fcntl.flock(asking, fcntl.LOCK_UN))
+        done.start()
+        with lock.held(folder):
+            pass
+        done.join()
+
+
+def test_a_file_system_without_locks(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: Any, how: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(UserError, match="this file system locks no files .*; mount it with flock"), lock.held(folder):
+        pass
+    assert lock.holder(folder) is None
+
+
+def test_some_of_an_outputs_sources_go_on_with_all(folder: Folder, done: Record, tmp_path: Path) -> None:
+    more = write_manifest(tmp_path / "more.csv", range(20, 23))
+    both = prepare(folder, request(more, update=True))
+    assert prepare(folder, request(more)) == both
+    assert prepare(folder, request(*done.sources)) == both
+    refused(folder, request(tmp_path / "another.csv"), "add --update")
 
 
 def test_shard_sizes_and_slices(folder: Folder, tmp_path: Path) -> None:

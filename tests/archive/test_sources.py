@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from looptagger.archive import manifest, tables
-from looptagger.archive.sources import is_audio, open_sources
+from looptagger.archive import columns, manifest, tables
+from looptagger.archive.paths import is_audio
+from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
 from looptagger.config import Storage
 from looptagger.errors import UserError
@@ -28,7 +29,7 @@ def frozen(out: Path, *sources: Path) -> list[manifest.ManifestFile]:
 
 
 def joint(*sources: Path) -> pa.Schema:
-    return tables.joint_schema(each.schema for each in open_sources([str(source) for source in sources], Storage()))
+    return columns.joint_schema(each.schema for each in open_sources([str(source) for source in sources], Storage()))
 
 
 def uris(*sources: object) -> list[str]:
@@ -70,7 +71,7 @@ def test_overlapping_sources_are_taken_once(tree: Path) -> None:
 def test_linked_folders_are_followed_but_not_in_circles(tree: Path) -> None:
     (tree / "sub" / "up").symlink_to(tree)
     (tree / "zlink").symlink_to(tree / "sub")
-    assert uris(tree) == ["a.FLAC", "b.wav", "c.ogg", "c.ogg"]
+    assert uris(tree) == ["a.FLAC", "b.wav", "c.ogg"]
 
 
 def test_names_that_are_not_utf8_get_a_row(tree: Path) -> None:
@@ -268,4 +269,6 @@ def test_an_address_on_the_web_stays_what_it_is(tmp_path: Path) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/a.wav"
         assert [row["uri"] for row in listed(address)] == [address]
+        folder = address.removesuffix("/a.wav")  # which answers with a page
+        assert [row["uri"] for row in listed(folder)] == [address]
         server.shutdown()

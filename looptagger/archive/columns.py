@@ -1,0 +1,90 @@
+"""The types of the columns that manifests bring: one for all sources, as Parquet holds it."""
+
+from collections.abc import Iterable
+from functools import reduce
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from looptagger.errors import UserError, one_line
+
+
+def joint(one: pa.Schema, other: pa.Schema) -> pa.Schema:
+    """The schema that rows of both fit; what looks like a time in one only is text. Raises Arrow's errors."""
+    for name in set(one.names) & set(other.names):
+        both = {one.field(name).type, other.field(name).type}
+        if pa.string() in both and any(map(pa.types.is_timestamp, both)):
+            one, other = (each.set(each.get_field_index(name), pa.field(name, pa.string())) for each in (one, other))
+        elif both == {pa.string(), pa.binary()}:
+            raise pa.ArrowTypeError(f"{name} is text in one and bytes in another")
+    return pa.unify_schemas([one, other], promote_options="permissive")
+
+
+def joint_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
+    """One schema for all sources. Raises UserError where no type holds what two have in the same column."""
+    try:
+        return reduce(joint, schemas)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise _disagreement(one_line(error)) from None
+
+
+def _disagreement(why: str) -> UserError:
+    """The sentence for sources whose columns no type holds together."""
+    return UserError(f"the sources' columns do not agree: {why}; tag them into two outputs.")
+
+
+def as_stored(schema: pa.Schema) -> pa.Schema:
+    """A schema as it comes back from Parquet, which knows no seconds: `timestamp[s]` is then in milliseconds.
+
+    Raises UserError for types that Parquet cannot hold.
+    """
+    plain = pa.schema([column.with_type(_plain(column.type)) for column in schema])
+    sink = pa.BufferOutputStream()
+    try:
+        pq.write_table(plain.empty_table(), sink)
+        return pq.read_schema(pa.BufferReader(sink.getvalue())).remove_metadata()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"the manifest has columns that Parquet cannot store: {one_line(error)}; drop them.") from None
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """A type without views, which Arrow cannot pick rows from, and text for a column that holds nothing yet."""
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)))
+    return {pa.null(): pa.string(), pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
+
+
+def grown(output: str, old: pa.Schema, new: pa.Schema) -> pa.Schema:
+    """The schema for what is added to an output: its own, for its parts are written. Raises UserError.
+
+    Whether each new value fits, `conformed` finds; but nothing else becomes text, which other rows were all along.
+    """
+    if set(old.names) != set(new.names):
+        columns = ", ".join(old.names[2:]) or "none"
+        raise UserError(f"{output}: holds the manifest columns {columns}; give the same ones or another output.")
+    for column in old:
+        kind = new.field(column.name).type
+        if pa.types.is_string(column.type) and not pa.types.is_string(kind):
+            raise UserError(f"{output}: holds text in {column.name!r}, which is {kind} now; choose another output.")
+    return old
+
+
+def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """A batch with all of the schema's columns; those that its source lacks are null.
+
+    Raises UserError where a value does not fit: whole numbers over 2**53 beside fractions, a fraction added to whole
+    numbers, ...
+    """
+    return pa.record_batch([_fitted(batch, field) for field in schema], schema=schema)
+
+
+def _fitted(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    column = batch.column(field.name) if field.name in batch.schema.names else None
+    if column is None or column.null_count == len(column):
+        return pa.nulls(batch.num_rows, field.type)
+    try:
+        return column.cast(field.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise _disagreement(f"in {field.name!r}, {one_line(error)}") from None

@@ -1,0 +1,40 @@
+"""Paths and keys as text: which are audio, and which lie in folders that are given, too."""
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+
+AUDIO_ENDINGS = frozenset(
+    {
+        *("wav", "wave", "bwf", "rf64", "w64", "aif", "aiff", "aifc", "caf", "au", "snd", "voc", "sf", "paf"),
+        *("flac", "wv", "ape", "tta", "ogg", "oga", "opus", "spx", "mp3", "mp2", "mpga", "mpc", "ac3", "amr"),
+        *("m4a", "m4b", "mp4", "aac", "3gp", "wma", "webm", "weba", "mka"),
+    }
+)
+"""Endings taken from folders and prefixes. A file named outright is taken whatever its ending."""
+
+
+def is_audio(name: str) -> bool:
+    """Whether a file's ending says audio, and it is not a hidden file such as macOS's `._` companions."""
+    base = name.rsplit("/", 1)[-1]
+    return not base.startswith(".") and base.rpartition(".")[2].lower() in AUDIO_ENDINGS
+
+
+def kept(uris: Iterator[str], skipped: list[str]) -> Iterator[str]:
+    """The audio files among `uris`; of the others the endings are noted, so that a summary can name them."""
+    for uri in uris:
+        if is_audio(uri):
+            yield uri
+        elif len(skipped) < 1_000_000:
+            skipped.append(os.path.splitext(uri)[1].lower())
+
+
+def depth(path: str, folders: Collection[str]) -> int:
+    """How many parts of a path are the nearest folder above it of some; 0 where none is."""
+    parts = path.rstrip("/").split("/")
+    return next((n for n in range(len(parts) - 1, 0, -1) if "/".join(parts[:n]) in folders), 0)
+
+
+def tops(matches: Sequence[str], folders: Collection[str]) -> list[str]:
+    """A glob's matches less those in a folder that matches, too: the folder's listing has them."""
+    whole = {folder.rstrip("/") for folder in folders}
+    return [match for match in matches if not depth(match, whole)]

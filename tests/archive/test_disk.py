@@ -1,0 +1,69 @@
+"""Folders that link to each other, and patterns over them: every file once, in time."""
+
+from pathlib import Path
+
+import pytest
+
+from looptagger.archive import disk
+from looptagger.errors import UserError
+
+
+def found(source: object) -> list[str]:
+    """The files of a source, by name."""
+    return [Path(uri).name for uri in disk.find(str(source))([])]
+
+
+def folder(path: Path, *names: str) -> Path:
+    path.mkdir(parents=True)
+    for name in names:
+        (path / name).write_bytes(b"x")
+    return path
+
+
+def test_folders_that_all_link_to_each_other(tmp_path: Path) -> None:
+    """Followed wherever they lead, ten would be listed a million times."""
+    packs = [folder(tmp_path / f"pack{i}", f"{i}.wav") for i in range(10)]
+    for one in packs:
+        for other in packs:
+            (one / other.name).symlink_to(other)
+    assert found(tmp_path) == [f"{i}.wav" for i in range(10)]
+    assert found(tmp_path / "**/*.wav") == [f"{i}.wav" for i in range(10)]
+    assert sorted(found(packs[3])) == [f"{i}.wav" for i in range(10)]  # through links alone
+
+
+def test_a_folder_with_links_to_itself(tmp_path: Path) -> None:
+    folder(tmp_path / "in", "a.wav", "b.txt")
+    for name in ("current", "latest"):
+        (tmp_path / "in" / name).symlink_to(".")
+    for source in ("in", "in/**", "**/*.wav", "in/**/a.*"):
+        assert found(tmp_path / source) == ["a.wav"], source
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_links_to_a_folder_and_to_one_in_it(tmp_path: Path, names: tuple[str, str]) -> None:
+    inner = folder(tmp_path / "else" / "inner", "deep.wav")
+    (tmp_path / "else" / "flat.wav").write_bytes(b"x")
+    top = folder(tmp_path / "top")
+    (top / names[0]).symlink_to(inner)
+    (top / names[1]).symlink_to(inner.parent)
+    assert sorted(found(top)) == ["deep.wav", "flat.wav"]
+
+
+def test_a_link_into_a_hidden_folder_is_the_way_there(tmp_path: Path) -> None:
+    folder(tmp_path / "top" / ".store" / "pack", "a.wav")
+    (tmp_path / "top" / "pack").symlink_to(".store/pack")
+    assert found(tmp_path / "top") == ["a.wav"]
+
+
+def test_what_a_pattern_of_folders_matches(tmp_path: Path) -> None:
+    folder(tmp_path / "x" / "drums", "a.wav", "b.flac")
+    folder(tmp_path / "x" / "y" / "drums" / "more", "c.wav")
+    folder(tmp_path / "x" / ".drums", "d.wav")
+    folder(tmp_path / "x" / "bass", "drums.wav")
+    assert found(tmp_path / "**/drums") == ["a.wav", "b.flac", "c.wav"]
+    assert found(tmp_path / "**/drums/*.wav") == ["a.wav"]
+    assert found(tmp_path / "x/**/[d]*.wav") == ["drums.wav"]
+    assert found(tmp_path / "**") == ["drums.wav", "a.wav", "b.flac", "c.wav"]
+    for nothing in ("**/*.mp3", "nowhere/**/*.wav"):
+        with pytest.raises(UserError, match="no such file or folder"):
+            found(tmp_path / nothing)
