@@ -86,7 +86,7 @@ def _below(folder: bytes, real: bytes, roots: set[bytes]) -> Iterator[bytes]:
         path = os.path.join(folder, name)
         if not is_folder:
             yield path
-        elif not name.startswith(b"."):
+        elif not name.startswith(b".") and name != b"lost+found":  # a disk's own, that only root may list
             target = os.path.realpath(path) if is_link else real + b"/" + name
             if target in roots or (is_link and _is_within(target, roots)):
                 continue

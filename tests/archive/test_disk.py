@@ -55,6 +55,12 @@ def test_a_link_into_a_hidden_folder_is_the_way_there(tmp_path: Path) -> None:
     assert found(tmp_path / "top") == ["a.wav"]
 
 
+def test_a_whole_disk(tmp_path: Path) -> None:
+    folder(tmp_path / "disk" / "lost+found", "#12.wav").chmod(0)
+    (tmp_path / "disk" / "a.wav").write_bytes(b"x")
+    assert found(tmp_path / "disk") == ["a.wav"]
+
+
 def test_what_a_pattern_of_folders_matches(tmp_path: Path) -> None:
     folder(tmp_path / "x" / "drums", "a.wav", "b.flac")
     folder(tmp_path / "x" / "y" / "drums" / "more", "c.wav")
