@@ -165,7 +165,9 @@ def _classic(run: Run, site: Site, events: Events) -> pa.Table:
     found, unheard = [], loops.unheard
     for part in _judged(run):
         judged = _loops(run, site, part, features.CHUNK if ours else features.WINDOW)
-        scores = judged.scores(system.scores, system.constant)
+        scores = judged.scores(system.scores if ours else system.decisions, system.constant)
+        if not ours:  # what most of a loop's windows are said to play
+            scores = (scores > 0.5).astype(scores.dtype)
         found.append(runs.table(judged.ids, part, judged.truth, scores))
         unheard += judged.unheard
     if unheard:

@@ -6,6 +6,7 @@ one learner of sets of roles; RAkEL, distinct form: LP on random sets of k roles
 
 import random
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -42,11 +43,18 @@ class ClassicSystem:
 
     def scores(self, features: Floats) -> Floats:
         """Features (n, 104) -> scores (n, 6) in [0, 1]."""
+        return self._of_each(self.model.predict_proba, features)
+
+    def decisions(self, features: Floats) -> Floats:
+        """Features (n, 104) -> 1 for each role said (n, 6), else 0: what the published code takes areas of."""
+        return np.rint(self._of_each(self.model.predict, features))
+
+    def _of_each(self, predict: Callable[[Any], Any], features: Floats) -> Floats:
         found = np.tile(self.constant, (len(features), 1))
         if len(features):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                likely = self.model.predict_proba(features.astype(np.float64))
+                likely = predict(features.astype(np.float64))
             found[:, self.told] = np.clip(likely.toarray(), 0, 1)
         return found
 

@@ -42,7 +42,7 @@ def write(
     test, judged = other or (data, dataset)
     scores, makers = _stored(all_runs, out), table.makers(test, judged, "paper", "all")
     reports = {
-        key: runs.over_seeds(runs.report(each, run.protocol, makers) for run, each in found)
+        key: runs.over_seeds(runs.report(each, run.system, run.protocol, makers) for run, each in found)
         for key, found in scores.items()
     }
     gaps = _gaps(scores, makers)

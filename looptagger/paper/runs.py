@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import read_part, write_part
 from looptagger.learn import evaluation, intervals, metrics
+from looptagger.learn.evaluation import PUBLISHED_ROLES
 from looptagger.learn.metrics import Floats, Truth
 from looptagger.learn.table import Dataset
 from looptagger.paper.settings import NETWORKS, Paper, Protocol, System
@@ -76,6 +77,7 @@ def runs(settings: Paper, data: str, test: str, versions: Mapping[str, str]) -> 
             about: dict[str, Any] = train.recipe()
             if system not in NETWORKS:
                 about = {**settings.classic.model_dump(), **versions, "split": train.split}
+                about |= {"judged": "decisions"} if protocol == "published" else {}
             trained = digest(data, about)
             found += [Run(system, protocol, seed, trained, digest(trained, test)) for seed in settings.seeds]
     return found
@@ -109,12 +111,14 @@ Makers = Mapping[str, Hashable]
 """Who made each loop, by its id; one that is not there stands for itself."""
 
 
-def report(scores: pa.Table, protocol: Protocol, makers: Makers) -> Report:
-    """A run's figures on the test part, as `looptagger evaluate` gives them."""
+def report(scores: pa.Table, system: System, protocol: Protocol, makers: Makers) -> Report:
+    """A run's figures on the test part, as `looptagger evaluate` gives them; of classic ones by the published code, six
+    roles are averaged.
+    """
     truth, found = arrays(scores, TEST)
     groups = _groups(scores, makers)
     if protocol == "published":
-        return evaluation.published(truth, found, groups)
+        return evaluation.published(truth, found, groups, PUBLISHED_ROLES if system in NETWORKS else ROLES)
     return evaluation.ours(truth, found, thresholds(scores), groups)
 
 

@@ -30,6 +30,20 @@ def test_each_system_learns_and_repeats_itself(system: str) -> None:
     assert metrics.macro(metrics.roc_auc(truth, one)) > 0.8
 
 
+@pytest.mark.parametrize("system", SYSTEMS[:6])
+def test_decisions_are_those_that_the_learner_takes(system: str) -> None:
+    features, labels = made(240)
+    labels[:, 0], labels[:, 5] = True, False
+    learned = ClassicSystem(system, features, labels, CLASSIC, seed=5)  # type: ignore[arg-type]
+    said = learned.decisions(features)
+    assert set(np.unique(said)) == {0, 1}
+    assert (said[:, 0] == 1).all()
+    assert (said[:, 5] == 0).all()
+    assert (said == labels).mean() > 0.8
+    if system.startswith("LP"):
+        assert {tuple(row) for row in said.astype(bool)} <= {tuple(row) for row in labels}, "sets that there are"
+
+
 @pytest.mark.parametrize("system", ["BR-SVM", "LP-SVM", "RAkEL-RF"])
 def test_a_role_without_examples_and_sets_met_once_do_not_stop_it(system: str) -> None:
     features, labels = made(120)
