@@ -42,6 +42,23 @@ class Model(Settings):
         return (self.last_midi - self.first_midi) * self.bands_per_semitone
 
 
+SIDES, PLACES = 128, 1 << 20
+"""Bands and frames that a map needs, halved seven times, and bands x frames that it may have: 40 of the paper's."""
+
+
+def misfit(model: Model, audio: Audio) -> str | None:
+    """Why a network of this shape cannot hear chunks of this length, or None."""
+    bands, frames = model.n_band, 1 + audio.chunk_samples // model.hop
+    if model.n_fft // 2 >= audio.chunk_samples:
+        return f"a window of {model.n_fft:,} samples does not fit a chunk of {audio.chunk_samples:,}"
+    if min(bands, frames) >= SIDES and bands * frames <= PLACES:
+        return None
+    limits = f"{SIDES} of each at least, {PLACES:,} places at most"
+    return (
+        f"a chunk becomes a map of {bands} bands and {frames:,} frames, which the network halves seven times: {limits}"
+    )
+
+
 class Chunking(Settings):
     """Which chunks of a clip are heard. Two runs that differ here do not share an output."""
 

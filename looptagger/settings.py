@@ -68,9 +68,11 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not last:
         raise UserError(f"--set {override}: write it as key=value, for example chunking.max_chunks=10.")
     for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
+        group = values.setdefault(parent, {})
+        if not isinstance(group, dict):
             raise UserError(f"--set {override}: {parent} is not a group of settings.")
+        values[parent] = dict(group)  # in YAML, two groups can be one (`&name`, `*name`)
+        values = values[parent]
     try:
         values[last] = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):

@@ -4,6 +4,7 @@ import pytest
 
 from looptagger.config import Augment, Model, Phase, Prepare, Settings, Tag, Train
 from looptagger.errors import UserError
+from looptagger.paper.settings import Paper
 from looptagger.settings import load
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -71,6 +72,13 @@ def test_the_papers_recipe_is_the_papers() -> None:
     assert [(phase.from_epoch, phase.optimiser, phase.lr) for phase in paper.phases] == [
         (0, "adam", 1e-4), (60, "sgd", 1e-3), (80, "sgd", 1e-4), (100, "sgd", 1e-5),
     ]  # fmt: skip
+
+
+def test_groups_that_are_one_in_a_file_are_set_one_by_one(tmp_path: Path) -> None:
+    (tmp_path / "paper.yaml").write_text("ours: &recipe {epochs: 7, model: {channels: 32}}\npublished: *recipe\n")
+    both = load(Paper, tmp_path / "paper.yaml", ["ours.model.channels=16", "ours.epochs=2"])
+    assert (both.ours.epochs, both.ours.model.channels) == (2, 16)
+    assert (both.published.epochs, both.published.model.channels) == (7, 32)
 
 
 def test_a_group_named_in_part_keeps_the_rest_of_its_defaults() -> None:

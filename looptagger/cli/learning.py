@@ -9,6 +9,7 @@ import click
 from looptagger import config, terminal
 from looptagger.cli import tables
 from looptagger.cli.options import ADDRESS, EXAMPLE, settings, storage_options
+from looptagger.errors import UserError
 from looptagger.learn.splits import SPLITS
 
 
@@ -96,12 +97,15 @@ def evaluate(models: tuple[str, ...], data: str, out: str | None, **options: Any
     from looptagger.model.predictor import Predictor
 
     given = settings(config.Tag, options)
+    if given.chunking != config.Chunking():
+        raise UserError("chunking cannot be set here: what is heard of a loop, --protocol says.")
     folder = Folder.to_read(data, given.storage)
     dataset = table.find(folder)
     reports = []
     for name in models:
         predictor = Predictor(checkpoint.resolve(name, given.storage), name, given.compute)
-        trained_on = predictor.card.provenance.get("data", {}).get("split")
+        about = predictor.card.provenance.get("data")
+        trained_on = about.get("split") if isinstance(about, dict) else None
         split = options["splits"] or (trained_on if trained_on in SPLITS else "grouped")
         unfair = evaluation.warning(predictor, dataset, split, options["part"])
         with terminal.progress_view() as view:

@@ -13,7 +13,7 @@ from looptagger.archive import dataset as archive
 from looptagger.archive import lock
 from looptagger.archive.storage import Folder
 from looptagger.cluster.plan import Workforce
-from looptagger.config import Train
+from looptagger.config import Train, misfit
 from looptagger.errors import UserError
 from looptagger.learn import record, table
 from looptagger.learn.table import Dataset
@@ -21,7 +21,6 @@ from looptagger.learn.task import Census, Task
 from looptagger.model.checkpoint import Card, plain_name
 from looptagger.roles import ROLES
 
-LEAST_SIDE = 128
 """Bands, and frames, of which seven halvings leave one."""
 PICTURES_S = 10.0
 """Seconds between two drawings of the curves."""
@@ -158,12 +157,8 @@ def _check(job: TrainJob, found: Dataset, data: Folder, out: Folder) -> None:
             f"{job.data}: holds audio at {found.sample_rate:,} Hz, not at audio.sample_rate = "
             f"{settings.audio.sample_rate:,} Hz; prepare it again with --set sample_rate, or change the setting."
         )
-    bands, frames = settings.model.n_band, 1 + settings.audio.chunk_samples // settings.model.hop
-    if min(bands, frames) < LEAST_SIDE:
-        raise UserError(
-            f"a chunk becomes a map of {bands} bands and {frames} frames, which the network halves seven times: "
-            f"{LEAST_SIDE} of each at least; change model or audio.chunk_samples."
-        )
+    if why := misfit(settings.model, settings.audio):
+        raise UserError(f"{why}; change model or audio.chunk_samples.")
     for part in ("train", "validation"):
         some = counts[part]
         if not any(0 < some[role] < some["loops"] for role in ROLES):

@@ -8,8 +8,8 @@ import math
 import queue
 import threading
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -88,14 +88,23 @@ def batches(
     for step in range(steps):
         drawn = [next(due) for _ in range(count)]
         samples = np.empty((count, longest(size, augment)), np.int16)
+        seeds = ([settings.seed, epoch, *each] for each in _told_apart([loop.key for loop in drawn], step))
         cuts = [
-            cut(row, loop.waveform, size, augment, np.random.default_rng([settings.seed, epoch, loop.key, step]))
-            for row, loop in zip(samples, drawn, strict=True)
+            cut(row, loop.waveform, size, augment, np.random.default_rng(seed))
+            for row, loop, seed in zip(samples, drawn, seeds, strict=True)
         ]
         lengths, gains = np.array([each[0] for each in cuts]), np.array([each[1] for each in cuts], np.float32)
         yield Batch(
             samples, lengths, gains, *partners(count, augment.mix, rng), np.stack([loop.labels for loop in drawn])
         )
+
+
+def _told_apart(keys: Sequence[int], step: int) -> Iterator[tuple[int, ...]]:
+    """For each crop of a step what its chance comes from: its loop and step, and which it is of several of one loop."""
+    come: Counter[int] = Counter()
+    for key in keys:
+        yield (key, step, come[key]) if come[key] else (key, step)
+        come[key] += 1
 
 
 def _drawn(

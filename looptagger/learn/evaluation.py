@@ -1,6 +1,7 @@
 """How good a model is on the loops of a data set: our protocol, with intervals, and the published code's."""
 
 from collections.abc import Callable, Hashable, Sequence
+from pathlib import PurePath
 from typing import Any, Literal
 
 from looptagger.archive.storage import Folder
@@ -97,8 +98,12 @@ def warning(predictor: Predictor, dataset: Dataset, split: str, part: Part) -> s
     """What is unfair about judging a model on these loops, in a sentence, or None."""
     provenance = predictor.card.provenance
     data = provenance.get("data")
-    if not isinstance(data, dict) or data.get("digest") != dataset.digest:
+    if not isinstance(data, dict):
         return None
+    if data.get("digest") != dataset.digest:
+        same = PurePath(str(data.get("source"))).name == PurePath(dataset.source).name
+        again = "The model was trained on another preparation of these loops: it may have heard some of this part."
+        return again if same else None
     same = (data.get("split"), data.get("seed"), tuple(data.get("shares", ()))) == (split, dataset.seed, dataset.shares)
     counts = provenance.get("counts", dataset.counts[split]), dataset.counts[split]
     dealt = data.get("dealt", {}).get(split), dataset.dealt.get(split)

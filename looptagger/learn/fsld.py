@@ -115,6 +115,8 @@ def read(folder: Path, merge: Literal["union", "intersection"]) -> Collection:
     if not by_loop:
         raise UserError(f"{layout.annotations}: none of its {broken:,} annotations can be read; unpack it again.")
     loops = list(_merged(by_loop, merge, drops))
+    if not loops:
+        raise UserError(f"{layout.annotations}: no loop is left that has a role ({RULES[merge]}).")
     files = _audio_files(layout.audio, drops)
     loops = drops.kept(loops, "no audio", lambda loop: loop.id in files)
     if not loops:
@@ -132,7 +134,7 @@ def _json_answers(folder: Path, drops: Drops) -> Iterator[Answer]:
     for path in sorted(folder.glob("*/sound-*.json")):
         loop = path.stem.removeprefix("sound-")
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(path.read_text(encoding="utf-8-sig"))
             roles = found["instrumentation"]
             if not loop or not isinstance(roles, dict):
                 raise ValueError
@@ -146,13 +148,14 @@ def _csv_answers(path: Path, drops: Drops) -> Iterator[Answer]:
     prefix = "instrumentation_"
     seen = set()
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             missing = {"sound_id", *(prefix + name for name in FSLD_NAMES)} - set(rows.fieldnames or ())
             if missing:
                 raise UserError(f"{path}: lacks the column {sorted(missing)[0]}; is it FSLD's compiled annotations?")
             for row in rows:
-                key = ((row["sound_id"] or "").strip(), (row.get("annotator") or "").strip())
+                annotator = row.get("annotator", f"line {rows.line_num}")  # without the column, each answer stands
+                key = ((row["sound_id"] or "").strip(), (annotator or "").strip())
                 if not key[0] or None in row.values():
                     drops.add("unreadable annotation", f"line {rows.line_num}")
                 elif key in seen:
@@ -170,7 +173,7 @@ def _answer(loop: str, annotator: str, roles: dict[str, Any], marks: dict[str, A
 
 
 def _is_true(value: Any) -> bool:
-    return value is True or (isinstance(value, str) and value.strip().lower() in ("true", "1"))
+    return value in (True, 1) or (isinstance(value, str) and value.strip().lower() in ("true", "1"))
 
 
 def _merged(by_loop: dict[str, list[Answer]], merge: str, drops: Drops) -> Iterator[Loop]:
@@ -220,14 +223,15 @@ def _described(loops: Iterable[Loop], files: dict[str, Path], metadata: Path | N
 
 
 def _text(value: Any) -> str | None:
-    return str(value) if isinstance(value, str | int) and value != "" else None
+    """Text as Parquet can hold it: JSON's may have half of a character of two."""
+    return str(value).encode(errors="replace").decode() if isinstance(value, str | int) and value != "" else None
 
 
 def _records(metadata: Path | None) -> dict[str, Any]:
     if metadata is None:
         return {}
     try:
-        records = json.loads(metadata.read_text(encoding="utf-8"))
+        records = json.loads(metadata.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         raise UserError(f"{metadata}: is not whole JSON; unpack FSL10K.zip again.") from None
     return records if isinstance(records, dict) else {}

@@ -69,7 +69,7 @@ def interval(
     numbers: dict[Hashable, int] = {}
     member = np.array([numbers.setdefault(group, len(numbers)) for group in groups or range(len(truth))])
     size = len(numbers)
-    if size < min(LEAST_GROUPS, len(truth)):
+    if size < LEAST_GROUPS:
         return dict.fromkeys([*ROLES[: truth.shape[1]], "macro"])
     picks = np.random.default_rng(seed).integers(size, size=(resamples, size))
     counts = [np.array([np.bincount(pick, minlength=size) for pick in some], float) for some in _cut(picks)]

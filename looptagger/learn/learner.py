@@ -60,7 +60,7 @@ class Learner:
 
     def _towards(self, mean: Any, now: Any, count: Any) -> None:
         """The exponential running mean; in its first steps a plain one, so that it forgets the random start."""
-        share = (1.0 / (count + 1)).clamp(min=1.0 / (self.settings.average_epochs * self.steps))
+        share = (1.0 / (count + 1)).clamp(min=min(1.0, 1.0 / (self.settings.average_epochs * self.steps)))
         for old, new in zip(mean, now, strict=True):
             old.lerp_(new, share) if old.is_floating_point() else old.copy_(new)
 
@@ -76,6 +76,8 @@ class Learner:
         )
         number = phase_at(self.settings, epoch)
         if number == self.phase:
+            if self.peers.device.type == "cpu":
+                self._share()  # anew, as after a stop: torch adds gradients up in another order once it knows them
             return
         phase = self.settings.phases[number]
         if phase.from_best and best:
@@ -91,13 +93,15 @@ class Learner:
         for module in self.network.body:
             module.requires_grad_(not phase.head_only)
         augment, compiled = augment_at(self.settings, phase.from_epoch), self.settings.compute.compile
-        self.trainee = self.peers.shared(
-            Trainee(self.network, augment, _precision(self.settings, self.peers), compiled)
-        )
+        self.alone = Trainee(self.network, augment, _precision(self.settings, self.peers), compiled)
+        self._share()
         if self.settings.average_epochs and (not self.average or phase.from_best or phase.head_only):
             self.average = AveragedModel(self.network, multi_avg_fn=self._towards, use_buffers=True)
         learning = [each for each in self.network.parameters() if each.requires_grad]
         self.phase, self.optimiser = number, optimiser(phase, learning)
+
+    def _share(self) -> None:
+        self.trainee = self.peers.shared(self.alone)
 
     def train(self, epoch: int, batches: Iterable[Tensors]) -> Iterator[tuple[int, Tensor]]:
         """An epoch's steps, one after another: their number from 1, and the mean loss so far. Raises UserError."""

@@ -19,6 +19,7 @@ from looptagger.archive.storage import Folder
 from looptagger.archive.tags import read_part
 from looptagger.config import Settings
 from looptagger.errors import Unreachable, UserError
+from looptagger.learn.loops import Loop
 from looptagger.learn.splits import SPLITS
 from looptagger.roles import ROLES
 
@@ -143,10 +144,10 @@ def in_part(table: pa.Table, split: str, part: str) -> pa.Table:
     return table if part == "all" else table.filter(pc.equal(table.column(split), part))
 
 
-def makers(folder: Folder, dataset: Dataset, split: str, part: str) -> dict[str, tuple[str, str]]:
-    """Who made each loop of a part, by id and in the table's order: its uploader, or the loop itself where unknown."""
-    found: dict[str, tuple[str, str]] = {}
-    for some in rows(folder, dataset, split, part, ["id", "uploader"]):
-        for loop, who in zip(some.column("id").to_pylist(), some.column("uploader").to_pylist(), strict=True):
-            found[loop] = ("uploader", who) if who else ("loop", loop)
+def makers(folder: Folder, dataset: Dataset, split: str, part: str) -> dict[str, str]:
+    """Who made each loop of a part, by id and in the table's order: `Loop.group`, its uploader, else its pack, ..."""
+    found: dict[str, str] = {}
+    for some in rows(folder, dataset, split, part, ["id", "uploader", "pack"]):
+        for loop in some.select(["id", "uploader", "pack"]).to_pylist():
+            found[loop["id"]] = Loop(loop["id"], "", frozenset(), loop["uploader"], loop["pack"]).group
     return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError
 
 from looptagger.archive.storage import Folder, local_path, scheme
-from looptagger.config import Audio, Model, Settings, Storage
+from looptagger.config import Audio, Model, Settings, Storage, misfit
 from looptagger.errors import UserError, one_line
 from looptagger.roles import ROLES
 
@@ -87,7 +87,10 @@ def _validated(found: Any, name: str) -> Card:
         key = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{name}: the checkpoint's {key} is not understood: {first['msg']}.") from None
     if result.roles != ROLES or set(result.thresholds) != set(ROLES):
-        raise UserError(f"{name}: the checkpoint's roles are {', '.join(result.roles)}, not {', '.join(ROLES)}.")
+        said = ", ".join(result.roles if result.roles != ROLES else result.thresholds)
+        raise UserError(f"{name}: the checkpoint's roles are {said}, not {', '.join(ROLES)}.")
+    if why := misfit(result.model, result.audio):
+        raise UserError(f"{name}: {why}; it is no model of ours.")
     return result
 
 
@@ -114,7 +117,15 @@ def load(data: bytes, name: str) -> tuple["HCNN", Card]:
         )
     except Exception as error:  # torch and safetensors raise several kinds
         raise UserError(f"{name}: its weights do not fit its {found.model.kind}: {_first_problem(error)}.") from None
+    check_numbers(network, name)
     return network.eval(), found
+
+
+def check_numbers(network: "HCNN", name: str) -> None:
+    """Raise UserError where a weight is no number: all scores would be none."""
+    for key, value in network.state_dict().items():
+        if not value.isfinite().all():
+            raise UserError(f"{name}: the weights in {key} are not all numbers; a training that went wrong left them.")
 
 
 def _first_problem(error: Exception) -> str:

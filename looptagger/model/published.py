@@ -2,6 +2,7 @@
 
 import io
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from looptagger.config import Audio, Model
 from looptagger.errors import UserError, one_line
-from looptagger.model.checkpoint import Card, read_bytes
+from looptagger.model.checkpoint import Card, check_numbers, read_bytes
 from looptagger.model.hcnn import HCNN
 
 RENAMES = (
@@ -39,6 +40,12 @@ def renamed(key: str) -> str | None:
 def read(path: Path) -> dict[str, Tensor]:
     """The state dict in a .pth file; only tensors are unpickled. Raises UserError."""
     data = read_bytes(path)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as parts:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()):
+                raise UserError(f"{path}: is compressed, as PyTorch's files never are; save its state_dict() anew.")
+    except zipfile.BadZipFile:
+        pass  # PyTorch's format of before 2020, or something else
     try:
         state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises anything on a file that is something else
@@ -78,6 +85,10 @@ def convert(path: Path, name: str, licence: str) -> tuple[HCNN, Card]:
         if key not in ours or ours[key].shape != state[key].shape:
             found = "missing" if key not in ours else f"of shape {tuple(ours[key].shape)}"
             raise UserError(f"{path}: the weight for {key} is {found}, expected {tuple(state[key].shape)}.")
-    network.load_state_dict({**state, **ours})
+    try:
+        network.load_state_dict({**state, **ours})
+    except Exception as error:  # weights of other names, or without numbers
+        raise UserError(f"{path}: holds what is not the published HCNN's: {one_line(error)}.") from None
+    check_numbers(network, str(path))
     card = Card(name=name, model=model, licence=licence, provenance={"imported_from": path.name})
     return network, card

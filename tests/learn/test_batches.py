@@ -148,6 +148,14 @@ def test_epochs_differ_and_can_be_had_again() -> None:
     assert first == again != other
 
 
+def test_a_loop_that_comes_twice_in_a_batch_is_cut_twice() -> None:
+    rows = loops_table(2).set_column(
+        1, "waveform", pa.array([list(range(5000))] * 2, table.SCHEMA.field("waveform").type)
+    )
+    (first, *_) = batches(loops(rows), settings(), Census.of(table.truth(rows)), 0)
+    assert len(set(heard([first]))) > 6, "of 8 crops of two loops"
+
+
 def test_two_workers_part_the_batches_and_stay_in_step() -> None:
     census = Census(40, (7,) * 6)
     rows = loops_table(40)

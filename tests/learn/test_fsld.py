@@ -84,6 +84,43 @@ def test_an_id_twice_is_counted_and_taken_once(tree: Tree) -> None:
     assert len({loop.id for loop in found.loops}) == len(found.loops) == 3
 
 
+def test_a_csv_that_names_no_annotators(tree: Tree) -> None:
+    """Each of its rows is an answer: none is taken for the same one again."""
+    root = tree.write("csv")
+    path = root / "loop_annotation_data.csv"
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    assert lines[0][1] == "annotator"
+    path.write_text("\ufeff" + "\n".join(",".join([line[0], *line[2:]]) for line in lines), encoding="utf-8")
+    found = fsld.read(root, "union")  # and Excel puts a mark before the first column's name
+    assert {loop.id: loop.roles for loop in found.loops} == {
+        "1": {"percussion", "bass"}, "2": {"chord"}, "7": {"melody", "voice"},
+    }  # fmt: skip
+    assert not found.drops.counts["repeated annotation"]
+
+
+def test_answers_in_numbers_and_with_a_mark_before_them(tree: Tree) -> None:
+    root = tree.write("json")
+    said = {"instrumentation": {"bass": 1, "melody": 0}, "discard": 0}
+    for loop, discard in (("2", 0), ("7", 1)):
+        text = json.dumps(said | {"discard": discard})
+        (root / "annotations" / "ann" / f"sound-{loop}.json").write_text("\ufeff" + text, encoding="utf-8")
+    found = fsld.read(root, "union")
+    assert {loop.id: loop.roles for loop in found.loops} == {"1": {"percussion", "bass"}, "2": {"bass"}}
+
+
+def test_half_a_character_in_the_metadata_costs_no_more_than_itself(tree: Tree) -> None:
+    root = tree.write("json")
+    (root / "FSL10K" / "metadata.json").write_text(r'{"1": {"pack_name": "loops \ud83d"}}')
+    assert fsld.read(root, "union").loops[0].pack == "loops ?"
+
+
+def test_a_rule_that_leaves_no_loop_is_said(tree: Tree) -> None:
+    for answers in tree.answers.values():
+        answers["instrumentation"] = dict.fromkeys(answers["instrumentation"], False)
+    with pytest.raises(UserError, match="no loop is left that has a role"):
+        fsld.read(tree.write("json"), "intersection")
+
+
 def _no_audio(root: Path) -> None:
     shutil.rmtree(root / "FSL10K" / "audio")
 

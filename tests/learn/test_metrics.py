@@ -47,7 +47,21 @@ def test_thresholds_stay_between_nothing_and_everything() -> None:
     truth, scores = one_role([1, 0], [1.0, 1.0])
     assert metrics.best_thresholds(truth, scores)["bass"] == 0.5
     truth, scores = one_role([1, 0, 0], [0.0001, 0.00005, 0.0])
-    assert metrics.best_thresholds(truth, scores)["bass"] == 0.01
+    assert metrics.best_thresholds(truth, scores)["bass"] == 0.0001
+
+
+@pytest.mark.parametrize(
+    ("on", "levels"),
+    [
+        ([1, 1, 1, 0, 0], [0.006, 0.007, 0.009, 0.0001, 0.0001]),  # a rare role's
+        ([1, 1, 0, 0], [0.9992, 0.995, 0.9945, 0.991]),  # a network that is sure of all
+        ([1, 1, 1, 1, 0, 0, 0, 0], [0.3, 0.008, 0.007, 0.0065, 0.006, 0.004, 0.002, 0.001]),
+    ],
+)
+def test_the_threshold_is_where_f1_is_highest(on: list[int], levels: list[float]) -> None:
+    truth, scores = one_role(on, levels)
+    at = metrics.best_thresholds(truth, scores)["bass"]
+    assert metrics.f1(truth, scores >= at)["bass"] == 1.0
 
 
 def test_the_published_f1_is_loop_by_loop() -> None:

@@ -59,6 +59,10 @@ def test_the_id_is_name_and_hash(small: bytes) -> None:
         ({"model": {"kind": "hcnn", "heads": 8}}, "model.heads"),
         ({"roles": ["bass", "chord"]}, "roles"),
         ({"model": {"channels": 8}}, "weights do not fit"),
+        ({"thresholds": {"bass": 0.5}}, "roles are bass, not"),
+        ({"audio": {"chunk_samples": 8000}}, "128 of each at least"),
+        ({"audio": {"chunk_samples": 16_000_000}, "model": {"hop": 1}}, "1,048,576 places at most"),
+        ({"audio": {"chunk_samples": 4000}, "model": {"hop": 16, "n_fft": 16_384}}, "does not fit a chunk"),
         ({"model": {"kind": "cnn", "channels": 4}}, "weights do not fit its cnn"),
     ],
 )
@@ -67,6 +71,13 @@ def test_what_is_not_understood_is_refused_by_name(small: bytes, changes: dict[s
         checkpoint.load(with_card(small, **changes), "some.safetensors")
     assert "some.safetensors" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_weights_that_are_no_numbers_are_refused(small: bytes) -> None:
+    network, card = checkpoint.load(small, "small")
+    network.out.bias.data[2] = torch.nan
+    with pytest.raises(UserError, match=r"broken: the weights in out\.bias are not all numbers"):
+        checkpoint.load(checkpoint.dump(network, card), "broken")
 
 
 def test_other_files_are_refused(small: bytes, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,14 @@ def test_wrong_files_are_refused_by_name(narrow: tuple[HCNN, Path], tmp_path: Pa
     refused({**state, "conv_2d.fc_1.weight": torch.zeros(3, 3)}, "of shape")
     for shape in ((2048, 6, 3, 3), (0, 6, 3, 3), (7,)):
         refused({**state, "conv_2d.res1.conv.weight": torch.zeros(shape)}, "the first convolution is of shape")
+    refused({**state, "conv_2d.res8.conv_1.weight": torch.zeros(1)}, "what is not the published HCNN's")
+    refused({**state, "conv_2d.fc_2.bias": torch.full((6,), torch.inf)}, "not all numbers")
     refused([1, 2], "no state dict")
+    with zipfile.ZipFile(narrow[1]) as plain, zipfile.ZipFile(tmp_path / "small.pth", "w") as small:
+        for each in plain.infolist():
+            small.writestr(each.filename, plain.read(each), zipfile.ZIP_DEFLATED)
+    with pytest.raises(UserError, match="is compressed"):
+        published.convert(tmp_path / "small.pth", "bad", "unknown")
     with pytest.raises(UserError, match="cannot be read"):
         published.convert(tmp_path / "none.pth", "x", "y")
 
