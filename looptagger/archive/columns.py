@@ -1,12 +1,15 @@
 """The types of the columns that manifests bring: one for all sources, as Parquet holds it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import reduce
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from looptagger.errors import UserError, one_line
+
+PANDAS = "__index_level_"
+"""How pandas calls the row numbers that it stores beside the columns."""
 
 
 def joint(one: pa.Schema, other: pa.Schema) -> pa.Schema:
@@ -59,16 +62,28 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 def grown(output: str, old: pa.Schema, new: pa.Schema) -> pa.Schema:
     """The schema for what is added to an output: its own, for its parts are written. Raises UserError.
 
-    Whether each new value fits, `conformed` finds; but nothing else becomes text, which other rows were all along.
+    Whether each new number fits, `conformed` finds; what is no number does not become one.
     """
-    if set(old.names) != set(new.names):
-        columns = ", ".join(old.names[2:]) or "none"
+    kept = [name for name in old.names if not name.startswith(PANDAS)]
+    if set(kept) != set(new.names):
+        columns = ", ".join(kept[2:]) or "none"
         raise UserError(f"{output}: holds the manifest columns {columns}; give the same ones or another output.")
-    for column in old:
-        kind = new.field(column.name).type
-        if pa.types.is_string(column.type) and not pa.types.is_string(kind):
-            raise UserError(f"{output}: holds text in {column.name!r}, which is {kind} now; choose another output.")
+    for name in kept:
+        had, now = old.field(name).type, new.field(name).type
+        if pa.null() not in (had, now) and not _are_kin(had, _plain(now)):
+            raise UserError(f"{output}: holds {had} in {name!r}, which is {now} now; choose another output.")
     return old
+
+
+def _are_kin(one: pa.DataType, other: pa.DataType) -> bool:
+    """Whether a cast keeps what a value means: the same types, numbers, texts, or times of one kind."""
+    kinds: tuple[Callable[[pa.DataType], bool], ...] = (
+        lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind),
+        lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
+        lambda kind: pa.types.is_timestamp(kind) and kind.tz is None,
+        lambda kind: pa.types.is_timestamp(kind) and kind.tz is not None,
+    )
+    return one == other or any(is_one(one) and is_one(other) for is_one in kinds)
 
 
 def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

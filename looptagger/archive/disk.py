@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from urllib.parse import quote
 
@@ -24,22 +24,16 @@ def find(source: str) -> Found:
     except OSError:
         pass  # not there, a dangling link, or a pattern: decided below
     if os.path.isdir(path):
-        return lambda skipped: paths.kept(_listed(path), skipped)
+        return lambda skipped: paths.kept(map(_uri, _listed([path])), skipped)
     if os.path.lexists(path):
         return lambda _: iter([_uri(os.fsencode(path))])
     if "**" in path.split("/") and next(_matching(path), None):
         return lambda skipped: paths.kept(map(_uri, _matching(path)), skipped)
-    matches = sorted(glob.glob(path)) if glob.has_magic(path) else []
+    matches = sorted(glob.glob(path)) if glob.has_magic(path) and "**" not in path.split("/") else []
     if not matches:
         raise UserError(f"{source}: no such file or folder; check the path.")
     tops = paths.tops(matches, {match for match in matches if os.path.isdir(match)})
-    return lambda skipped: paths.kept((uri for match in tops for uri in _listed(match)), skipped)
-
-
-def _listed(path: str) -> Iterator[str]:
-    """A folder's files, or a file itself, as URIs."""
-    here = os.fsencode(path)
-    return map(_uri, _walk(here) if os.path.isdir(here) else iter([here]))
+    return lambda skipped: paths.kept(map(_uri, _listed(tops)), skipped)
 
 
 def _uri(path: bytes) -> str:
@@ -50,43 +44,35 @@ def _uri(path: bytes) -> str:
         return "file://" + quote(path)
 
 
-def _matching(pattern: str) -> Iterator[bytes]:
-    """The files of a pattern with `**`. Python's own glob goes round and round in folders that link to each other."""
-    parts = pattern.split("/")
-    fixed = next(n for n, part in enumerate(parts) if glob.has_magic(part))
-    top = "/".join(parts[:fixed]) or "/"
-    for path in _walk(os.fsencode(top)) if os.path.isdir(top) else ():
-        if _fits(os.fsdecode(path).split("/")[fixed:], parts[fixed:]):
-            yield path
+def _listed(tops: Iterable[str]) -> Iterator[bytes]:
+    """Folders' files, and files, in name order. Linked folders are followed, but no folder is listed twice."""
+    roots: set[bytes] = set()
+    for top in map(os.fsencode, tops):
+        real = os.path.realpath(top).rstrip(b"/")
+        if not os.path.isdir(top):
+            yield top
+        elif real not in roots and not _is_within(real, roots):
+            roots.add(real)
+            yield from _below(top, real, roots)
 
 
-def _fits(path: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path, or a folder that it lies in, matches a pattern part by part; `**` stands for any folders."""
-    if not pattern:
-        return True
-    if pattern[0] == "**":
-        return any(_fits(path[n:], pattern[1:]) for n in range(len(path) + 1))
-    return bool(path) and fnmatchcase(path[0], pattern[0]) and _fits(path[1:], pattern[1:])
-
-
-def _walk(top: bytes) -> Iterator[bytes]:
-    """Files below a folder in name order. Linked folders are followed, but no folder is listed twice."""
-    real = os.path.realpath(top).rstrip(b"/")
-    return _below(top, real, {real})
+def _entries(folder: bytes) -> list[tuple[bytes, bool, bool]]:
+    """What is in a folder, by name: whether it is a folder, whether a link. As tuples, a third of the memory."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [(entry.name, _is_folder(entry), entry.is_symlink()) for entry in entries]
+    except OSError as error:
+        raise UserError(f"{os.fsdecode(folder)}: cannot be listed: {error.strerror}; give read permission.") from None
+    return sorted(each for each in found if each[0] != b"lost+found")  # a disk's own, that only root may list
 
 
 def _below(folder: bytes, real: bytes, roots: set[bytes]) -> Iterator[bytes]:
-    """A folder's files. `roots`: the real paths that are listed with all below them, the top's and links' targets."""
-    try:
-        with os.scandir(folder) as entries:  # sorted as tuples, a third of the entries' memory
-            found = sorted((entry.name, _is_folder(entry), entry.is_symlink()) for entry in entries)
-    except OSError as error:
-        raise UserError(f"{os.fsdecode(folder)}: cannot be listed: {error.strerror}; give read permission.") from None
-    for name, is_folder, is_link in found:
+    """A folder's files. `roots`: the real paths that are listed with all below them, the tops' and links' targets."""
+    for name, is_folder, is_link in _entries(folder):
         path = os.path.join(folder, name)
         if not is_folder:
             yield path
-        elif not name.startswith(b".") and name != b"lost+found":  # a disk's own, that only root may list
+        elif not name.startswith(b"."):
             target = os.path.realpath(path) if is_link else real + b"/" + name
             if target in roots or (is_link and _is_within(target, roots)):
                 continue
@@ -111,3 +97,54 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself, or to where we may not look: a file that cannot be read, whose row says so
         return False
+
+
+def _matching(pattern: str) -> Iterator[bytes]:
+    """The files of a pattern with `**`. Python's own glob goes round and round in folders that link to each other."""
+    parts = pattern.split("/")
+    fixed = next(n for n, part in enumerate(parts) if glob.has_magic(part))
+    top = os.fsencode("/".join(parts[:fixed]) or "/")
+    if os.path.isdir(top):
+        yield from _matched(top, os.path.realpath(top), parts[fixed:], _onward({0}, parts[fixed:]), set())
+
+
+Places = frozenset[int]
+"""Where in a pattern's parts a path may have come to; past the last one, all that lies there is taken."""
+
+
+def _matched(
+    folder: bytes, real: bytes, parts: Sequence[str], places: Places, seen: set[tuple[bytes, Places]]
+) -> Iterator[bytes]:
+    """A folder's files that match. No folder is listed twice at the same places of the pattern."""
+    if (real, places) in seen:
+        return
+    seen.add((real, places))
+    for name, is_folder, is_link in _entries(folder):
+        path, after = os.path.join(folder, name), _after(places, os.fsdecode(name), parts)
+        if is_folder and after:
+            target = os.path.realpath(path) if is_link else os.path.join(real, name)
+            yield from _matched(path, target, parts, after, seen)
+        elif len(parts) in after and not is_folder:
+            yield path
+
+
+def _after(places: Places, name: str, parts: Sequence[str]) -> Places:
+    """Where a path has come to with one more name; a hidden one must be named by a part that begins alike."""
+    found = set()
+    for place in places:
+        wanted = "**" if place == len(parts) else parts[place]
+        if name.startswith(".") and not wanted.startswith("."):
+            continue
+        if wanted == "**":
+            found.add(place)
+        elif fnmatchcase(name, wanted):
+            found.add(place + 1)
+    return _onward(found, parts)
+
+
+def _onward(places: set[int], parts: Sequence[str]) -> Places:
+    """The places, and those after a `**`, which may stand for no folder at all."""
+    for place in range(len(parts)):
+        if place in places and parts[place] == "**":
+            places.add(place + 1)
+    return frozenset(places)

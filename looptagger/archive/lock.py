@@ -18,6 +18,7 @@ RENEW_S = 10.0
 STALE_S = 60.0
 """A lease not renewed for this long belongs to a job that is gone."""
 TRIES, ASKED_S = 5, 0.02
+"""A lock that is taken is asked for again, so many times and after so many seconds."""
 
 
 def _owner() -> dict[str, Any]:

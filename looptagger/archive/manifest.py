@@ -186,8 +186,8 @@ def _first_free(files: Sequence[ManifestFile]) -> int:
 
 
 def _joint_schema(folder: Folder, listings: Sequence[Listing], before: Sequence[ManifestFile]) -> pa.Schema:
-    joint = as_stored(joint_schema(listing.schema for listing in listings))
-    return grown(folder.uri, schema(folder, before), joint) if before else joint
+    joint = joint_schema(listing.schema for listing in listings)
+    return grown(folder.uri, schema(folder, before), joint) if before else as_stored(joint)
 
 
 def _new_rows(listings: Sequence[Listing], old: Digests) -> Iterator[pa.RecordBatch]:

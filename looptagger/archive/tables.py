@@ -16,14 +16,12 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from looptagger.archive.columns import joint
+from looptagger.archive.columns import PANDAS, joint
 from looptagger.archive.storage import scheme
 from looptagger.errors import UserError, one_line
 
 BATCH_ROWS = 65_536
 ENDINGS = (".parquet", ".csv", ".jsonl", ".ndjson")
-PANDAS = "__index_level_"
-"""How pandas calls the row numbers that it stores beside the columns."""
 TEXT = {"id": pa.string(), "uri": pa.string()}
 JSON_BYTES = 16 << 20
 """Of JSON lines parsed at once."""
@@ -119,7 +117,7 @@ def _csv(opened: Opener) -> _Batches:
 
     def batches() -> Iterator[pa.RecordBatch]:
         with opened() as file:
-            yield from rows_of(file)
+            yield from map(_quoted, rows_of(file))
 
     schema = pa.schema([])
     while True:
@@ -131,8 +129,8 @@ def _csv(opened: Opener) -> _Batches:
                 if whole.keys() - types:  # Arrow takes them for fractions, which lose digits of 64 bits
                     types = whole | types
                     continue
-                for _ in rows:
-                    pass
+                for batch in rows:
+                    _quoted(batch)
                 return _Batches(schema, batches)
             except pa.ArrowInvalid as error:
                 field = _refused(error, schema)
@@ -142,12 +140,22 @@ def _csv(opened: Opener) -> _Batches:
                 types[field.name] = WIDER.get(tried, pa.string())
 
 
+MOST_LINES = 1_000
+"""Of one text in a CSV file."""
 MANY_LINES = pa.csv.ParseOptions(newlines_in_values=True)
 """Without it, Arrow cuts a file into blocks where a quoted text breaks a line, and invents rows."""
 
 
 WIDER = {pa.null(): pa.int64(), pa.int64(): pa.uint64(), pa.uint64(): pa.float64()}
 """What a CSV column is taken for next when a value does not fit; others become text."""
+
+
+def _quoted(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch whose texts end. Raises ArrowInvalid for one that is many rows, for want of a second quote."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if pa.types.is_string(column.type) and (pc.max(pc.count_substring(column, "\n")).as_py() or 0) > MOST_LINES:
+            raise pa.ArrowInvalid(f"a value of {name!r} has over {MOST_LINES:,} lines: is a quote not closed?")
+    return batch
 
 
 def _refused(error: pa.ArrowInvalid, schema: pa.Schema) -> pa.Field | None:

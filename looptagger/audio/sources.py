@@ -204,9 +204,11 @@ class VorbisSource(_InOrder):
 def open_libsndfile(file: BinaryIO, clock: Clock) -> Iterator[AudioSource]:
     """The file as libsndfile reads it. Raises what that raises, and ValueError where it ended early."""
     with _Onward(file) as sound:
-        yield LibsndfileSource(sound, clock)
-        if sound.format in ("MP3", "OGG"):
-            _refuse_rest(file)
+        try:
+            yield LibsndfileSource(sound, clock)
+        finally:  # also where all that it has heard is silence
+            if sound.format in ("MP3", "OGG") and sound.tell() >= sound.frames:
+                _refuse_rest(file)
 
 
 def _refuse_rest(file: BinaryIO) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
-from looptagger.learn import intervals, metrics, table
+from looptagger.learn import intervals, labels, metrics, table
 from looptagger.learn.metrics import ByRole, Floats, Truth
 from looptagger.learn.scoring import Protocol, joined, scored
 from looptagger.learn.table import Dataset
@@ -94,6 +94,12 @@ def _report(truth: Truth, scores: Floats, figures: Figures, groups: Groups) -> R
     return report
 
 
+def _place(source: str) -> tuple[str, ...]:
+    """What a data set is called: its folder, and of many files called labels.csv the one in a folder of this name."""
+    path = PurePath(source)
+    return path.parts[-2:] if path.suffix in labels.ENDINGS else path.parts[-1:]
+
+
 def warning(predictor: Predictor, dataset: Dataset, split: str, part: Part) -> str | None:
     """What is unfair about judging a model on these loops, in a sentence, or None."""
     provenance = predictor.card.provenance
@@ -101,9 +107,10 @@ def warning(predictor: Predictor, dataset: Dataset, split: str, part: Part) -> s
     if not isinstance(data, dict):
         return None
     if data.get("digest") != dataset.digest:
-        same = PurePath(str(data.get("source"))).name == PurePath(dataset.source).name
-        again = "The model was trained on another preparation of these loops: it may have heard some of this part."
-        return again if same else None
+        again = (
+            "The model was trained on a data set of this name, otherwise prepared: it may have heard some of this one."
+        )
+        return again if _place(str(data.get("source"))) == _place(dataset.source) else None
     same = (data.get("split"), data.get("seed"), tuple(data.get("shares", ()))) == (split, dataset.seed, dataset.shares)
     counts = provenance.get("counts", dataset.counts[split]), dataset.counts[split]
     dealt = data.get("dealt", {}).get(split), dataset.dealt.get(split)

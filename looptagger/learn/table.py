@@ -148,6 +148,6 @@ def makers(folder: Folder, dataset: Dataset, split: str, part: str) -> dict[str,
     """Who made each loop of a part, by id and in the table's order: `Loop.group`, its uploader, else its pack, ..."""
     found: dict[str, str] = {}
     for some in rows(folder, dataset, split, part, ["id", "uploader", "pack"]):
-        for loop in some.select(["id", "uploader", "pack"]).to_pylist():
+        for loop in some.to_pylist():
             found[loop["id"]] = Loop(loop["id"], "", frozenset(), loop["uploader"], loop["pack"]).group
     return found

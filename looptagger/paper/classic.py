@@ -47,7 +47,7 @@ class ClassicSystem:
 
     def decisions(self, features: Floats) -> Floats:
         """Features (n, 104) -> 1 for each role said (n, 6), else 0: what the published code takes areas of."""
-        return np.rint(self._of_each(self.model.predict, features))
+        return self._of_each(self.model.predict, features).round()  # of a fixed role's share, too
 
     def _of_each(self, predict: Callable[[Any], Any], features: Floats) -> Floats:
         found = np.tile(self.constant, (len(features), 1))

@@ -81,7 +81,8 @@ def table_2(reports: Reports, is_full: bool) -> Table:
     many = " or ".join(str(n) for n in sorted({report["seeds"] for report in reports.values()}) if n > 1)
     note = (
         "published: as the paper's code does it, 16 windows a loop, F1 loop by loop over six roles; areas of networks' "
-        "scores over five roles (no voice), of classic systems' decisions over six, F1 of networks at 0.1; "
+        "scores over five roles (no voice), of classic systems' decisions over six (those of most windows; "
+        "that code hears each loop once, whole), F1 of networks at 0.1; "
         "ours: six roles, every chunk of a loop, F1 at thresholds from validation"
         f"{', 95 % intervals in brackets, over uploaders of test loops' if is_full else ''}. "
         f"{f'± is the standard deviation over {many} seeds.' if many else 'One seed a system.'}"

@@ -99,6 +99,17 @@ def test_views_and_columns_of_nothing_are_stored_as_text(tmp_path: Path) -> None
     assert columns.as_stored(kinds).types == [pa.list_(pa.string()), pa.struct({"c": pa.binary(), "d": pa.string()})]
 
 
+def test_an_update_of_an_output_that_holds_row_numbers_of_pandas(tmp_path: Path) -> None:
+    old = pa.schema({"id": pa.string(), "uri": pa.string(), "__index_level_0__": pa.int64()})
+    assert columns.grown("out", old, old.remove(2)) == old
+
+
+def test_a_quote_that_is_not_closed_is_said(tmp_path: Path) -> None:
+    rows = "".join(f"/{i}.wav,x\n" for i in range(5_000))
+    with pytest.raises(UserError, match="a value of 'text' has over 1,000 lines: is a quote not closed"):
+        listed(tmp_path / "m.csv", f'uri,text\n/a.wav,"open\n{rows}')
+
+
 def test_row_numbers_that_pandas_stores_are_left_out(tmp_path: Path) -> None:
     pq.write_table(pa.table({"uri": ["/a.wav"], "__index_level_0__": [7]}), tmp_path / "m.parquet")
     assert listed(tmp_path / "m.parquet") == [{"id": "/a.wav", "uri": "/a.wav"}]
@@ -119,8 +130,10 @@ def test_what_is_added_takes_the_types_that_are_there(tmp_path: Path, had: str, 
     ("had", "added", "says"),
     [
         ("120", "93.5", r"columns do not agree: in 'note', .*93.5.*; tag them into two outputs"),
-        ("120", "fast", "in 'note', "),
-        ("007a", "7", "out: holds text in 'note', which is int64 now; choose another output"),
+        ("120", "fast", "out: holds int64 in 'note', which is string now; choose another output"),
+        ("007a", "7", "out: holds string in 'note', which is int64 now"),
+        ("2024", "2024-01-05 10:00:00", "holds int64 in 'note', which is timestamp"),
+        ("true", "7", "holds bool in 'note', which is int64 now"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, had: str, added: str, says: str) -> None:

@@ -1,5 +1,6 @@
 """Folders that link to each other, and patterns over them: every file once, in time."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,31 @@ def test_a_whole_disk(tmp_path: Path) -> None:
     assert found(tmp_path / "disk") == ["a.wav"]
 
 
+def test_a_pattern_can_name_a_link(tmp_path: Path) -> None:
+    folder(tmp_path / "x" / "packs" / "v3", "a.wav")
+    folder(tmp_path / "y" / "current", "b.wav")
+    (tmp_path / "x" / "packs" / "current").symlink_to("v3")
+    assert found(tmp_path / "**/current/*.wav") == ["a.wav", "b.wav"]
+    assert found(tmp_path / "**/*.wav") == ["a.wav", "b.wav"]
+
+
+def test_a_pattern_of_folders_that_link_to_each_other(tmp_path: Path) -> None:
+    packs = [folder(tmp_path / f"pack{i}", f"{i}.wav") for i in range(3)]
+    for one in packs:
+        for other in packs:
+            (one / other.name).symlink_to(other)
+    assert sorted(found(tmp_path / "*")) == ["0.wav", "1.wav", "2.wav"]
+
+
+def test_a_pattern_goes_only_where_it_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("drums1", "drums2", "private"):
+        folder(tmp_path / name / "in", f"{name}.wav")
+    real, gone_to = os.scandir, []
+    monkeypatch.setattr(os, "scandir", lambda path: gone_to.append(path) or real(path))
+    assert found(tmp_path / "drums*/**/*.wav") == ["drums1.wav", "drums2.wav"]
+    assert not [path for path in gone_to if b"private" in path]
+
+
 def test_what_a_pattern_of_folders_matches(tmp_path: Path) -> None:
     folder(tmp_path / "x" / "drums", "a.wav", "b.flac")
     folder(tmp_path / "x" / "y" / "drums" / "more", "c.wav")
@@ -70,6 +96,7 @@ def test_what_a_pattern_of_folders_matches(tmp_path: Path) -> None:
     assert found(tmp_path / "**/drums/*.wav") == ["a.wav"]
     assert found(tmp_path / "x/**/[d]*.wav") == ["drums.wav"]
     assert found(tmp_path / "**") == ["drums.wav", "a.wav", "b.flac", "c.wav"]
-    for nothing in ("**/*.mp3", "nowhere/**/*.wav"):
+    assert found(tmp_path / "x/**/.drums/*") == ["d.wav"]
+    for nothing in ("**/*.mp3", "nowhere/**/*.wav", "x/**/y/z/*.wav"):
         with pytest.raises(UserError, match="no such file or folder"):
             found(tmp_path / nothing)

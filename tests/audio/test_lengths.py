@@ -1,12 +1,14 @@
 """Files that are longer than libsndfile takes them for."""
 
 import io
+from contextlib import nullcontext
 
 import av
 import numpy as np
 import pytest
 
 from looptagger.audio.decode import Clip, decode
+from looptagger.audio.sources import Clock, open_libsndfile
 from looptagger.config import Audio, Chunking, Limits
 from tests.conftest import audio_bytes, tone
 
@@ -46,16 +48,16 @@ def fading(seconds: float) -> np.ndarray:
     return np.concatenate([noise, tone(seconds * 0.9, 220.0, RATE)])
 
 
-def heard(data: bytes) -> Clip:
-    return decode(io.BytesIO(data), Audio(), Chunking(), Limits())
+def heard(data: bytes, max_chunks: int = 40, **limits: float) -> Clip:
+    return decode(io.BytesIO(data), Audio(), Chunking(max_chunks=max_chunks), Limits(**limits))
 
 
-@pytest.mark.parametrize("seconds", [12.0, 400.0])
-def test_an_mp3_of_variable_rate_that_was_piped(seconds: float) -> None:
-    """Its header says no length; by its first frames' rate it would be a fraction of it."""
+@pytest.mark.parametrize(("seconds", "max_chunks"), [(12.0, 40), (400.0, 40), (400.0, 5)])
+def test_an_mp3_of_variable_rate_that_was_piped(seconds: float, max_chunks: int) -> None:
+    """Its header says no length; by its first frames' rate it would be a sixth of it, heard whole or in parts."""
     pipe = Pipe()
     vbr_mp3(fading(seconds), pipe)
-    clip = heard(bytes(pipe.taken))
+    clip = heard(bytes(pipe.taken), max_chunks)
     assert clip.duration_s == pytest.approx(seconds, abs=0.1)
     assert clip.start_s[-1] == pytest.approx(seconds - 3, abs=0.1)
 
@@ -66,8 +68,26 @@ def test_tags_after_the_audio_are_no_audio() -> None:
     plain = heard(written.getvalue())
     assert plain.duration_s == pytest.approx(12.0, abs=0.1)
     for size in (128, 4_000, 100_000):  # an ID3v1 tag, an APE tag, one with a picture
-        tagged = heard(written.getvalue() + b"TAG" + bytes(size - 3))
-        assert tagged.duration_s == pytest.approx(12.0, abs=0.1)
+        data = written.getvalue() + b"TAG" + bytes(size - 3)
+        assert heard(data).duration_s == pytest.approx(12.0, abs=0.1)
+        refused = pytest.raises(ValueError, match="for the whole file") if size > 4_096 else nullcontext()
+        with refused, open_libsndfile(io.BytesIO(data), Clock(60)) as source:
+            list(source.blocks())
+
+
+@pytest.mark.parametrize(("form", "subtype"), [("MP3", "MPEG_LAYER_III"), ("OGG", "OPUS")])
+def test_a_file_of_which_the_middle_is_heard_is_not_taken_for_one_that_ended_early(form: str, subtype: str) -> None:
+    """Read whole instead, it would be too large."""
+    long = audio_bytes(tone(60.0, rate=48_000), 48_000, format=form, subtype=subtype)
+    clip = heard(long, max_chunks=1, max_seconds=30)
+    assert clip.start_s.tolist() == pytest.approx([28.5], abs=0.1)
+
+
+def test_silence_before_another_stream_is_not_all() -> None:
+    parts = [
+        audio_bytes(each, 48_000, format="OGG", subtype="OPUS") for each in (np.zeros(96_000), tone(6.0, rate=48_000))
+    ]
+    assert heard(b"".join(parts)).duration_s == pytest.approx(8.0, abs=0.1)
 
 
 def test_joined_files_are_heard_to_their_end() -> None:

@@ -87,8 +87,12 @@ def test_a_narrow_network_learns_the_roles(data: Data, tmp_path: Path) -> None:
     dealt_anew = data[1].model_copy(update={"counts": counts})
     assert "has heard some" in str(warning(predictor, dealt_anew, "grouped", "test"))
     again = data[1].model_copy(update={"digest": "of another rule"})
-    assert "another preparation of these loops" in str(warning(predictor, again, "grouped", "test"))
+    assert "a data set of this name, otherwise prepared" in str(warning(predictor, again, "grouped", "test"))
     assert warning(predictor, again.model_copy(update={"source": "/other"}), "grouped", "test") is None
+    assert (
+        warning(Predictor.load("starter"), again.model_copy(update={"source": "mine/labels.csv"}), "grouped", "test")
+        is None
+    )
 
 
 def test_a_phase_of_the_head_alone_leaves_the_rest_as_it_was(data: Data, tmp_path: Path) -> None:
