@@ -2,8 +2,10 @@
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import av
 import fluidsynth
@@ -18,8 +20,6 @@ from looptagger.config import Audio, Limits
 LONGEST_S = 12.0
 TAIL_S = 1.5
 """Rendered past the end, so that the last notes ring out."""
-BLOCK = 64
-"""Samples that FluidSynth renders at once."""
 PITCHES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 
 
@@ -44,24 +44,36 @@ def _g722(path: str) -> Wave:
     return found
 
 
-@functools.lru_cache(maxsize=8)
-def _font(path: str) -> tuple[fluidsynth.Synth, int]:
-    synth = fluidsynth.Synth(samplerate=float(RATE), gain=0.5)
-    synth.set_reverb(0, 0, 0, 0)
-    synth.setting("synth.chorus.active", 0)  # its phase would carry over from clip to clip
-    number = synth.sfload(path)
-    return synth, number
+@contextmanager
+def _font(path: str) -> Iterator[tuple[fluidsynth.Synth, int]]:
+    """A synth of its own for each clip: dither and filters would carry over from one to the next.
+
+    It loads the samples of the presets that are played only, in some hundredths of a second.
+    """
+    synth = fluidsynth.Synth(samplerate=float(RATE), gain=0.5, **{"synth.dynamic-sample-loading": 1})
+    try:
+        synth.set_reverb(0, 0, 0, 0)
+        synth.setting("synth.chorus.active", 0)
+        yield synth, synth.sfload(path)
+    finally:
+        synth.delete()
 
 
 def from_font(
     path: str, program: int, notes: Sequence[Note], beat_s: float, seconds: float, drums: bool = False
 ) -> Wave:
     """Notes played by a General MIDI program of a soundfont, or by its drums (program: the kit)."""
-    synth, number = _font(path)
-    channel = 9 if drums else 0
-    presets = ((128, program), (128, 0), (0, 0)) if drums else ((0, program), (0, 0))
-    bank, preset = next(each for each in presets if synth.sfpreset_name(number, *each))
-    synth.program_select(channel, number, bank, preset)
+    with _font(path) as (synth, number):
+        channel = 9 if drums else 0
+        presets = ((128, program), (128, 0), (0, 0)) if drums else ((0, program), (0, 0))
+        bank, preset = next(each for each in presets if synth.sfpreset_name(number, *each))
+        synth.program_select(channel, number, bank, preset)
+        stereo = np.concatenate(_played(synth, channel, notes, beat_s, seconds)).reshape(-1, 2)
+    return np.asarray(stereo.mean(axis=1) / 32768, np.float32)
+
+
+def _played(synth: fluidsynth.Synth, channel: int, notes: Sequence[Note], beat_s: float, seconds: float) -> list[Any]:
+    """What a synth gives from event to event, and after the last one."""
     events = [(note.start * beat_s, 1, note) for note in notes]
     events += [((note.start + note.beats) * beat_s - 0.004, 0, note) for note in notes]
     pieces, now = [], 0
@@ -74,12 +86,7 @@ def from_font(
             synth.noteon(channel, note.pitch, max(1, min(127, int(note.level * 120))))
         else:
             synth.noteoff(channel, note.pitch)
-    rest = max(1, int((seconds + TAIL_S) * RATE) - now)
-    pieces.append(synth.get_samples(rest))
-    synth.all_sounds_off(-1)
-    synth.get_samples(2048 + -(now + rest) % BLOCK)  # the next clip begins with a block, as this one did
-    stereo = np.concatenate(pieces).reshape(-1, 2)
-    return np.asarray(stereo.mean(axis=1) / 32768, np.float32)
+    return [*pieces, synth.get_samples(max(1, int((seconds + TAIL_S) * RATE) - now))]
 
 
 def midi_of(path: str) -> int:
