@@ -5,11 +5,11 @@ A role with no positive (or no negative) loop has no AUC: its figure is None, an
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
 from looptagger.roles import ROLES
 
@@ -80,19 +80,14 @@ def best_thresholds(truth: Truth, scores: Floats) -> dict[str, float]:
 
 
 def _best_threshold(truth: NDArray[np.bool_], scores: Floats) -> float:
-    every = np.sort(scores.astype(np.float64))
-    levels = np.unique(every)
-    limits = np.clip((levels + np.append(0.0, levels[:-1])) / 2, LEAST_THRESHOLD, 1 - LEAST_THRESHOLD)
-    right, said = (_at_least(some, limits) for some in (np.sort(scores[truth].astype(np.float64)), every))
-    best = int(np.argmax(2 * right / (said + truth.sum())))
-    middle = float(limits[best])
+    precision, recall, at = precision_recall_curve(truth, scores)
+    f = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    best = float(at[int(np.argmax(f[:-1]))])
+    lower = scores[scores < best]
+    floor = float(lower.max()) if len(lower) else 0.0
+    middle = float(np.clip((best + floor) / 2, LEAST_THRESHOLD, 1 - LEAST_THRESHOLD))
     short = float(f"{middle:.4g}")
-    return short if _at_least(every, short) == said[best] else middle
-
-
-def _at_least(ordered: Floats, limits: Any) -> Any:
-    """How many of some scores in order are at or above each limit."""
-    return len(ordered) - np.searchsorted(ordered, limits)
+    return short if floor < short <= best else middle
 
 
 def _by_role(truth: Truth, scores: Floats, figure: Callable[..., float]) -> ByRole:

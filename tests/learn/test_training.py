@@ -63,9 +63,9 @@ def weights(data: bytes | None) -> dict[str, torch.Tensor]:
 
 
 def test_a_narrow_network_learns_the_roles(data: Data, tmp_path: Path) -> None:
-    """With seeds 0 to 7 ROC-AUC is 0.961 to 1; at a lower rate and without averaging it was 0.88 to 0.98."""
+    """With seeds 0 to 3 ROC-AUC is 0.963 to 1; of 24 epochs it was 0.925 to 0.985."""
     steady = ["phases=[{lr: 0.005, warmup_epochs: 1, cosine: true}]", "average_epochs=3"]
-    state = fit(data, tmp_path, settings("model.channels=8", "epochs=24", "batch=8", "augment.wrap=true", *steady))
+    state = fit(data, tmp_path, settings("model.channels=8", "epochs=40", "batch=8", "augment.wrap=true", *steady))
     predictor = Predictor.load(tmp_path)
     report = evaluate(predictor, *data, "grouped", "test", "ours")
     assert report["roc_auc"]["macro"] > 0.95
