@@ -22,6 +22,9 @@ BLOCK_SAMPLES = 1 << 16
 GATHERED = 1 << 14
 """Samples of each channel in a block that FFmpeg gathers by itself."""
 
+VORBIS_CHANNELS = len(b"\x01vorbis") + 4
+"""Where the first header of Vorbis has the number of channels: after its name and version."""
+
 OGG_END = struct.Struct("<6xq")
 """The head of an Ogg page: its granule position, which in the last page of Vorbis is the number of samples."""
 
@@ -158,36 +161,29 @@ class FfmpegSource(_InOrder):
                     yield frame
 
 
-def _mean(frame: Any) -> NDArray[np.float32]:
-    """The mean of a frame's planes, (frames,), without a copy of them all."""
-    planes = [np.frombuffer(plane, np.float32, frame.samples) for plane in frame.planes]
-    mean: NDArray[np.float32] = sum(planes[1:], planes[0]) * np.float32(1 / len(planes))
-    return mean
-
-
 class VorbisSource(_InOrder):
-    """An Ogg Vorbis file that FFmpeg reads, decodes and gathers in its own filter graph: Python sees blocks only.
+    """An Ogg Vorbis file that FFmpeg reads, decodes, averages and gathers in its own filter graph.
 
-    Their channels are averaged already. The graph ends early without a word where packets do not decode, so what came
+    Python sees blocks of the channels' mean only. The graph ends early without a word where packets do not decode, so what came
     is counted: one whole file in fifteen is a hair shorter or longer than it says, and is better decoded twice than a
     damaged one ended early.
     """
 
     codec = "vorbis"
 
-    def __init__(self, sink: Any, promised: int, clock: Clock) -> None:
-        self.sink, self.promised, self.clock = sink, promised, clock
+    def __init__(self, sink: Any, channels: int, promised: int, clock: Clock) -> None:
+        self.sink, self.channels, self.promised, self.clock = sink, channels, promised, clock
         first = self._pulled()
         if first is None:
             raise ValueError("no audio in it")
-        self.first, self.rate, self.channels = first, first.sample_rate, first.layout.nb_channels
+        self.first, self.rate = first, first.sample_rate
 
     def blocks(self) -> Iterator[Samples]:
         """The frames from start to end, in blocks of bounded size."""
         block, came = self.first, 0
         while block is not None:
             came += block.samples
-            yield _mean(block)[:, None]
+            yield np.frombuffer(block.planes[0], np.float32, block.samples)[:, None]
             self.clock.check()
             block = self._pulled()
         if came != self.promised:
@@ -238,6 +234,8 @@ def open_vorbis(file: BinaryIO, clock: Clock) -> Iterator[AudioSource]:
     """
     content = file.read()
     (promised,) = OGG_END.unpack_from(content, content.rfind(b"OggS"))
+    channels = content[content.index(b"\x01vorbis") + VORBIS_CHANNELS]
+    mean = "+".join(f"{1 / channels}*c{channel}" for channel in range(channels))
     with os.fdopen(os.memfd_create("clip"), "wb") as held:
         held.write(content)
         held.flush()
@@ -246,5 +244,6 @@ def open_vorbis(file: BinaryIO, clock: Clock) -> Iterator[AudioSource]:
         only = {"format_name": "ogg", "format_opts": "protocol_whitelist=file", "streams": "a:0"}
         movie = graph.add("amovie", filename=f"/proc/self/fd/{held.fileno()}", **only)
         sink = graph.add("abuffersink")
-        graph.link_nodes(movie, graph.add("asetnsamples", n=str(GATHERED), p="0"), sink).configure()
-        yield VorbisSource(sink, promised, clock)
+        mono = graph.add("pan", args=f"mono|c0={mean}")
+        graph.link_nodes(movie, mono, graph.add("asetnsamples", n=str(GATHERED), p="0"), sink).configure()
+        yield VorbisSource(sink, channels, promised, clock)
