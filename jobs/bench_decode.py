@@ -1,5 +1,6 @@
 """Decoding and resampling to 16 kHz mono, beside what other libraries take: part of `make bench`."""
 
+import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from jobs.ratios import paired, seconds, spread
+from jobs.ratios import ROUNDS, paired, seconds, spread
 
 RATE = 16_000
 KINDS = ("wav", "flac", "ogg", "mp3")
@@ -91,7 +92,7 @@ def bench_decode(clips: Sequence[Path]) -> Table:
     table = Table(*columns, title="ours ÷ theirs: median (range)")
     for kind in (*KINDS, "all"):
         paths = [path for path in clips if kind in ("all", path.suffix[1:])][:50]
-        rate = len(paths) / seconds(partial(_all, ours, paths))
         ratios = [spread(paired(partial(_all, ours, paths), partial(_all, peer, paths))) for peer in there]
+        rate = len(paths) / statistics.median(seconds(partial(_all, ours, paths)) for _ in range(ROUNDS))
         table.add_row(kind, f"{rate:.0f}", *ratios)
     return table

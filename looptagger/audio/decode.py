@@ -184,7 +184,9 @@ def _mono(block: Samples) -> NDArray[np.float32]:
     if block.dtype == np.int16:
         mean: NDArray[np.float32] = block.astype(np.float32) @ np.full(channels, 1 / channels / 32768, np.float32)
         return mean
-    mono = block[:, 0] if channels == 1 else block @ np.full(channels, 1 / channels, np.float32)
+    mono = (block[:, 0] if channels == 1 else block @ np.full(channels, 1 / channels, np.float32)).astype(
+        np.float32, copy=False
+    )
     if mono.max(initial=0.0) <= 1.0 and mono.min(initial=0.0) >= -1.0:  # nearly always, and quick to ask
         return mono
     clipped: NDArray[np.float32] = np.clip(np.nan_to_num(mono), -1.0, 1.0)

@@ -164,9 +164,9 @@ class FfmpegSource(_InOrder):
 class VorbisSource(_InOrder):
     """An Ogg Vorbis file that FFmpeg reads, decodes, averages and gathers in its own filter graph.
 
-    Python sees blocks of the channels' mean only. The graph ends early without a word where packets do not decode, so what came
-    is counted: one whole file in fifteen is a hair shorter or longer than it says, and is better decoded twice than a
-    damaged one ended early.
+    Python sees blocks of the channels' mean only. The graph ends early without a word where packets do not decode, so
+    what came is counted: one whole file in fifteen is a hair shorter or longer than it says, and is better decoded
+    twice than a damaged one ended early.
     """
 
     codec = "vorbis"
