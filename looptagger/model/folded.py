@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from looptagger.model.harmonic import decibels
 from looptagger.model.hcnn import HCNN, ConvBlock, ResidualBlock
 from looptagger.model.int8 import in_int8
+from looptagger.model.int16 import in_int16
 from looptagger.model.winograd import LEAST_CHANNELS, WinogradBlock
 
 
@@ -55,7 +56,7 @@ def _by_winograd(block: nn.Module) -> nn.Module:
     return block
 
 
-Products = Literal["direct", "winograd", "int8"]
+Products = Literal["direct", "winograd", "int8", "int16"]
 """How the trunk's convolutions are multiplied out."""
 
 
@@ -63,7 +64,7 @@ class FoldedHCNN(nn.Module):
     """Chunks (n, samples) -> logits (n, 6) and embeddings (n, 2 x channels) of a trained network.
 
     The front end runs in float32 whatever the trunk's precision: powers span 100 dB, more than half floats do.
-    `winograd` and `int8` are for float32 on a CPU: see there.
+    `winograd`, `int8` and `int16` are for float32 on a CPU: see there.
     """
 
     def __init__(self, network: HCNN, precision: torch.dtype = torch.float32, products: Products = "direct") -> None:
@@ -75,6 +76,8 @@ class FoldedHCNN(nn.Module):
         blocks = [_without_norms(block) for block in network.trunk]
         if products == "winograd":
             blocks[EARLY] = map(_by_winograd, blocks[EARLY])
+        elif products == "int16":
+            blocks[EARLY] = map(in_int16, blocks[EARLY])
         elif products == "int8":
             blocks[1:] = map(in_int8, blocks[1:])
         self.trunk = nn.Sequential(*blocks).to(precision).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -5,6 +5,8 @@ found from their largest value: nothing is calibrated. The first convolution sta
 sign. The arithmetic is oneDNN's, through the operators that torch.compile itself uses for quantised networks.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,25 +27,44 @@ def check() -> None:
         raise UserError("compute.precision: int8 needs an x86 CPU with AVX-512 VNNI; use auto or bfloat16.")
 
 
+Packed = tuple[Tensor, Tensor, Tensor]
+"""A convolution's weights as oneDNN wants them, and each output channel's scale and zero point."""
+
+
+def packed(whole: Tensor, scale: Tensor) -> Packed:
+    """Weights (c_out, c_in, 3, 3) that are whole numbers from -128 to 127, with a scale (c_out,) each."""
+    weight, scale = whole.to(torch.int8), scale.float()
+    laid = torch.ops.onednn.qconv_prepack(weight, scale, 1.0, 0, ONE, ONE, ONE, 1, None)
+    return laid, scale, torch.zeros(len(weight), dtype=torch.int64)
+
+
+def bare(maps: Tensor) -> Tensor:
+    """The bytes of quantised maps, as the operators take them."""
+    return torch.empty(0, dtype=torch.uint8).set_(maps.untyped_storage(), 0, maps.shape, maps.stride())
+
+
+def convolved(maps: Tensor, scale: float, weight: Packed, bias: Tensor, then: str) -> Tensor:
+    """A 3x3 convolution of `bare` maps, and what follows it in one go, `none` or `relu`, in float32."""
+    found: Tensor = torch.ops.onednn.qconv2d_pointwise(
+        maps, scale, 0, *weight, bias, ONE, ONE, ONE, 1, 1.0, 0, torch.float32, then, [], ""
+    )
+    return found
+
+
 class Int8Conv:
     """A 3x3 convolution of maps that are not negative: (n, c_in, h, w), channels last -> (n, c_out, h, w), float32."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         weight = conv.weight.detach().float().contiguous()
-        self.scale = weight.abs().amax(dim=(1, 2, 3)).clamp(min=LEAST) / WEIGHT_LEVELS
-        whole = torch.round(weight / self.scale[:, None, None, None]).to(torch.int8)
-        self.weight = torch.ops.onednn.qconv_prepack(whole, self.scale, 1.0, 0, ONE, ONE, ONE, 1, None)
-        self.zero = torch.zeros(len(weight), dtype=torch.int64)
+        scale = weight.abs().amax(dim=(1, 2, 3)).clamp(min=LEAST) / WEIGHT_LEVELS
+        self.weight = packed(torch.round(weight / scale[:, None, None, None]), scale)
         self.bias = conv.get_parameter("bias").detach().float()
 
     def __call__(self, maps: Tensor, then: str = "none") -> Tensor:
         """The convolution, and what follows it in one go: `none` or `relu`."""
         scale = max(float(maps.amax()), LEAST) / LEVELS
         whole = torch.quantize_per_tensor(maps, scale, 0, torch.quint8)
-        bare = torch.empty(0, dtype=torch.uint8).set_(whole.untyped_storage(), 0, whole.shape, whole.stride())
-        weight = (self.weight, self.scale, self.zero, self.bias, ONE, ONE, ONE, 1)
-        found: Tensor = torch.ops.onednn.qconv2d_pointwise(bare, scale, 0, *weight, 1.0, 0, torch.float32, then, [], "")
-        return found
+        return convolved(bare(whole), scale, self.weight, self.bias, then)
 
 
 class Int8ConvBlock(nn.Module):
@@ -58,12 +79,12 @@ class Int8ConvBlock(nn.Module):
         return F.relu(F.max_pool2d(self.conv(maps), 2))
 
 
-class Int8ResidualBlock(nn.Module):
+class IntegerResidualBlock(nn.Module):
     """A residual block whose norms are folded away: maps (n, c, h, w) -> (n, c, h // 2, w // 2)."""
 
-    def __init__(self, block: ResidualBlock) -> None:
+    def __init__(self, block: ResidualBlock, conv: Callable[[nn.Conv2d], Callable[..., Tensor]] = Int8Conv) -> None:
         super().__init__()
-        self.conv1, self.conv2 = Int8Conv(block.conv1), Int8Conv(block.conv2)
+        self.conv1, self.conv2 = conv(block.conv1), conv(block.conv2)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps to maps of half the size."""
@@ -72,4 +93,4 @@ class Int8ResidualBlock(nn.Module):
 
 def in_int8(block: nn.Module) -> nn.Module:
     """A folded block of the trunk, but the first, in 8-bit integers."""
-    return Int8ResidualBlock(block) if isinstance(block, ResidualBlock) else Int8ConvBlock(block)  # type: ignore[arg-type]
+    return IntegerResidualBlock(block) if isinstance(block, ResidualBlock) else Int8ConvBlock(block)  # type: ignore[arg-type]

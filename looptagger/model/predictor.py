@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from looptagger.audio import chunk
 from looptagger.config import Chunking, Compute
 from looptagger.errors import UserError
-from looptagger.model import checkpoint, int8
+from looptagger.model import checkpoint, int8, int16
 from looptagger.model.folded import FoldedHCNN, Products
 from looptagger.roles import ROLES
 
@@ -124,6 +124,8 @@ def _arithmetic(precision: str, on_gpu: bool) -> tuple[torch.dtype, Products]:
             raise UserError("compute.precision: int8 is for CPUs; use auto, or compute.device=cpu.")
         int8.check()
         return torch.float32, "int8"
+    if precision == "auto" and not on_gpu and int16.is_quick():
+        return torch.float32, "int16"
     if precision == "auto":
         precision = "float16" if on_gpu else "float32"
     return getattr(torch, precision), "winograd" if precision == "float32" and not on_gpu else "direct"

@@ -1,0 +1,81 @@
+"""16-bit products, made of 8-bit ones, against float32. They are right wherever those are; quick with AMX only."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from looptagger.config import Audio, Chunking, Compute, Model
+from looptagger.errors import UserError
+from looptagger.model import checkpoint, int8, int16
+from looptagger.model.folded import FoldedHCNN
+from looptagger.model.hcnn import HCNN
+from looptagger.model.int8 import IntegerResidualBlock
+from looptagger.model.int16 import LEAST_CHANNELS, Int16Conv
+from looptagger.model.predictor import Predictor
+from tests.conftest import LOOPS
+from tests.model.test_int8 import maps
+
+try:
+    int8.check()
+except UserError as why:
+    pytest.skip(str(why), allow_module_level=True)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 64, 94), (2, 64, 17, 19), (1, 128, 2, 2)])
+def test_a_convolution_is_within_its_steps(shape: tuple[int, int, int, int]) -> None:
+    seen = maps(*shape)
+    conv = torch.nn.Conv2d(shape[1], 32, 3, padding=1)
+    with torch.inference_mode():
+        wanted, found = conv(seen), Int16Conv(conv)(seen)
+        assert found.shape == wanted.shape
+        assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
+        assert torch.equal(Int16Conv(conv)(seen, "relu"), found.relu())
+
+
+def test_weights_whose_halves_are_at_their_ends_come_back_whole() -> None:
+    weight = torch.tensor([32_512.0, -32_512, 128, -128, 127, 129, 32_384, -32_384, 384, 0])
+    conv = torch.nn.Conv2d(1, len(weight), 3, padding=1)
+    seen = torch.zeros(1, 1, 5, 5)
+    seen[0, 0, 2, 2] = 255.0  # its low half is 0, so nothing is left out
+    with torch.inference_mode():
+        conv.weight.zero_()[:, 0, 1, 1] = weight
+        conv.weight[:, 0, 0, 0] = 32_512  # so that a step is 1 in each channel
+        conv.bias.zero_()  # type: ignore[union-attr]
+        found = Int16Conv(conv)(seen.to(memory_format=torch.channels_last))
+    assert found[0, :, 2, 2].tolist() == (255 * weight).tolist()
+
+
+def test_silence_is_the_bias() -> None:
+    conv = torch.nn.Conv2d(64, 64, 3, padding=1)
+    with torch.inference_mode():
+        found = Int16Conv(conv)(torch.zeros(1, 64, 8, 8).to(memory_format=torch.channels_last))
+        assert torch.allclose(found, conv.get_parameter("bias")[None, :, None, None].expand_as(found), atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["starter", "untrained"])
+def test_a_models_scores_stay_within_the_bound(model: str) -> None:
+    network, _ = checkpoint.load(checkpoint.resolve(model), model)
+    quick = FoldedHCNN(network, products="int16").eval()
+    assert [isinstance(block, IntegerResidualBlock) for block in quick.trunk] == [False, *[True] * 3, *[False] * 3]
+    heard = Predictor.load("starter", Compute(device="cpu"))
+    for path in sorted(LOOPS.glob("*.flac")):
+        pcm = heard.chunks(*soundfile.read(path, dtype="float32"), chunking=Chunking())
+        chunk = torch.from_numpy(pcm[:1].astype(np.float32) / 32768)
+        with torch.inference_mode():
+            difference = torch.sigmoid(quick(chunk)[0]) - torch.sigmoid(network(chunk))
+        assert difference.abs().max() < 1e-4
+
+
+def test_narrow_blocks_stay_in_floats() -> None:
+    quick = FoldedHCNN(HCNN(Model(channels=LEAST_CHANNELS // 2), Audio()).eval(), products="int16")
+    assert not any(isinstance(block, IntegerResidualBlock) for block in quick.trunk)
+
+
+@pytest.mark.parametrize(("precision", "amx", "blocks"), [("auto", True, 3), ("auto", False, 0), ("float32", True, 0)])
+def test_they_are_taken_where_they_are_quick_and_floats_were_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch, precision: str, amx: bool, blocks: int
+) -> None:
+    monkeypatch.setattr(int16, "is_quick", lambda: amx)
+    predictor = Predictor.load("starter", Compute(device="cpu", precision=precision))  # type: ignore[arg-type]
+    assert sum(isinstance(block, IntegerResidualBlock) for block in predictor.network.trunk) == blocks
