@@ -1,7 +1,9 @@
 """How a cluster's CPUs and GPUs are shared among the workers of a job. Pure, so that it can be checked first."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from looptagger.archive.dataset import Work
 from looptagger.config import Compute, Workers
 from looptagger.errors import UserError
 
@@ -49,6 +51,35 @@ if the workers held whole cores, no reader could ever start, and Ray Data would 
 def readers(cpus: float) -> int:
     """Tasks that read rows for so many cores at once: each is a process, and unbounded Ray starts ten a core."""
     return max(1, int(cpus) // 4)
+
+
+PIECE = 32
+"""The least rows of a piece of a shard."""
+
+
+def with_small_ends(works: Sequence[Work], workers: int) -> Iterator[Work]:
+    """The same rows, first and last in pieces of shards, which are all part of the part that they were to be.
+
+    The first rows come soon, with every worker on them; at the end none works for long on what the others could share
+    (Polychronopoulos and Kuck, 1987, "Guided self-scheduling": half of a fair share of what is left).
+    """
+    begun, left = 0, sum(work.rows for work in works)
+    for work in works:
+        left -= work.rows
+        yield from _pieces(work, PIECE if begun < workers * PIECE else max(PIECE, left // (2 * workers)))
+        begun += work.rows
+
+
+def _pieces(work: Work, most: int) -> Iterator[Work]:
+    if work.only is not None:
+        yield work
+        return
+    shard = work.shard
+    each = -(-shard.rows // -(-shard.rows // most))  # as many pieces as must be, of like size
+    for start in range(0, shard.rows, each):
+        stop = min(start + each, shard.rows)
+        rows = replace(shard, start=shard.start + start, stop=shard.start + stop, first=shard.first + start)
+        yield replace(work, shard=rows, offset=work.offset + start)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The tagging job on Ray Data: shards of the manifest -> decode -> predict -> parts.
 
-One task a shard. Without GPUs an actor a core reads its rows, decodes and predicts; with them, decoding tasks feed
-predictor actors. Tagged rows (some hundred bytes each) stream to this process, the only one that writes: it counts
-them, and stores a part when all of its rows have come.
+One task a shard, or a piece of one. Without GPUs an actor a core reads its rows, decodes and predicts; with them,
+decoding tasks feed predictor actors. Tagged rows (some hundred bytes each) stream to this process, the only one that
+writes: it counts them, and stores a part when all of its rows have come.
 """
 
 import json
@@ -26,7 +26,7 @@ from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import CODED_ROW
 from looptagger.archive.writer import PART, ROW, STOPPED, PartWriter
-from looptagger.cluster.plan import CORE, READER, Plan, readers
+from looptagger.cluster.plan import CORE, READER, Plan, readers, with_small_ends
 from looptagger.cluster.progress import Progress
 from looptagger.cluster.session import adopt
 from looptagger.config import Audio, Tag
@@ -164,6 +164,7 @@ def _device(wanted: str, decodes: bool) -> str:
 
 def pipeline(works: Sequence[Work], job: Job, plan: Plan) -> Any:
     """The lazy Ray dataset of tagged rows."""
+    works = list(with_small_ends(works, plan.decoders))
     shards = _where_readable(_shards(works), job, plan)
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     if not plan.predictors:

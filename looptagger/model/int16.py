@@ -31,7 +31,8 @@ MIDDLE = HALF // 2
 
 def is_quick() -> bool:
     """Whether this machine has the products, and torch the operators."""
-    return hasattr(torch.ops.onednn, "qconv2d_pointwise") and bool(torch.cpu._is_amx_tile_supported())
+    there = hasattr(torch.ops.onednn, "qconv2d_pointwise") and torch.cpu._is_amx_tile_supported()
+    return there and torch.cpu._init_amx()  # a kernel may deny what the CPU has
 
 
 class Int16Conv:

@@ -68,6 +68,18 @@ def test_one_row_a_clip_in_the_exact_schema(mixed: Path, tmp_path: Path, tiny_mo
     assert reasons == {"ok": 31, "undecodable": 1, "empty": 1, "silent": 1}
 
 
+def test_a_shard_tagged_in_pieces_is_one_part_in_order(tmp_path: Path, tiny_model: str) -> None:
+    write_tones(tmp_path / "audio", 70)
+    seen: list[int] = []
+    events = Events(progress=lambda progress: seen.append(progress.done))
+    run(tmp_path / "audio", tmp_path / "out", tiny_model, events, tag=Tag(compute=Compute(device="cpu", shard_rows=70)))
+    assert len(set(seen)) > 2, "progress before the part is whole"
+    (part,) = (tmp_path / "out").glob("*.parquet")
+    ids = pq.read_table(part).column("id").to_pylist()
+    assert len(ids) == 70
+    assert ids == sorted(ids)
+
+
 def test_gpu_and_cpu_pipelines_agree(mixed: Path, tmp_path: Path, tiny_model: str) -> None:
     run(mixed, tmp_path / "cpu", tiny_model)
     notes: list[str] = []

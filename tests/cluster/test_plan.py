@@ -1,6 +1,10 @@
+from collections.abc import Sequence
+
 import pytest
 
-from looptagger.cluster.plan import CORE, READER, plan, readers
+from looptagger.archive.dataset import Work
+from looptagger.archive.manifest import Shard
+from looptagger.cluster.plan import CORE, PIECE, READER, plan, readers, with_small_ends
 from looptagger.config import Compute
 from looptagger.errors import UserError
 
@@ -33,3 +37,35 @@ def test_what_could_only_wait_for_ever_is_refused() -> None:
 def test_readers_fit_beside_workers_and_do_not_swamp_a_large_machine() -> None:
     assert CORE + READER == 1.0
     assert [readers(cpus) for cpus in (1, 2, 16, 96)] == [1, 1, 4, 24]
+
+
+def archive(shards: int, rows: int, offset: int = 0) -> list[Work]:
+    return [Work(f"part-{n}", Shard("f", n * rows, (n + 1) * rows, n * rows), offset) for n in range(shards)]
+
+
+def rows(works: Sequence[Work]) -> list[tuple[str, int, int, int]]:
+    """What becomes of each row: its part, its place there, in the manifest's file, and in the whole manifest."""
+    each = [(work, row) for work in works for row in range(work.shard.rows)]
+    return [(work.part, work.offset + row, work.shard.start + row, work.shard.first + row) for work, row in each]
+
+
+@pytest.mark.parametrize(("shards", "each", "workers"), [(9, 1000, 2), (3, 1024, 64), (40, 8, 2), (1, 33, 1)])
+def test_pieces_are_the_same_rows_and_go_where_the_shards_would(shards: int, each: int, workers: int) -> None:
+    works = archive(shards, each, offset=7)
+    assert rows(list(with_small_ends(works, workers))) == rows(works)
+
+
+def test_a_job_begins_and_ends_with_small_pieces_and_has_whole_shards_between() -> None:
+    sizes = [work.rows for work in with_small_ends(archive(20, 1024), 4)]
+    assert sizes[:32] == [PIECE] * 32, "one shard, on which all four begin"
+    assert sizes[32:42] == [1024] * 10
+    assert sizes[42:] == sorted(sizes[42:], reverse=True)
+    assert sizes[-1] == PIECE
+    assert len(sizes) < 120
+
+
+def test_small_shards_and_rows_picked_for_another_try_stay_whole() -> None:
+    small = archive(100, PIECE)
+    assert list(with_small_ends(small, 8)) == small
+    picked = [Work("part-0", Shard("f", 0, 1000, 0), 0, tuple(range(500)))]
+    assert list(with_small_ends(picked, 8)) == picked
