@@ -75,7 +75,7 @@ def bench_forward(table: Table) -> None:
         other = Predictor(data, compute=Compute(device="cpu", precision=precision))
         apart = np.abs(other.chunk_scores(pcm)[0] - predictor.chunk_scores(pcm)[0]).max()
         ratios = paired(lambda: other.chunk_scores(pcm), lambda: predictor.chunk_scores(pcm))  # noqa: B023 (run here)
-        table.add_row(f"    {precision} / our float32; scores differ by {apart:.0e}", spread(ratios), "")
+        table.add_row(f"    {precision} / our default; scores differ by {apart:.0e}", spread(ratios), "")
     rate = 8 / seconds(lambda: predictor.chunk_scores(pcm))
     table.add_row("    chunks/s on one thread; largest difference in a score", f"{rate:.1f}; {error:.0e}", "1e-4")
 

@@ -1,6 +1,6 @@
 """The frozen manifest: what a job is to tag, written once into its output, cut into shards of known rows.
 
-A shard is the unit of work and of output: shard 7 becomes `part-0000007.parquet`, whoever computes it and however
+A shard is the unit of output, and of most work: shard 7 becomes `part-0000007.parquet`, whoever computes it and however
 often. So a finished part says by its name which rows need no more work.
 """
 

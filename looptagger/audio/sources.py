@@ -97,10 +97,10 @@ class LibsndfileSource:
         return samples
 
 
-def _planes(frame: Any, to_planar: Any) -> Iterator[Samples]:
-    """A frame of FFmpeg as (frames, channels) arrays of floats."""
-    for planar in [frame] if frame.format.name == "fltp" else to_planar.resample(frame):
-        yield planar.to_ndarray().T
+def _floats(frame: Any, to_floats: Any) -> Iterator[Samples]:
+    """A frame of FFmpeg as (frames, channels) arrays. Interleaved: of eight planes and more PyAV reads past the end."""
+    for floats in to_floats.resample(frame):
+        yield floats.to_ndarray().reshape(-1, floats.layout.nb_channels)
 
 
 def _shape(frame: Any) -> tuple[int, int, str]:
@@ -134,15 +134,15 @@ class FfmpegSource(_InOrder):
 
     def blocks(self) -> Iterator[Samples]:
         """The frames from start to end, gathered into blocks of bounded size."""
-        to_planar = av.AudioResampler(format="fltp")  # converts the sample format only
+        to_floats = av.AudioResampler(format="flt")  # converts the sample format only
         fifo = av.AudioFifo()
         for frame in self._decoded():
             frame.pts = None  # gaps in a stream's times are no gaps in its samples
             fifo.write(frame)
             if fifo.samples * self.channels >= BLOCK_SAMPLES:
-                yield from _planes(fifo.read(), to_planar)
+                yield from _floats(fifo.read(), to_floats)
         if fifo.samples:
-            yield from _planes(fifo.read(), to_planar)
+            yield from _floats(fifo.read(), to_floats)
 
     def _decoded(self) -> Iterator[Any]:
         """Frames of one format: that of the first one which has the header's rate and channels. Others are left out."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from looptagger.archive.dataset import Work
 from looptagger.config import Compute, Workers
@@ -54,7 +55,7 @@ def readers(cpus: float) -> int:
 
 
 PIECE = 32
-"""The least rows of a piece of a shard."""
+"""Rows of a piece of a shard, at most, where a run begins and ends."""
 
 
 def with_small_ends(works: Sequence[Work], workers: int) -> Iterator[Work]:
@@ -71,15 +72,14 @@ def with_small_ends(works: Sequence[Work], workers: int) -> Iterator[Work]:
 
 
 def _pieces(work: Work, most: int) -> Iterator[Work]:
-    if work.only is not None:
-        yield work
-        return
-    shard = work.shard
-    each = -(-shard.rows // -(-shard.rows // most))  # as many pieces as must be, of like size
-    for start in range(0, shard.rows, each):
-        stop = min(start + each, shard.rows)
-        rows = replace(shard, start=shard.start + start, stop=shard.start + stop, first=shard.first + start)
-        yield replace(work, shard=rows, offset=work.offset + start)
+    """As many as must be, of like size; of rows picked for another try, as of a shard."""
+    shard, count = work.shard, -(-work.rows // most)
+    for start, stop in pairwise(work.rows * piece // count for piece in range(count + 1)):
+        if work.only is not None:
+            yield replace(work, only=work.only[start:stop])
+        else:
+            rows = replace(shard, start=shard.start + start, stop=shard.start + stop, first=shard.first + start)
+            yield replace(work, shard=rows, offset=work.offset + start)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""The trunk's wide blocks in 16-bit integers made of 8-bit halves, for CPUs with AMX: scores move by less than 1e-4.
+"""The trunk's wide blocks in 16-bit integers made of 8-bit halves, for CPUs with AMX.
 
 Such CPUs multiply 8-bit integers some twelve times as fast as floats, so three products take a third of the time of
 one. Of (256 x1 + x0) (256 w1 + w0), x0 w0 is left out, being of the size of what rounding to 16 bits loses. Sums are
-exact; scales are found as int8.py does it.
+exact; scales are found as int8.py does it, for all channels together. The scores of 3,000 chunks of the starter's data
+moved by 8e-5 at most.
 """
 
 import torch
@@ -18,7 +19,6 @@ from looptagger.model.int8 import (
     Packed,
     bare,
     convolved,
-    packed,
 )
 
 LEAST_CHANNELS = 64
@@ -43,9 +43,10 @@ class Int16Conv:
         scale = weight.abs().amax(dim=(1, 2, 3)).clamp(min=LEAST) / (WEIGHT_LEVELS * HALF)
         whole = torch.round(weight / scale[:, None, None, None])
         high = torch.floor(whole / HALF + 0.5)
-        self.high, self.low = packed(high, scale * HALF), packed(whole - HALF * high, scale)
+        self.high, self.low = Packed(high, scale * HALF), Packed(whole - HALF * high, scale)
         self.bias = conv.get_parameter("bias").detach().float()
 
+    @torch.no_grad()
     def __call__(self, maps: Tensor, then: str = "none") -> Tensor:
         """The convolution, and what follows it in one go: `none` or `relu`."""
         step = max(float(maps.amax()), LEAST) / LEVELS
@@ -62,7 +63,7 @@ def _add(maps: Tensor, scale: float, zero: int, weight: Packed, found: Tensor, t
     """Add the convolution of other maps to what was found, in place."""
     operator = torch.ops.onednn.qconv2d_pointwise.binary
     floats = 1.0, 0, torch.float32, 1.0, 0
-    operator(maps, scale, zero, *weight, found, None, ONE, ONE, ONE, 1, *floats, "sum", 1.0, then, [], "")
+    operator(maps, scale, zero, *weight.operands, found, None, ONE, ONE, ONE, 1, *floats, "sum", 1.0, then, [], "")
 
 
 def in_int16(block: nn.Module) -> nn.Module:

@@ -27,15 +27,17 @@ def check() -> None:
         raise UserError("compute.precision: int8 needs an x86 CPU with AVX-512 VNNI; use auto or bfloat16.")
 
 
-Packed = tuple[Tensor, Tensor, Tensor]
-"""A convolution's weights as oneDNN wants them, and each output channel's scale and zero point."""
+class Packed:
+    """Weights (c_out, c_in, 3, 3), whole numbers from -128 to 127 with a scale (c_out,), as oneDNN wants them."""
 
+    def __init__(self, whole: Tensor, scale: Tensor) -> None:
+        self.whole, self.scale = whole.to(torch.int8), scale.float()
+        laid = torch.ops.onednn.qconv_prepack(self.whole, self.scale, 1.0, 0, ONE, ONE, ONE, 1, None)
+        self.operands = laid, self.scale, torch.zeros(len(whole), dtype=torch.int64)
 
-def packed(whole: Tensor, scale: Tensor) -> Packed:
-    """Weights (c_out, c_in, 3, 3) that are whole numbers from -128 to 127, with a scale (c_out,) each."""
-    weight, scale = whole.to(torch.int8), scale.float()
-    laid = torch.ops.onednn.qconv_prepack(weight, scale, 1.0, 0, ONE, ONE, ONE, 1, None)
-    return laid, scale, torch.zeros(len(weight), dtype=torch.int64)
+    def __reduce__(self) -> tuple[type["Packed"], tuple[Tensor, Tensor]]:
+        """Copied and pickled as plain weights: what oneDNN has laid out is opaque."""
+        return Packed, (self.whole, self.scale)
 
 
 def bare(maps: Tensor) -> Tensor:
@@ -46,7 +48,7 @@ def bare(maps: Tensor) -> Tensor:
 def convolved(maps: Tensor, scale: float, weight: Packed, bias: Tensor, then: str) -> Tensor:
     """A 3x3 convolution of `bare` maps, and what follows it in one go, `none` or `relu`, in float32."""
     found: Tensor = torch.ops.onednn.qconv2d_pointwise(
-        maps, scale, 0, *weight, bias, ONE, ONE, ONE, 1, 1.0, 0, torch.float32, then, [], ""
+        maps, scale, 0, *weight.operands, bias, ONE, ONE, ONE, 1, 1.0, 0, torch.float32, then, [], ""
     )
     return found
 
@@ -57,7 +59,7 @@ class Int8Conv:
     def __init__(self, conv: nn.Conv2d) -> None:
         weight = conv.weight.detach().float().contiguous()
         scale = weight.abs().amax(dim=(1, 2, 3)).clamp(min=LEAST) / WEIGHT_LEVELS
-        self.weight = packed(torch.round(weight / scale[:, None, None, None]), scale)
+        self.weight = Packed(torch.round(weight / scale[:, None, None, None]), scale)
         self.bias = conv.get_parameter("bias").detach().float()
 
     def __call__(self, maps: Tensor, then: str = "none") -> Tensor:

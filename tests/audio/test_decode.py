@@ -53,12 +53,12 @@ def test_formats_of_libsndfile(kind: str, subtype: str) -> None:
     assert (clip.sample_rate, clip.channels) == (48_000, 1)
 
 
-def encoded(container: str, codec: str, rate: int = 44_100) -> bytes:
+def encoded(container: str, codec: str, rate: int = 44_100, layout: str = "mono") -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format=container) as out:
-        stream = out.add_stream(codec, rate=rate, layout="mono")
+        stream = out.add_stream(codec, rate=rate, layout=layout)
         stream.bit_rate = 128_000
-        resampler = av.AudioResampler(stream.format, "mono", rate, frame_size=stream.codec_context.frame_size or 1024)
+        resampler = av.AudioResampler(stream.format, layout, rate, frame_size=stream.codec_context.frame_size or 1024)
         frame = av.AudioFrame.from_ndarray(tone(3.2, 1000, rate)[None], format="fltp", layout="mono")
         frame.sample_rate = rate
         for packed in [*resampler.resample(frame), *resampler.resample(None), None]:
@@ -76,6 +76,18 @@ FFMPEG = [
     ("ogg", "flac", 44_100),
     ("wv", "wavpack", 44_100),
 ]
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "aac"), ("matroska", "pcm_s16le"), ("matroska", "libopus")])
+def test_eight_channels_by_ffmpeg(container: str, codec: str) -> None:
+    clip = heard(encoded(container, codec, 48_000, "7.1"))
+    assert clip.channels == 8
+    assert abs(loudest_hz(clip.pcm) - 1000) < 2
+
+
+def test_more_channels_than_ffmpeg_s_vorbis_knows() -> None:
+    clip = heard(audio_bytes(tone(2.0)[:, None] * np.ones(16, np.float32), 16_000, format="OGG", subtype="VORBIS"))
+    assert clip.channels == 16
 
 
 @pytest.mark.parametrize(("container", "codec", "rate"), FFMPEG)

@@ -1,5 +1,8 @@
 """16-bit products, made of 8-bit ones, against float32. They are right wherever those are; quick with AMX only."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import soundfile
@@ -65,6 +68,36 @@ def test_a_models_scores_stay_within_the_bound(model: str) -> None:
         with torch.inference_mode():
             difference = torch.sigmoid(quick(chunk)[0]) - torch.sigmoid(network(chunk))
         assert difference.abs().max() < 1e-4
+
+
+def unlike(times: float) -> bytes:
+    """The starter model with one channel of a block so much louder inside: the same function, in floats."""
+    network, card = checkpoint.load(checkpoint.resolve("starter"), "starter")
+    block = network.trunk[1]
+    with torch.no_grad():
+        block.norm1.weight[0] *= times
+        block.norm1.bias[0] *= times
+        block.conv2.weight[:, 0] /= times
+    return checkpoint.dump(network, card)
+
+
+@pytest.mark.parametrize(("times", "blocks"), [(1.0, 3), (1000.0, 0)])
+def test_a_model_that_does_not_agree_stays_in_floats(
+    monkeypatch: pytest.MonkeyPatch, times: float, blocks: int
+) -> None:
+    monkeypatch.setattr(int16, "is_quick", lambda: True)
+    predictor = Predictor(unlike(times), compute=Compute(device="cpu"))
+    assert sum(isinstance(block, IntegerResidualBlock) for block in predictor.network.trunk) == blocks
+
+
+def test_a_predictor_is_copied_and_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int16, "is_quick", lambda: True)
+    predictor = Predictor.load("starter", Compute(device="cpu"))
+    pcm = np.random.default_rng(0).integers(-9000, 9000, (1, 48_000)).astype(np.int16)
+    wanted = predictor.chunk_scores(pcm)[0]
+    for other in (copy.deepcopy(predictor), pickle.loads(pickle.dumps(predictor))):
+        assert np.array_equal(other.chunk_scores(pcm)[0], wanted)
+    assert torch.isfinite(predictor.network(torch.zeros(1, 48_000))[0]).all()  # with gradients on, too
 
 
 def test_narrow_blocks_stay_in_floats() -> None:
