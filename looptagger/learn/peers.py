@@ -18,12 +18,17 @@ class Peers:
     device: torch.device = torch.device("cpu")
 
     def shared(self, module: nn.Module) -> nn.Module:
-        """A module whose gradients are the mean over the workers; batch norms count all workers' crops on GPUs."""
+        """A module whose gradients are the mean over the workers; batch norms count all workers' crops on GPUs.
+
+        Elsewhere each keeps statistics of its own, for `mean_` at an epoch's end: passed on at each step, they would
+        have workers wait for one another twice.
+        """
         if self.world == 1:
             return module
         on_gpu = self.device.type == "cuda"
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module) if on_gpu else module
-        return nn.parallel.DistributedDataParallel(module, device_ids=[self.device] if on_gpu else None)
+        cards = [self.device] if on_gpu else None
+        return nn.parallel.DistributedDataParallel(module, device_ids=cards, broadcast_buffers=False)
 
     def gather(self, value: Any) -> list[Any]:
         """Every worker's value, in order of rank."""
