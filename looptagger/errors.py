@@ -1,10 +1,19 @@
 """The one exception that users see, and how errors of libraries become one line."""
 
 import re
+import tempfile
+import traceback
 
 
 class UserError(Exception):
     """Something the user can mend: one sentence that names the thing and says what to do. Exit code 2."""
+
+
+def fault(error: Exception) -> str:
+    """The sentence for a fault of ours that is being handled: its details are kept for a report."""
+    with tempfile.NamedTemporaryFile("w", prefix="looptagger-", suffix=".log", delete=False) as log:
+        traceback.print_exc(file=log)
+    return f"Internal error: {one_line(error)}. Please report it with {log.name}; no tags are lost."
 
 
 class Unreachable(UserError):

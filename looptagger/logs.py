@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from looptagger.errors import UserError
+from looptagger.errors import UserError, fault
 
 if TYPE_CHECKING:
     from looptagger.cluster.job import Summary
@@ -43,6 +43,9 @@ class JsonLines:
         except KeyboardInterrupt:
             self.line("stopped", text="The same command goes on from here.")
             sys.exit(130)
+        except Exception as error:
+            self.line("error", text=fault(error))
+            sys.exit(1)
 
     def note(self, text: str) -> None:
         """What a person would be told."""

@@ -208,6 +208,30 @@ def test_json_lines_for_machines(tiny_model: str, tmp_path: Path, capsys: pytest
     assert lines[-1]["cost"] > 0
 
 
+def test_json_lines_say_faults_of_ours_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr(checkpoint, "resolve", fail)
+    assert call("tag", LOOPS, "-o", tmp_path / "out", "--log-json") == 1
+    (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert line["event"] == "error"
+    assert "Internal error: surprise" in line["text"]
+    Path(line["text"].split("report it with ")[1].split(";")[0].strip()).unlink()
+
+
+def test_names_that_are_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("tag", "", "-o", tmp_path / "out") == 2
+    assert call("tag", LOOPS, "-o", "") == 2
+    assert call("tag", "github://x", "-o", tmp_path / "out") == 2
+    text = said(capsys)
+    assert "a source's name is empty" in text
+    assert "the output's name is empty" in text
+    assert "github:// cannot be reached" in text
+
+
 def test_model_import_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 

@@ -192,3 +192,21 @@ def test_one_writer_an_object_store_prefix(s3: S3) -> None:
         assert json.loads(folder.read(lock.NAME) or b"{}")["pid"] == os.getpid()
     assert folder.read(lock.NAME) is None
     assert dataset.load(folder) is None
+
+
+def test_a_lease_of_the_same_name_and_number_elsewhere_is_not_ours(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers of one image may all be process 1 on `localhost`."""
+    folder = Folder("s3://private/cloned", settings(s3).storage)
+    there = lock._owner("x") | {"machine": "another boot pid:[1]"}
+    folder.write(lock.NAME, json.dumps(there).encode())
+    with pytest.raises(UserError, match=f"process {os.getpid()} on"), lock.held(folder):
+        pass
+    folder.write(lock.NAME, json.dumps(lock._owner("x") | {"pid": 2**22 + 1}).encode())
+    with lock.held(folder):  # a process that this machine would see
+        pass
+    monkeypatch.setattr(lock, "RENEW_S", 0.1)
+    with lock.held(folder) as check:
+        folder.write(lock.NAME, json.dumps(lock._owner("x")).encode())
+        time.sleep(1)
+        with pytest.raises(UserError, match="another job took this one for dead"):
+            check()

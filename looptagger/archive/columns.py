@@ -16,11 +16,21 @@ def joint(one: pa.Schema, other: pa.Schema) -> pa.Schema:
     """The schema that rows of both fit; what looks like a time in one only is text. Raises Arrow's errors."""
     for name in set(one.names) & set(other.names):
         both = {one.field(name).type, other.field(name).type}
-        if pa.string() in both and any(map(pa.types.is_timestamp, both)):
+        if len(both) > 1 and any(map(pa.types.is_dictionary, both)):  # a category here, its text there
+            both = {kind.value_type if pa.types.is_dictionary(kind) else kind for kind in both}
+            one, other = (_as_values(each, name) for each in (one, other))
+        if pa.string() in both and any(map(pa.types.is_temporal, both)):
             one, other = (each.set(each.get_field_index(name), pa.field(name, pa.string())) for each in (one, other))
         elif both == {pa.string(), pa.binary()}:
             raise pa.ArrowTypeError(f"{name} is text in one and bytes in another")
     return pa.unify_schemas([one, other], promote_options="permissive")
+
+
+def _as_values(schema: pa.Schema, name: str) -> pa.Schema:
+    """A schema in which a column of categories is one of their values."""
+    field = schema.field(name)
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    return schema.set(schema.get_field_index(name), field.with_type(kind))
 
 
 def joint_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
@@ -39,9 +49,9 @@ def _disagreement(why: str) -> UserError:
 def as_stored(schema: pa.Schema) -> pa.Schema:
     """A schema as it comes back from Parquet, which knows no seconds: `timestamp[s]` is then in milliseconds.
 
-    Raises UserError for types that Parquet cannot hold.
+    No column is required any more: a later source may lack it. Raises UserError for types that Parquet cannot hold.
     """
-    plain = pa.schema([column.with_type(_plain(column.type)) for column in schema])
+    plain = pa.schema([column.with_type(_plain(column.type)).with_nullable(True) for column in schema])
     sink = pa.BufferOutputStream()
     try:
         pq.write_table(plain.empty_table(), sink)

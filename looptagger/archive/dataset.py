@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +19,8 @@ from looptagger.errors import UserError
 
 RECORD = "_run/dataset.json"
 CHUNKS = "chunks"
+HALF = re.compile(r"\.(.+)\.\d+\.tmp")
+"""A file of ours whose writing was cut off."""
 
 
 class Record(Settings):
@@ -29,6 +32,8 @@ class Record(Settings):
     sources: tuple[str, ...]
     limit: int | None = None
     files: tuple[ManifestFile, ...]
+    anew: bool = False
+    """Whether --overwrite began it: given again before all is tagged, that goes on."""
 
     @property
     def rows(self) -> int:
@@ -77,7 +82,9 @@ def save(folder: Folder, record: Record) -> None:
 
 
 def check_place(out: str) -> None:
-    """Refuse an output that is a file. Raises UserError."""
+    """Refuse an output that is a file, or has no name. Raises UserError."""
+    if not out:
+        raise UserError("the output's name is empty; give a folder (`.` is this one).")
     folder = Folder(out)
     if folder.is_local and folder.fs.isfile(folder.path):
         raise UserError(f"{out}: is a file; give a folder for the output.")
@@ -120,8 +127,8 @@ def tidy(folder: Folder) -> None:
     for prefix in ("", f"{CHUNKS}/"):
         folder.delete([prefix + part.name for part in parts(folder, prefix.rstrip("/"))[1]])
     for prefix in ("", f"{CHUNKS}/", "_run/") if folder.is_local else ():
-        names = folder.names(prefix.rstrip("/"))
-        folder.delete([prefix + name for name in names if name.endswith(".tmp") and name[0] == "."])
+        halves = [(name, HALF.fullmatch(name)) for name in folder.names(prefix.rstrip("/"))]
+        folder.delete([prefix + name for name, of in halves if of and (prefix == "_run/" or tags.parse(of[1]))])
 
 
 def missing(folder: Folder, record: Record, limit: int | None = None) -> list[Work]:

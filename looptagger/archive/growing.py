@@ -7,7 +7,7 @@ from typing import Any
 
 from looptagger.archive import counts, manifest, tags
 from looptagger.archive.columns import joint_schema
-from looptagger.archive.dataset import CHUNKS, Record, load, save, withdraw
+from looptagger.archive.dataset import CHUNKS, Record, load, missing, save, withdraw
 from looptagger.archive.manifest import ManifestFile
 from looptagger.archive.sources import Listing, open_sources
 from looptagger.archive.storage import Folder
@@ -30,11 +30,12 @@ class Request:
 def prepare(folder: Folder, request: Request, storage: Storage, listed: Callable[[int], None]) -> Record:
     """Make an output, or find it ready to go on, or add to it. The caller holds its lock.
 
+    The command that replaces an output goes on with that, too, when it was stopped and is given again.
     Raises UserError when it holds something else, naming what differs, or when the sources cannot be listed; then
     nothing is changed, also of what was to be overwritten.
     """
     record = load(folder)
-    if record is not None and request.overwrite:
+    if record is not None and request.overwrite and not _is_being_replaced(folder, record, request):
         return _replaced(folder, request, storage, listed, record)
     if record is None:
         _refuse_strangers(folder, ours=False)
@@ -65,10 +66,17 @@ def _extended(
     return record
 
 
+def _is_being_replaced(folder: Folder, record: Record, request: Request) -> bool:
+    """Whether an output is the same command's that was stopped."""
+    asked = (dict(request.identity), request.sources, request.limit)
+    is_same = record.anew and (record.identity, record.sources, record.limit) == asked
+    return is_same and bool(missing(folder, record))
+
+
 def _replaced(folder: Folder, request: Request, storage: Storage, listed: Callable[[int], None], old: Record) -> Record:
     """A new record in place of an old one, whose parts go. Cut off at any moment, one of the two is whole."""
     _refuse_strangers(folder, ours=True)
-    record = _frozen(folder, request, storage, listed, (), old.files)
+    record = _frozen(folder, request, storage, listed, (), old.files).model_copy(update={"anew": True})
     _clear_parts(folder)
     save(folder, record)
     withdraw(folder, record.files)

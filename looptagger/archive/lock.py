@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
@@ -21,8 +22,19 @@ TRIES, ASKED_S = 5, 0.02
 """A lock that is taken is asked for again, so many times and after so many seconds."""
 
 
-def _owner() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "renewed": time.time()}
+def _owner(token: str = "") -> dict[str, Any]:
+    """Who holds an output. Containers and cloned machines may share a name, and then a process number, too."""
+    who = {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine(), "token": token}
+    return who | {"renewed": time.time()}
+
+
+def _machine() -> str:
+    """This boot of this machine, and the name space of its process numbers; nothing where there is no /proc."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot:
+            return f"{boot.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 @contextmanager
@@ -38,22 +50,33 @@ def held(folder: Folder) -> Iterator[Callable[[], None]]:
 @contextmanager
 def _held_file(folder: Folder) -> Iterator[Callable[[], None]]:
     """flock: freed by the kernel however its process ends, so a killed job never blocks the next."""
-    path = folder.at(NAME)
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        file = open(path, "a+")  # noqa: SIM115 (held by the with statement below)
-    except OSError as error:
-        why = one_line(error.strerror or error)
-        raise UserError(f"{folder.uri}: cannot be written: {why}; make it writable or choose another output.") from None
-    with file:
-        if not _locked(folder, file):
-            file.seek(0)
-            raise UserError(_busy(folder, file.read().encode()))
+    with _locked_file(folder) as file:
         file.seek(0)
         file.truncate()
         file.write(json.dumps(_owner()))
         file.flush()
         yield lambda: None
+
+
+def _locked_file(folder: Folder) -> IO[str]:
+    """The lock's file, open and locked. A job that found nothing to tag takes its file away: then it is made anew."""
+    path = folder.at(NAME)
+    while True:
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            file = open(path, "a+")  # noqa: SIM115 (the caller's)
+        except OSError as error:
+            why = one_line(error.strerror or error)
+            remedy = "make it writable or choose another output"
+            raise UserError(f"{folder.uri}: cannot be written: {why}; {remedy}.") from None
+        if not _locked(folder, file):
+            with file:
+                file.seek(0)
+                raise UserError(_busy(folder, file.read().encode()))
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()
 
 
 def _locked(folder: Folder, file: IO[str]) -> bool:
@@ -73,16 +96,18 @@ def _locked(folder: Folder, file: IO[str]) -> bool:
 
 @contextmanager
 def _held_object(folder: Folder) -> Iterator[Callable[[], None]]:
-    _claim(folder)
+    token = uuid.uuid4().hex
+    _claim(folder, token)
     done, lost = threading.Event(), threading.Event()
 
     def renew() -> None:
         while not done.wait(RENEW_S):
             with suppress(UserError):  # the store is away for a moment; the next renewal may pass
-                if not _is_ours(folder.read(NAME)):
+                lease = folder.read(NAME)
+                if lease is not None and _parsed(lease).get("token") != token:
                     lost.set()
                     return
-                folder.write(NAME, json.dumps(_owner()).encode())
+                folder.write(NAME, json.dumps(_owner(token)).encode())
 
     def check() -> None:
         if lost.is_set():
@@ -100,14 +125,9 @@ def _held_object(folder: Folder) -> Iterator[Callable[[], None]]:
                 folder.delete([NAME])
 
 
-def _is_ours(lease: bytes | None) -> bool:
-    """Whether a lease is this process's, or nobody's."""
-    return lease is None or {**_parsed(lease), "renewed": 0} == {**_owner(), "renewed": 0}
-
-
-def _claim(folder: Folder) -> None:
+def _claim(folder: Folder, token: str) -> None:
     """Create the lease object if nobody has, or take over one whose owner is gone."""
-    lease = json.dumps(_owner()).encode()
+    lease = json.dumps(_owner(token)).encode()
     existing = folder.read(NAME)
     if existing is None:
         try:
@@ -126,14 +146,12 @@ def _claim(folder: Folder) -> None:
 
 
 def _gone(lease: bytes) -> bool:
-    """Whether a lease's owner is dead: not renewed for long, or a process of this machine that no longer runs."""
+    """Whether a lease's owner is dead: not renewed for long, or a process that this machine would see and does not."""
     owner = _parsed(lease)
     if time.time() - owner.get("renewed", 0) > STALE_S:
         return True
-    if owner.get("host") != socket.gethostname():
-        return False
-    pid = int(owner.get("pid", 0))
-    return pid == os.getpid() or not os.path.exists(f"/proc/{pid}") if os.path.isdir("/proc") else False
+    is_here = owner.get("machine") == _machine() != ""
+    return is_here and not os.path.exists(f"/proc/{int(owner.get('pid', 0))}")
 
 
 def _parsed(lease: bytes) -> dict[str, Any]:

@@ -30,13 +30,20 @@ class Listing:
     """Endings of the files passed over because they are not audio (one entry a file, up to a bound)."""
 
 
+def absolute(source: str) -> str:
+    """A source's name wherever the job runs. Raises UserError for none: mostly a shell's variable that is not set."""
+    if not source:
+        raise UserError("a source's name is empty; give a file, a folder, ... (`.` is this one).")
+    return source if "://" in source else os.path.abspath(source)
+
+
 def open_sources(sources: Sequence[str], storage: Storage) -> list[Listing]:
     """The listings of what the user points at; a file that lies in a folder also given is taken once.
 
     Raises UserError for a source that is not there or cannot be read.
     """
-    absolute = dict.fromkeys(source if "://" in source else os.path.abspath(source) for source in sources)
-    plain = [source for source in absolute if not _covered(source, absolute, storage)]
+    every = dict.fromkeys(map(absolute, sources))
+    plain = [source for source in every if not _covered(source, every, storage)]
     return [_open(name, storage) for source in plain for name in _manifests(source, storage)]
 
 
@@ -84,7 +91,7 @@ def _open(source: str, storage: Storage) -> Listing:
 
 def _manifest(source: str, storage: Storage) -> Listing:
     fs = filesystem(source, storage, storage.anonymous)
-    path = local_path(source) if scheme(source) == "file" else source
+    path = os.fsdecode(local_path(source)) if scheme(source) == "file" else source
     reader = tables.open_table(fs, source, str(fs._strip_protocol(path)))
     return Listing(source, reader.schema, reader.batches)
 

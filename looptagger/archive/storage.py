@@ -42,7 +42,7 @@ def filesystem(uri: str, storage: Storage, anonymous: bool = False) -> Any:
         if kind in ("s3", "s3a"):
             fs.retries = storage.attempts  # s3fs's own, for bodies that break off
         return fs
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, TypeError, OSError) as error:  # some want a host, a token, ... of their own
         raise UserError(f"{uri}: {kind}:// cannot be reached ({one_line(error)}).") from None
 
 

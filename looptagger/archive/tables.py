@@ -167,13 +167,25 @@ def _refused(error: pa.ArrowInvalid, schema: pa.Schema) -> pa.Field | None:
 def _json(opened: Opener) -> _Batches:
     """A file of JSON lines, with the columns and types that all of its rows together have."""
     schema = reduce(joint, (_parsed(lines).schema for lines in _blocks(opened)), pa.schema([]))
-    schema = pa.schema([_as_written(column) if column.name in TEXT else column for column in schema])
+    whole = pa.schema([_as_written(column) if column.name in TEXT else column for column in schema])
+    kept = whole  # a fraction in the place of an id does not become one, 1.0 does
+    schema = whole if _fits(opened, whole) else schema
 
     def batches() -> Iterator[pa.RecordBatch]:
         for lines in _blocks(opened):
-            yield from _parsed(lines, schema).select(schema.names).to_batches()
+            yield from _parsed(lines, schema).select(schema.names).cast(kept).to_batches()
 
-    return _Batches(schema, batches)
+    return _Batches(kept, batches)
+
+
+def _fits(opened: Opener, schema: pa.Schema) -> bool:
+    """Whether all lines of a file can be read as a schema says: numbers written 1.0 are no whole ones to Arrow."""
+    try:
+        for lines in _blocks(opened):
+            _parsed(lines, schema)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _as_written(column: pa.Field) -> pa.Field:

@@ -3,15 +3,13 @@
 import os
 import signal
 import sys
-import tempfile
-import traceback
 
 import click
 
 from looptagger import terminal
 from looptagger.cli import learning, models, paper, tagging
 from looptagger.cli.options import EXAMPLE
-from looptagger.errors import UserError, one_line
+from looptagger.errors import UserError, fault
 
 
 @click.group(context_settings=EXAMPLE)
@@ -48,8 +46,6 @@ def main(args: list[str] | None = None) -> None:
     except UserError as error:
         terminal.note(f"Error: {error}")
         sys.exit(2)
-    except Exception as error:  # a fault of ours: keep the details for a report, spare the terminal
-        with tempfile.NamedTemporaryFile("w", prefix="looptagger-", suffix=".log", delete=False) as log:
-            traceback.print_exc(file=log)
-        terminal.note(f"Internal error: {one_line(error)}. Please report it with {log.name}; no tags are lost.")
+    except Exception as error:
+        terminal.note(fault(error))
         sys.exit(1)

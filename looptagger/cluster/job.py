@@ -1,7 +1,6 @@
 """The tagging job from request to summary: what `looptagger tag` and jobs/tag.py both call."""
 
 import json
-import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ import pyarrow as pa
 from looptagger.archive import compact, dataset, lock
 from looptagger.archive.dataset import Record, Work
 from looptagger.archive.growing import Request, prepare
+from looptagger.archive.sources import absolute
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import CODE, CODED_ROW, STATUSES
 from looptagger.archive.writer import PartWriter
@@ -117,7 +117,7 @@ def _request(job: TagJob, model: bytes, card: checkpoint.Card) -> Request:
         "embedding_size": 2 * card.model.channels if job.embeddings else 0,
         **({"embedding_columns": [*CODE, CODED_ROW]} if job.embeddings else {}),
     }
-    sources = tuple(source.rstrip("/") if "://" in source else os.path.abspath(source) for source in job.sources)
+    sources = tuple(absolute(source).rstrip("/") if "://" in source else absolute(source) for source in job.sources)
     if job.tag.compute.precision == "int8":  # whose scores differ by more than those of other machines do
         identity["precision"] = "int8"
     return Request(identity, sources, job.limit, job.update, job.overwrite, job.tag.compute.shard_rows)

@@ -61,11 +61,39 @@ def test_whole_numbers_of_64_bits_keep_their_digits(tmp_path: Path) -> None:
         (["2024-01-05", "2024-01-06T10:00:00Z"], ["2024-01-05", "2024-01-06T10:00:00Z"]),
         ([9876543210987654321, 5], ["9876543210987654321", "5"]),
         ([None, "x"], ["/0.wav", "x"]),
+        ([1.0, None, 3.0], ["1", "/1.wav", "3"]),  # as pandas writes whole numbers with gaps
     ],
 )
 def test_ids_of_json_lines_stay_as_written(tmp_path: Path, ids: list[Any], kept: list[str]) -> None:
     lines = [json.dumps({"id": each, "uri": f"/{i}.wav"}) for i, each in enumerate(ids)]
     assert [row["id"] for row in listed(tmp_path / "m.jsonl", "\n".join(lines))] == kept
+
+
+def test_columns_that_one_source_requires_and_another_lacks(tmp_path: Path) -> None:
+    required = pa.schema([pa.field("uri", pa.string(), nullable=False), pa.field("bpm", pa.int64(), nullable=False)])
+    pq.write_table(pa.table({"uri": ["/a.wav"], "bpm": [90]}, schema=required), tmp_path / "one.parquet")
+    (tmp_path / "other.csv").write_text("uri\n/b.wav\n")
+    folder = Folder(str(tmp_path / "out"))
+    files = manifest.freeze(folder, open_sources([f"{tmp_path}/one.parquet", f"{tmp_path}/other.csv"], Storage()))
+    rows = [row for file in files for row in manifest.read(folder, Shard(file.name, 0, file.rows, 0)).to_pylist()]
+    assert [row["bpm"] for row in rows] == [90, None]
+
+
+def test_categories_and_dates_beside_text_are_text(tmp_path: Path) -> None:
+    made = pa.array(["2024-01-05"]).cast(pa.date32())
+    packs = pa.array(["breaks"]).dictionary_encode()
+    pq.write_table(pa.table({"uri": ["/a.wav"], "pack": packs, "made": made}), tmp_path / "a.parquet")
+    (tmp_path / "b.csv").write_text("uri,pack,made\n/b.wav,pads,spring\n")
+    folder = Folder(str(tmp_path / "out"))
+    files = manifest.freeze(folder, open_sources([f"{tmp_path}/a.parquet", f"{tmp_path}/b.csv"], Storage()))
+    rows = [row for file in files for row in manifest.read(folder, Shard(file.name, 0, file.rows, 0)).to_pylist()]
+    assert [(row["pack"], row["made"]) for row in rows] == [("breaks", "2024-01-05"), ("pads", "spring")]
+
+
+def test_a_manifest_by_its_uri_with_escapes(tmp_path: Path) -> None:
+    (tmp_path / "my man.csv").write_text("uri\na.wav\n")
+    (listing,) = open_sources([f"file://{tmp_path}/my%20man.csv"], Storage())
+    assert [row["uri"] for batch in listing.batches() for row in batch.to_pylist()] == [str(tmp_path / "a.wav")]
 
 
 def test_ids_that_are_fractions_are_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,11 +183,12 @@ def test_a_compaction_cut_off_before_its_deletions_is_mended(folder: Folder, don
     for name, data in kept.items():
         folder.write(name, data or b"")
     folder.write(".part-0000009.parquet.77.tmp", b"half")
+    folder.write(".mine.1.tmp", b"another program's")
     assert "left over" in status.verify(folder)[0]
     assert status.status(folder).done == 10
     dataset.tidy(folder)
     assert status.verify(folder) == []
-    assert sorted(os.listdir(folder.path)) == ["_run", "chunks", "part-0000000-0000002.parquet"]
+    assert sorted(os.listdir(folder.path)) == [".mine.1.tmp", "_run", "chunks", "part-0000000-0000002.parquet"]
 
 
 def test_a_compaction_cut_off_between_chunks_and_parts_is_finished(folder: Folder, done: Record) -> None:
@@ -292,6 +294,19 @@ def test_overwrite_starts_anew_and_touches_nothing_else(folder: Folder, done: Re
     assert record.rows == 2
     assert len(dataset.missing(folder, record)) == 1
     assert sorted(os.listdir(folder.path)) == ["_run", "chunks", "mine.txt"]
+
+
+def test_overwrite_that_was_stopped_goes_on(folder: Folder, done: Record, tmp_path: Path) -> None:
+    again = request(write_manifest(tmp_path / "n.csv", range(10)), overwrite=True)
+    record = prepare(folder, again)
+    tag(folder, record, dataset.missing(folder, record)[:2])
+    assert prepare(folder, again) == record
+    assert len(dataset.missing(folder, record)) == 1
+    assert prepare(folder, replace(again, limit=9)) != record, "another command starts anew"
+    assert prepare(folder, replace(again, identity={**IDENTITY, "model": "m@2"})).identity["model"] == "m@2"
+    record = prepare(folder, again)
+    tag(folder, record, dataset.missing(folder, record))
+    assert len(dataset.missing(folder, prepare(folder, again))) == 3, "so does the same one, where all was tagged"
 
 
 def test_overwrite_keeps_the_old_output_until_the_new_sources_are_listed(
@@ -452,6 +467,21 @@ def test_who_asks_for_the_holder_does_not_keep_a_job_out(folder: Folder) -> None
         with lock.held(folder):
             pass
         done.join()
+
+
+def test_a_lock_whose_file_is_taken_away_is_asked_for_anew(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = fcntl.flock
+
+    def late(file: Any, how: int) -> None:
+        real(file, how)
+        if not how & fcntl.LOCK_SH and not taken:
+            taken.append(os.unlink(folder.at(lock.NAME)))
+
+    taken: list[None] = []
+    monkeypatch.setattr(fcntl, "flock", late)
+    with lock.held(folder):
+        assert taken
+        assert str(os.getpid()) in (lock.holder(folder) or "")
 
 
 def test_a_file_system_without_locks(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
