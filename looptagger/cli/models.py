@@ -49,3 +49,6 @@ def import_(path: Path, out: str, name: str | None, licence: str) -> None:
     network, card = published.convert(path, name, licence)
     to.write(file, checkpoint.dump(network, card))
     terminal.note(f"{out}: {card.model.kind}, {sum(p.numel() for p in network.parameters()):,} parameters.")
+    terminal.note(
+        "Its roles are those scored 0.5 and more: nobody has chosen thresholds for it; scores are as they are."
+    )

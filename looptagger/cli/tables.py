@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from looptagger import terminal
+from looptagger.learn.intervals import LEAST_GROUPS
 from looptagger.learn.loops import Collection
 from looptagger.roles import ROLES
 
@@ -95,6 +96,9 @@ def evaluated(report: Mapping[str, Any], unfair: str | None) -> None:
         )
     if report["not_judged"]:
         terminal.note(f"Not judged, as none of the loops (or every one) plays it: {', '.join(report['not_judged'])}.")
+    if report["makers"] < LEAST_GROUPS:
+        few = f"{terminal.plural(report['makers'], 'uploader')} (or packs) made the loops"
+        terminal.note(f"No intervals: {few}; fewer than {LEAST_GROUPS} tell nothing of others.")
     if unfair:
         terminal.note(unfair)
 

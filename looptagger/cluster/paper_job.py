@@ -138,6 +138,8 @@ def _site(job: PaperJob) -> Site:
                     f"{folder.uri}: the {part} part of the {split} split holds no loops; prepare it with other "
                     "shares, or judge another data set with --test DIR."
                 )
+    if job.test is not None and judged.digest == found.digest:
+        raise UserError(f"{job.test}: holds the loops of {job.data}, which are learned from; leave --test out.")
     if judged.sample_rate != found.sample_rate:
         raise UserError(f"{job.test}: holds audio at another rate than {job.data}; prepare it again with the same.")
     return site

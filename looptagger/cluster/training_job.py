@@ -21,7 +21,6 @@ from looptagger.learn.task import Census, Task
 from looptagger.model.checkpoint import Card, plain_name
 from looptagger.roles import ROLES
 
-"""Bands, and frames, of which seven halvings leave one."""
 PICTURES_S = 10.0
 """Seconds between two drawings of the curves."""
 PACKAGES = ("looptagger", "ray", "torch", "torchaudio", "numpy", "pyarrow", "soxr")
@@ -191,7 +190,7 @@ def _card(job: TrainJob, found: Dataset) -> Card:
     name = plain_name(job.out.rstrip("/").rpartition("/")[2]) or job.train.model.kind
     provenance = {
         "made": "looptagger train",
-        "started": _now(),
+        "started": (None if job.overwrite else record.started(Folder(job.out, job.train.storage))) or _now(),
         "data": {**found.model_dump(exclude={"parts", "counts", "format"}), "split": job.train.split},
         "counts": found.counts[job.train.split],
         "settings": job.train.model_dump(mode="json", exclude={"storage"}),

@@ -90,6 +90,7 @@ def _report(truth: Truth, scores: Floats, figures: Figures, groups: Groups) -> R
         values = figure(truth, scores)
         report[name] = {**values, "macro": metrics.macro(values)}
         report[f"{name}_interval"] = intervals.interval(resampled, truth, scores, groups)
+    report["makers"] = len(set(groups)) if groups else len(truth)
     report["not_judged"] = [role for role in roles if report["roc_auc"][role] is None]
     return report
 

@@ -173,7 +173,7 @@ def _answer(loop: str, annotator: str, roles: dict[str, Any], marks: dict[str, A
 
 
 def _is_true(value: Any) -> bool:
-    return value == 1 or (isinstance(value, str) and value.strip().lower() in ("true", "1"))
+    return value == 1 or (isinstance(value, str) and value.strip().lower() in ("true", "1", "1.0", "yes"))
 
 
 def _merged(by_loop: dict[str, list[Answer]], merge: str, drops: Drops) -> Iterator[Loop]:

@@ -49,8 +49,9 @@ def pr_auc(truth: Truth, scores: Floats, counts: Counts) -> Floats:
 
 def f1(truth: Truth, predicted: Truth, counts: Counts) -> Floats:
     """F1 of what is predicted."""
-    positives = counts @ truth
-    return np.where(positives, _ratio(2 * (counts @ (truth & predicted)), positives + counts @ predicted), np.nan)
+    positives, total = counts @ truth, counts.sum(axis=1, keepdims=True)
+    found = _ratio(2 * (counts @ (truth & predicted)), positives + counts @ predicted)
+    return np.where((positives > 0) & (positives < total), found, np.nan)
 
 
 def interval(

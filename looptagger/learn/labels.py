@@ -1,7 +1,9 @@
 """A folder of one's own loops with a labels file: CSV or TSV with `path` and `roles`, perhaps more."""
 
 import csv
+import os
 from pathlib import Path
+from typing import Any
 
 from looptagger.errors import UserError
 from looptagger.learn.loops import Collection, Drops, Loop
@@ -24,17 +26,22 @@ def read(file: Path, folder: Path | None = None) -> Collection:
 
     Columns: path, roles (`bass;melody`; also separated by `,`, `|` or blanks), and if there: id (by default the path),
     uploader, pack, licence, part (train, validation, test; empty: to be dealt). Raises UserError that names the file,
-    the row and what is wrong.
+    the row and what is wrong, also where a file comes twice.
     """
     base = (folder or file.parent).absolute()
     drops = Drops()
     loops: dict[str, Loop] = {}
+    places: set[str] = set()
     rows = _rows(file)
     for number, row in enumerate(rows, 1):
         loop = _loop(row, base, f"{file}: row {number}")
+        place = loop.uri if "://" in loop.uri else os.path.normpath(loop.uri)
         if loop.id in loops:
             raise UserError(f"{file}: row {number}: the id {loop.id!r} comes twice; ids must be unique.")
+        if place in places:  # a split would put one file on two sides
+            raise UserError(f"{file}: row {number}: the file {row['path']!r} comes twice; give it one row.")
         loops[loop.id] = loop
+        places.add(place)
     if not loops:
         raise UserError(f"{file}: holds no rows; give each loop a row with its path and roles.")
     kept = drops.kept(loops.values(), "no role", lambda loop: bool(loop.roles))
@@ -51,9 +58,18 @@ def _rows(file: Path) -> list[dict[str, str]]:
                 if needed not in columns:
                     have = ", ".join(columns) or "none"
                     raise UserError(f"{file}: a labels file needs a column `{needed}`; this one has {have}.")
-            return [{key: value for key, value in row.items() if isinstance(value, str)} for row in rows]
+            if twice := [name for name in columns if columns.count(name) > 1]:
+                raise UserError(f"{file}: the column {twice[0]!r} comes twice; keep one.")
+            return [_whole(row, f"{file}: row {number}") for number, row in enumerate(rows, 1)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file}: cannot be read as a labels file ({getattr(error, 'strerror', error)}).") from None
+
+
+def _whole(row: dict[Any, Any], where: str) -> dict[str, str]:
+    """A row as it was read. Raises UserError where it has more fields than there are columns."""
+    if None in row:
+        raise UserError(f"{where} has more fields than the header; part roles with `;`, or put them in quotes.")
+    return row
 
 
 def _loop(row: dict[str, str], base: Path, where: str) -> Loop:

@@ -35,9 +35,9 @@ def pr_auc(truth: Truth, scores: Floats) -> ByRole:
 
 
 def f1(truth: Truth, predicted: Truth) -> ByRole:
-    """F1, role by role; None where no loop plays the role."""
+    """F1, role by role; None where no loop plays the role, or every one: over the same roles as the areas."""
     found = f1_score(truth, predicted, average=None, zero_division=0.0)
-    return {role: float(found[i]) if truth[:, i].any() else None for i, role in enumerate(_names(truth))}
+    return {role: float(found[i]) if _is_told(truth[:, i]) else None for i, role in enumerate(_names(truth))}
 
 
 def f1_samples(truth: Truth, scores: Floats, threshold: float = 0.1) -> float:

@@ -62,6 +62,14 @@ def begin(folder: Folder, wanted: Mapping[str, Any], more: Mapping[str, Any]) ->
         )
 
 
+def started(folder: Folder) -> str | None:
+    """When the run in a folder was begun, however often it has gone on since."""
+    try:
+        return str(json.loads(folder.read(ASKED) or b"")["started"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 def _differences(wanted: Any, have: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
     if isinstance(wanted, dict) and isinstance(have, dict):
         for name in {**wanted, **have}:
@@ -77,10 +85,9 @@ def clear(folder: Folder) -> None:
 
 def rows(folder: Folder) -> list[Row]:
     """The log of a run so far."""
-    lines = (folder.read(LOG) or b"").decode().splitlines()
     try:
-        return [json.loads(line) for line in lines]
-    except ValueError:
+        return [dict(json.loads(line)) for line in (folder.read(LOG) or b"").decode().splitlines()]
+    except (TypeError, ValueError):
         raise UserError(f"{folder.uri}/{LOG}: not understood; delete it and run the same command again.") from None
 
 

@@ -12,6 +12,10 @@ from looptagger.roles import ROLES
 PARTS: Final = ("train", "validation", "test")
 SPLITS: Final = ("paper", "stratified", "grouped")
 GROUPED = SPLITS.index("grouped")
+LARGEST = 10
+"""A held-out part is at least so many times as large as its largest uploader's share."""
+SPARE = 1.1
+"""Loops of small uploaders, as a multiple of those wanted, from which on large ones are kept out of held-out parts."""
 TRIES = 40
 """Random orders tried; the assignment nearest to the wanted shares is kept."""
 
@@ -19,9 +23,10 @@ TRIES = 40
 def splits(loops: Sequence[Loop], shares: Sequence[float], seed: int) -> dict[str, list[str]]:
     """The part of each loop, in the order given, in each of the three splits. The same loops and seed, the same parts.
 
-    `paper`: at random. `stratified`: each role has the same shares, as near as they go. `grouped`: the same, and all
-    loops of one uploader are in one part. Loops that come with a part keep it in all three; the others are dealt, and
-    in `grouped` follow those of their uploader that have one.
+    `paper`: at random. `stratified`: each role has the same shares, as near as they go. `grouped`: the same, all loops
+    of one uploader are in one part, and no uploader is more than a tenth of a held-out one if the loops of the others
+    can fill it: figures on one person's loops tell nothing of others'. Loops that come with a part keep it in all
+    three; the others are dealt, and in `grouped` follow those of their uploader that have one.
     """
     fixed = [loop.part for loop in loops]
     dealt = iter(zip(*_dealt_out([loop for loop in loops if not loop.part], shares, seed), strict=True))
@@ -68,16 +73,27 @@ def _balanced(
     return parts[member]
 
 
+def _barred(sizes: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(n_groups, n_parts): groups too large for a held-out part, where smaller ones can fill those."""
+    barred: NDArray[np.bool_] = sizes[:, None] > np.maximum(1, wanted / LARGEST)
+    barred[:, np.argmax(wanted)] = False
+    held_out = wanted.sum() - wanted.max()
+    is_enough = np.array([sizes[~large].sum() >= SPARE * held_out for large in barred.T])
+    barred &= is_enough
+    return barred
+
+
 def _dealt(
     counts: NDArray[np.float64], wanted: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[float, NDArray[np.int64]]:
     """Deal out groups, large ones first, each to the part that it brings nearest to what is wanted (chi-square)."""
+    barred = _barred(counts[:, 0], wanted[:, 0])
     order = rng.permutation(len(counts))
     order = order[np.argsort(-counts[order, 0], kind="stable")]
     have = np.zeros_like(wanted)
     parts = np.empty(len(counts), np.int64)
     for group in order:
         gain = (counts[group] * (2 * (have - wanted) + counts[group]) / wanted).sum(axis=1)
-        parts[group] = np.argmin(gain)
+        parts[group] = np.argmin(np.where(barred[group], np.inf, gain))
         have[parts[group]] += counts[group]
     return float(((have - wanted) ** 2 / wanted).sum()), parts

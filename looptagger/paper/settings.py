@@ -1,8 +1,8 @@
 """What `looptagger paper` can be told, as in configs/paper.yaml."""
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from looptagger.config import Augment, Phase, Settings, Storage, Train
 
@@ -48,11 +48,20 @@ class Paper(Settings):
 
     systems: tuple[System, ...] = Field(SYSTEMS, min_length=1)
     protocols: tuple[Protocol, ...] = Field(PROTOCOLS, min_length=1)
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="each system is trained once with each")
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
+        (0, 1, 2), min_length=1, description="each system is trained once with each"
+    )
     classic: Classic = Classic()
     ours: Train = Field(Train(), description="under `ours`: how the networks are trained, and the split of all systems")
     published: Train = Field(PUBLISHED, description="the same under `published`")
     storage: Storage = Storage()
+
+    @field_validator("seeds")
+    @classmethod
+    def _are_several(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed comes twice: the same run would count as two")
+        return seeds
 
     def train(self, system: System, protocol: Protocol, seed: int) -> Train:
         """The training of a network under a protocol; of a classic system, its split is what counts."""

@@ -115,6 +115,7 @@ def test_two_workers_on_s3_do_as_one_here(data: tuple[Folder, table.Dataset], s3
     card = checkpoint.card(checkpoint.resolve("s3://private/run", chosen.storage), "run")
     assert card.provenance["data"]["digest"] == data[1].digest
     assert (card.name, card.provenance["settings"]["epochs"]) == ("run", 20)
+    assert card.provenance["started"] == record.started(Folder("s3://private/run", chosen.storage))
     again = train(TrainJob("s3://private/fsld", "s3://private/run", chosen, resume=True))
     assert again == log
     deadline = time.monotonic() + 60

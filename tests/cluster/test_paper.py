@@ -90,6 +90,17 @@ def test_judged_on_another_data_set_with_chunks_that_essentia_fails_on(
     assert f"judged on {other}, all of it." in (tmp_path / "out" / "tables.md").read_text()
 
 
+def test_what_is_learned_from_is_not_judged_as_another_set(data: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="which are learned from; leave --test out"):
+        paper(PaperJob(data, str(tmp_path), load(Paper, None, [*BRIEF, "systems=[CNN]"]), data))
+
+
+@pytest.mark.parametrize("seeds", ["[0, 0]", "[-1]", "[4294967296]"])
+def test_seeds_that_would_count_one_run_twice_or_fail(seeds: str) -> None:
+    with pytest.raises(UserError, match="seeds"):
+        load(Paper, None, [f"seeds={seeds}"])
+
+
 @pytest.mark.usefixtures("ray_here")
 def test_a_system_that_cannot_be_done_leaves_the_others(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -38,6 +38,9 @@ def test_a_labels_file_with_and_without_its_optional_columns(tmp_path: Path) -> 
         ("file,roles\na.wav,bass\n", "needs a column `path`; this one has file, roles"),
         ("", "needs a column `path`; this one has none"),
         ("path,roles\n", "holds no rows"),
+        ("path,roles,uploader\na.wav,bass,melody,me\n", "row 1 has more fields than the header; part roles with `;`"),
+        ("path,roles,roles\na.wav,bass,fx\n", "the column 'roles' comes twice"),
+        ("id,path,roles\n1,x/a.wav,bass\n2,x/../x/./a.wav,bass\n", "row 2: the file .* comes twice"),
         ("path,roles\n,bass\n", "row 1 has no path"),
         ("path,roles\na.wav\n", None),
         ("\x00\xff", "cannot be read|needs a column"),
@@ -92,6 +95,9 @@ def test_no_uploader_leaks_and_shares_are_kept(seed: int) -> None:
     for loop, part in zip(loops, found["grouped"], strict=True):
         sides[loop.uploader].add(part)
     assert all(len(parts) == 1 for parts in sides.values())
+    for part in ("validation", "test"):  # one uploader has given 300 loops
+        made = Counter(loop.uploader for loop, its in zip(loops, found["grouped"], strict=True) if its == part)
+        assert made.most_common(1)[0][1] <= 0.1 * 0.05 * len(loops)
     for name in ("paper", "stratified", "grouped"):
         counts = Counter(found[name])
         assert counts["test"] == pytest.approx(0.05 * len(loops), rel=0.03 if name != "grouped" else 0.15), name
@@ -132,6 +138,11 @@ def test_splits_are_seeded_and_do_not_depend_on_order() -> None:
     for name, parts in first.items():
         assert again[name][::-1] == parts
         assert other[name] != parts
+
+
+def test_few_uploaders_are_held_out_all_the_same() -> None:
+    loops = [Loop(str(i), "", frozenset({"fx"}), uploader=str(i % 12)) for i in range(120)]
+    assert Counter(splits(loops, (0.8, 0.1, 0.1), 0)["grouped"]) == {"train": 100, "validation": 10, "test": 10}
 
 
 def test_without_uploaders_packs_stay_together() -> None:

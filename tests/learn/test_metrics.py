@@ -29,6 +29,7 @@ def test_roles_that_cannot_be_judged_are_named_not_averaged() -> None:
     assert metrics.macro(found) == 1.0
     assert metrics.macro(dict.fromkeys(ROLES)) is None
     assert metrics.f1(truth, scores > 0.5)["voice"] is None
+    assert metrics.f1(np.ones_like(truth), scores > 0.5)["voice"] is None, "over the same roles as the areas"
 
 
 def test_thresholds_part_what_can_be_parted() -> None:
