@@ -17,6 +17,7 @@ from looptagger.roles import COLOURS, ROLES
 PLAYABLE = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".webm")
 """What browsers play."""
 MOST_CODECS = 12
+SHOWN_REASONS = 40
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def html(found: Digest, where: str, model: str, total: int) -> str:
     """The page."""
     import jinja2
 
+    reasons = sorted(found.reasons.items(), key=lambda each: -each[1][0])[:SHOWN_REASONS]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("looptagger", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -69,7 +71,8 @@ def html(found: Digest, where: str, model: str, total: int) -> str:
         codecs=bars(*unzipped(found.codecs.most_common(MOST_CODECS)), found.ok),
         rates=bars(*unzipped([(f"{rate / 1000:g} kHz", n) for rate, n in found.rates.most_common(8)]), found.ok),
         statuses=bars(*unzipped([pair for pair in found.statuses.most_common() if pair[0] != "ok"]), found.clips),
-        reasons=sorted(found.reasons.items(), key=lambda each: -each[1][0])[:40],
+        reasons=reasons,
+        otherwise=found.clips - found.ok - sum(count for _, (count, _) in reasons),
         samples=[(role, list(clips(draw.rows))) for role, draw in zip(ROLES, found.by_role, strict=True)],
         uncertain=list(clips(found.uncertain.rows)),
         bins=BINS,

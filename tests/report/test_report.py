@@ -59,6 +59,15 @@ def test_a_digest_counts_as_one_would_by_hand() -> None:
     assert general("8,123 bytes of mp3") == "… bytes of …"
 
 
+def test_reasons_that_are_not_shown_are_counted() -> None:
+    found = Digest()
+    found.statuses["undecodable"] = 145
+    found.reasons = {("undecodable", f"{chr(97 + i // 26)}{chr(97 + i % 26)}"): (3, ["x"]) for i in range(45)}
+    text = page.html(found, "tags", "m@1", 145)
+    assert text.count("<td>undecodable</td>") == 40
+    assert "25 more for other reasons" in text  # of 145 failed clips, 120 have theirs
+
+
 def test_a_draw_is_fair_however_the_rows_come() -> None:
     counts = np.zeros(40)
     table = pa.table({"n": list(range(40))})
