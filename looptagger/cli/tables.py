@@ -43,6 +43,11 @@ def prepared(collection: Collection, dataset: "Dataset", where: str) -> None:
     names = ("loops", *ROLES)
     table(("split", "part", *names), [(split, part, *(f"{n[name]:,}" for name in names)) for split, part, n in parts])
     terminal.out.print()
+    if any(dataset.twins.values()):
+        shared = ", ".join(f"{split} {count:,}" for split, count in dataset.twins.items())
+        terminal.note(
+            f"Loops whose very audio is in another part, too: {shared}. Drop one of each two for honest figures."
+        )
     terminal.note(f"{terminal.plural(dataset.loops, 'loop')} in {where}. Next: looptagger train {where} -o RUN")
 
 

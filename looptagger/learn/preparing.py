@@ -124,6 +124,15 @@ def _dropped(why: Undecoded | Unread) -> tuple[Any, float, str]:
     return NOTHING, 0.0, REASONS.get(why.status, why.status)
 
 
+def twins(lines: Sequence[str], dealt: Sequence[str]) -> int:
+    """How many loops sound, sample by sample, as one of another part: of the digest's lines, and `part id` of each."""
+    sides: dict[str, set[str]] = {}
+    audio, parts = [line.rpartition(" ")[2] for line in lines], [line.partition(" ")[0] for line in dealt]
+    for each, part in zip(audio, parts, strict=True):
+        sides.setdefault(each, set()).add(part)
+    return sum(len(sides[each]) > 1 for each in audio)
+
+
 class TableWriter:
     """Stores prepared rows in parts as they come, counts what they are, and describes the whole at the end."""
 
@@ -190,6 +199,7 @@ class TableWriter:
             seed=self.settings.seed,
             counts=counts,
             licences=dict(self.licences),
+            twins={split: twins(self.lines, lines) for split, lines in self.dealt.items()},
         )
         self.folder.write(table.NAME, table.describe(found))
         return found

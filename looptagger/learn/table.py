@@ -60,6 +60,8 @@ class Dataset(Settings):
     counts: dict[str, dict[str, dict[str, int]]]
     """Split -> part -> `loops` and each role -> how many."""
     licences: dict[str, int]
+    twins: dict[str, int] = Field(default_factory=dict)
+    """Split -> loops whose very audio is in another part of it, too."""
 
     @property
     def loops(self) -> int:

@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import soundfile
 
 from looptagger.archive.storage import Folder
+from looptagger.cli import tables
 from looptagger.errors import UserError
 from looptagger.learn import table
+from looptagger.learn.loops import Collection, Drops
 from looptagger.roles import ROLES
 from tests.conftest import audio_bytes, tone
 from tests.learn.tree import RATE, Tree, answer, separable, store
@@ -134,3 +137,21 @@ def test_loops_of_a_pack_are_of_one_maker_where_no_uploader_is_known(tmp_path: P
     (tmp_path / "labels.csv").write_text("\n".join(lines))
     makers = table.makers(*store(tmp_path, tmp_path / "out"), "grouped", "all")
     assert makers == {"a.wav": "pack x", "b.wav": "pack x", "c.wav": "uploader me", "d.wav": "loop d.wav"}
+
+
+def test_loops_that_are_on_two_sides_under_two_names_are_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    lines = ["path,roles,part"]
+    for i in range(6):
+        soundfile.write(tmp_path / f"{i}.wav", rng.normal(0, 0.1, 4000), 16_000)
+        lines.append(f"{i}.wav,fx,{'test' if i == 5 else 'train'}")
+    for name, part in (("twin", "validation"), ("other", "train")):
+        (tmp_path / f"{name}.wav").write_bytes((tmp_path / "0.wav").read_bytes())
+        lines.append(f"{name}.wav,bass,{part}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    _, dataset = store(tmp_path, tmp_path / "out")
+    assert dataset.twins == {"paper": 3, "stratified": 3, "grouped": 3}
+    tables.prepared(Collection("here", "", 8, [], Drops()), dataset, "out")
+    assert "Loops whose very audio is in another part, too: paper 3, stratified 3" in capsys.readouterr().err
