@@ -194,6 +194,16 @@ def test_one_writer_an_object_store_prefix(s3: S3) -> None:
     assert dataset.load(folder) is None
 
 
+def test_of_two_that_take_over_a_stale_lease_one_has_it(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder("s3://private/stale", settings(s3).storage)
+    folder.write(lock.NAME, json.dumps(lock._owner("gone") | {"renewed": 0}).encode())
+    quicker = json.dumps(lock._owner("other") | {"host": "elsewhere", "pid": 1}).encode()
+    monkeypatch.setattr(lock.time, "sleep", lambda _: folder.write(lock.NAME, quicker))
+    with pytest.raises(UserError, match="process 1 on elsewhere"), lock.held(folder):
+        pass
+    assert folder.read(lock.NAME) == quicker
+
+
 def test_a_lease_of_the_same_name_and_number_elsewhere_is_not_ours(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     """Containers of one image may all be process 1 on `localhost`."""
     folder = Folder("s3://private/cloned", settings(s3).storage)

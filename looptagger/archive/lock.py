@@ -18,6 +18,8 @@ NAME = "_run/lock.json"
 RENEW_S = 10.0
 STALE_S = 60.0
 """A lease not renewed for this long belongs to a job that is gone."""
+SETTLED_S = 1.0
+"""Of two jobs that take over a stale lease at once, the one that wrote last has it: looked up after so long."""
 TRIES, ASKED_S = 5, 0.02
 """A lock that is taken is asked for again, so many times and after so many seconds."""
 
@@ -143,6 +145,10 @@ def _claim(folder: Folder, token: str) -> None:
     if not _gone(existing):
         raise UserError(_busy(folder, existing))
     folder.write(NAME, lease)
+    time.sleep(SETTLED_S)
+    last = folder.read(NAME) or b""
+    if _parsed(last).get("token") != token:
+        raise UserError(_busy(folder, last))
 
 
 def _gone(lease: bytes) -> bool:
