@@ -53,7 +53,7 @@ def rows(s3: S3, out: str) -> list[tuple[Any, ...]]:
     return [row for table in tables for row in duckdb.from_arrow(table).fetchall()]
 
 
-@pytest.mark.usefixtures("ray_here")
+@pytest.mark.usefixtures("one_worker")
 def test_bucket_to_bucket_and_resume(s3: S3, prefix: str, tiny_model: str) -> None:
     out = prefix.replace("/loops", "/tags")
     summary = run(s3, prefix, out, tiny_model)

@@ -92,7 +92,7 @@ def test_a_clip_that_always_fails_is_a_row_and_taken_up_later(
     assert run(source, out, tiny_model, settings(faulty.endpoint), retry_errors=True).by_status == {"ok": 1}
 
 
-@pytest.mark.usefixtures("ray_here")
+@pytest.mark.usefixtures("one_worker")
 def test_credentials_that_expire_end_the_job_with_a_sentence(
     s3: S3, source: str, proxy: Callable[[Faults], Proxy], tiny_model: str, tmp_path: Path
 ) -> None:
@@ -107,7 +107,7 @@ def test_credentials_that_expire_end_the_job_with_a_sentence(
     assert again.by_status == {"ok": again.clips}
 
 
-@pytest.mark.usefixtures("ray_here")
+@pytest.mark.usefixtures("one_worker")
 def test_a_store_that_stays_away_ends_the_job_and_not_the_clips(
     source: str, proxy: Callable[[Faults], Proxy], tiny_model: str, tmp_path: Path
 ) -> None:
