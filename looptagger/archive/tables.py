@@ -169,7 +169,8 @@ def _json(opened: Opener) -> _Batches:
     schema = reduce(joint, (_parsed(lines).schema for lines in _blocks(opened)), pa.schema([]))
     whole = pa.schema([_as_written(column) if column.name in TEXT else column for column in schema])
     kept = whole  # a fraction in the place of an id does not become one, 1.0 does
-    schema = whole if _fits(opened, whole) else schema
+    if whole != schema and _fits(opened, whole):
+        schema = whole
 
     def batches() -> Iterator[pa.RecordBatch]:
         for lines in _blocks(opened):
