@@ -14,10 +14,20 @@ import soundfile
 from jobs.drills.server import ENVIRONMENT, Server
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # not behind the tests that run beside them
 
 LOOPS = Path(__file__).parent / "data" / "loops"
 SHARED = Path(__file__).parents[2] / "shared"
 RATE = 16_000
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of two processes of pytest (`make test`) one has all that runs on Ray: it is started once."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            on_ray = "ray_session" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.stem))
 
 
 def tone(seconds: float = 1.0, hz: float = 440.0, rate: int = RATE, level: float = 0.5) -> np.ndarray:

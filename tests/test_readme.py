@@ -14,6 +14,8 @@ from looptagger.cli import main
 from tests.conftest import LOOPS, S3
 from tests.learn.tree import separable
 
+pytestmark = pytest.mark.xdist_group("ray")  # one after another: the queries are asked of what the commands made
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 

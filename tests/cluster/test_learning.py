@@ -95,7 +95,7 @@ def test_two_workers_on_s3_do_as_one_here(data: tuple[Folder, table.Dataset], s3
     for path in Path(data[0].path).glob("*.*"):
         s3.fs.pipe_file(f"private/fsld/{path.name}", path.read_bytes())
     chosen = settings(
-        "epochs=20",
+        "epochs=8",
         *SHORT,
         "compute.workers=2",
         "compute.device=cpu",
@@ -114,7 +114,7 @@ def test_two_workers_on_s3_do_as_one_here(data: tuple[Folder, table.Dataset], s3
     assert any(name.startswith(record.BOARD) for name in names)
     card = checkpoint.card(checkpoint.resolve("s3://private/run", chosen.storage), "run")
     assert card.provenance["data"]["digest"] == data[1].digest
-    assert (card.name, card.provenance["settings"]["epochs"]) == ("run", 20)
+    assert (card.name, card.provenance["settings"]["epochs"]) == ("run", 8)
     assert card.provenance["started"] == record.started(Folder("s3://private/run", chosen.storage))
     again = train(TrainJob("s3://private/fsld", "s3://private/run", chosen, resume=True))
     assert again == log
