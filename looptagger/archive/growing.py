@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from looptagger.archive import counts, manifest, tags
+from looptagger.archive import counts, manifest, tables, tags
 from looptagger.archive.columns import joint_schema
 from looptagger.archive.dataset import CHUNKS, Record, load, missing, save, withdraw
 from looptagger.archive.manifest import ManifestFile
@@ -115,6 +115,8 @@ def _frozen(
 
 
 def _nothing(sources: Sequence[str], listings: Sequence[Listing]) -> str:
+    if all(map(tables.is_manifest, sources)):
+        return f"{' '.join(sources)}: the manifest has no rows."
     skipped = sum(len(listing.skipped) for listing in listings)
     also = f" among the {skipped:,} files there" if skipped else ""
     return f"{' '.join(sources)}: no audio files found{also}; check the path, or name the files themselves."

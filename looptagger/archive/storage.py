@@ -86,7 +86,8 @@ class Folder:
     @cached_property
     def path(self) -> str:
         """Its path on that filesystem."""
-        return str(self.fs._strip_protocol(self.uri)).rstrip("/") or "/"
+        place = os.fsdecode(local_path(self.uri)) if self.is_local else self.uri
+        return str(self.fs._strip_protocol(place)).rstrip("/") or "/"
 
     @property
     def is_local(self) -> bool:

@@ -60,7 +60,8 @@ CODED_ROW = "embedding_row"
 def schema(carried: pa.Schema, embedding: int = 0) -> pa.Schema:
     """The schema of every part: our columns, the embedding and its code if asked for, then the caller's columns.
 
-    Raises UserError when a manifest column has the name of one of ours.
+    Raises UserError when a manifest column has the name of one of ours, or of another, be it in other letters: query
+    engines do not tell `BPM` from `bpm`.
     """
     own = list(OWN)
     if embedding:
@@ -71,9 +72,13 @@ def schema(carried: pa.Schema, embedding: int = 0) -> pa.Schema:
         ]
     others = [field for field in carried if field.name not in ("id", "uri")]
     taken = {field.name for field in own} | {"embedding", *CODE, CODED_ROW}
+    seen: dict[str, str] = {}
     for field in others:
-        if field.name in taken or field.name.startswith("_"):
+        if field.name.lower() in taken or field.name.startswith("_"):
             raise UserError(f"the manifest column {field.name!r} has a name that looptagger uses itself; rename it.")
+        if twin := seen.get(field.name.lower()):
+            raise UserError(f"the manifest columns {twin!r} and {field.name!r} are one to query engines; rename one.")
+        seen[field.name.lower()] = field.name
     return pa.schema(own + others)
 
 

@@ -54,6 +54,11 @@ def test_names_that_are_not_utf8_and_names_with_escapes(tmp_path: Path) -> None:
     assert [file.read() for file in open_files(uris, Storage(), Limits())] == [b"1", b"2"]  # type: ignore[union-attr]
 
 
+def test_a_folder_by_its_uri_with_escapes(tmp_path: Path) -> None:
+    Folder(f"file://{tmp_path}/my%20tags").write("a", b"1")
+    assert (tmp_path / "my tags" / "a").read_bytes() == b"1"
+
+
 def test_unknown_schemes_are_named() -> None:
     with pytest.raises(UserError, match="warez://"):
         storage.filesystem("warez://x", Storage())
