@@ -222,6 +222,13 @@ def test_json_lines_say_faults_of_ours_too(
     Path(line["text"].split("report it with ")[1].split(";")[0].strip()).unlink()
 
 
+def test_json_lines_say_wrong_flags_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("tag", LOOPS, "-o", tmp_path / "out", "--log-json", "--limit", "0") == 2
+    (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert line["event"] == "error"
+    assert "0 is not in the range" in line["text"]
+
+
 def test_names_that_are_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("tag", "", "-o", tmp_path / "out") == 2
     assert call("tag", LOOPS, "-o", "") == 2
@@ -289,13 +296,13 @@ def cut_off(how: str, source: Path, out: Path, model: str, rows: int) -> None:
     assert rows <= rows_readable_now(out) < 120, how
 
 
-@pytest.mark.usefixtures("ray_here")
 def test_a_run_cut_off_twice_goes_on_to_one_row_a_clip(tmp_path: Path, slow_model: str) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     write_tones(source, 120)
     cut_off("kill", source, out, slow_model, 20)
     cut_off("terminate", source, out, slow_model, 60)
-    assert call("tag", source, "-o", out, "--model", slow_model, "--set", "compute.shard_rows=4") == 0
+    job = start(source, out, slow_model)
+    assert job.wait(timeout=120) == 0
     found = duckdb.sql(f"select count(*), count(distinct id) from '{out}/*.parquet'").fetchall()
     assert found == [(120, 120)]
     assert status.verify(Folder(str(out))) == []

@@ -10,6 +10,7 @@ from looptagger import terminal
 from looptagger.cli import learning, models, paper, tagging
 from looptagger.cli.options import EXAMPLE
 from looptagger.errors import UserError, fault
+from looptagger.logs import JsonLines
 
 
 @click.group(context_settings=EXAMPLE)
@@ -41,7 +42,10 @@ def main(args: list[str] | None = None) -> None:
         terminal.note("Stopped. The same command goes on from here.")
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        if "--log-json" in (sys.argv if args is None else args):
+            JsonLines().line("error", text=error.format_message())
+        else:
+            error.show()
         sys.exit(2)
     except UserError as error:
         terminal.note(f"Error: {error}")

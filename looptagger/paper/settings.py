@@ -2,7 +2,7 @@
 
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from looptagger.config import Augment, Phase, Settings, Storage, Train
 
@@ -62,6 +62,19 @@ class Paper(Settings):
         if len(set(seeds)) < len(seeds):
             raise ValueError("a seed comes twice: the same run would count as two")
         return seeds
+
+    @model_validator(mode="after")
+    def _says_once(self) -> "Paper":
+        """Refuse what would be passed over: seeds, systems and storage are one for all."""
+        for name, base in (("ours", self.ours), ("published", self.published)):
+            for key, plain, where in (
+                ("seed", base.seed == PUBLISHED.seed, "seeds"),
+                ("model.kind", base.model.kind == PUBLISHED.model.kind, "systems"),
+                ("storage", base.storage == PUBLISHED.storage, "storage"),
+            ):
+                if not plain:
+                    raise ValueError(f"{name}.{key} cannot be set: `{where}` says it for all runs")
+        return self
 
     def train(self, system: System, protocol: Protocol, seed: int) -> Train:
         """The training of a network under a protocol; of a classic system, its split is what counts."""

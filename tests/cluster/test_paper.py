@@ -101,6 +101,12 @@ def test_seeds_that_would_count_one_run_twice_or_fail(seeds: str) -> None:
         load(Paper, None, [f"seeds={seeds}"])
 
 
+@pytest.mark.parametrize("setting", ["ours.seed=3", "published.model.kind=cnn", "ours.storage.attempts=2"])
+def test_what_is_said_for_all_runs_is_not_said_of_some(setting: str) -> None:
+    with pytest.raises(UserError, match="cannot be set: `(seeds|systems|storage)` says it for all runs"):
+        load(Paper, None, [setting])
+
+
 @pytest.mark.usefixtures("ray_here")
 def test_a_system_that_cannot_be_done_leaves_the_others(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
