@@ -63,6 +63,15 @@ def write_tones(folder: Path, count: int, seconds: float = 0.25) -> list[Path]:
     return paths
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Of two processes on two cores each has one: torch's threads wait for one another at full speed."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        import torch
+
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint of the real depth and four channels: milliseconds a chunk."""
