@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
     from looptagger.cluster.job import Summary
     from looptagger.cluster.progress import Progress
 
-err = Console(stderr=True, highlight=False)
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+err = Console(stderr=True, highlight=False, emoji=False)
+out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 120)
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Characters that a terminal obeys or that turn text around: a file's name may hold any."""
@@ -31,9 +30,9 @@ EVERY_S = 5.0
 """Seconds between progress lines where the output is a file or a pipe."""
 
 
-def plain(text: str) -> str:
-    """Text as it is, for rich: no markup in it, and nothing that a terminal would obey."""
-    return escape(CONTROL.sub("\ufffd", text))
+def plain(text: str) -> Text:
+    """Text as it is, for rich: no markup or emoji codes in it, and nothing that a terminal would obey."""
+    return Text(CONTROL.sub("\ufffd", text))
 
 
 def note(text: str) -> None:
@@ -139,7 +138,7 @@ def tags_table(rows: pa.Table, strip: str) -> Table:
     return table
 
 
-def _cells(row: Mapping[str, Any], strip: str) -> list[str]:
+def _cells(row: Mapping[str, Any], strip: str) -> list[str | Text]:
     scores = ["" if row[role] is None else f"{row[role]:.2f}" for role in ROLES]
     length = "" if row["duration_s"] is None else f"{row['duration_s']:.2f} s"
     if row["roles"] is None:
@@ -155,7 +154,8 @@ def show(rows: pa.Table, where: str) -> None:
     folders = [text.rpartition("/")[0] or "/" for text in ids if text.startswith("/")]
     strip = f"{os.path.commonpath(folders).rstrip('/')}/" if folders else ""
     out.print(tags_table(rows, strip))
-    out.print(f"\nAsk more: {plain(query(where))}", soft_wrap=True)
+    out.print()
+    out.print(plain(f"Ask more: {query(where)}"), soft_wrap=True)
 
 
 def status(found: "Status", where: str) -> None:

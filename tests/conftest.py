@@ -19,6 +19,11 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # not behind the tests that r
 LOOPS = Path(__file__).parent / "data" / "loops"
 SHARED = Path(__file__).parents[2] / "shared"
 RATE = 16_000
+CLEAN = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "AWS_"))} | {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+}
+"""The environment of a program that is to start a Ray of its own."""
 
 
 @pytest.hookimpl(tryfirst=True)

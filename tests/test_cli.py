@@ -25,12 +25,9 @@ from looptagger.config import Model
 from looptagger.errors import UserError
 from looptagger.model import checkpoint
 from looptagger.roles import ROLES
-from tests.conftest import LOOPS, write_tones
+from tests.conftest import CLEAN, LOOPS, write_tones
 
 ROOT = Path(__file__).parents[1]
-CLEAN = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "AWS_"))} | {
-    "RAY_USAGE_STATS_ENABLED": "0"
-}
 
 
 def call(*args: object) -> int:
@@ -169,14 +166,18 @@ def test_tag_show_status_compact(tiny_model: str, tmp_path: Path, capsys: pytest
 
 def test_names_that_would_speak_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     scores = dict.fromkeys(ROLES, 0.5) | {"duration_s": 1.0, "roles": ["bass"], "status": "ok", "error": None}
-    rows = pa.Table.from_pylist([{"id": name} | scores for name in ("/x.wav", "/data/\x1b]0;evil\x07 [b] [/b].wav")])
+    rows = pa.Table.from_pylist(
+        [{"id": name} | scores for name in ("/x:fire:.wav", "/data/\x1b]0;evil\x07 [b] [/b].wav", "/y\\")]
+    )
     terminal.show(rows, "out")
-    terminal.note("a\x1b[31m [b]")
+    terminal.note("a\x1b[31m [b] :fire:")
     tables.table(("loop",), [("\x1b[31m [/b].wav",)])
     text = "".join(capsys.readouterr())
     assert "\x1b" not in text
     assert "data/\ufffd]0;evil\ufffd [b] [/b].wav" in text
-    assert "\nx.wav" in text
+    assert "\nx:fire:.wav" in text
+    assert "\ny\\ " in text
+    assert "[b] :fire:\n" in text
 
 
 def test_where_a_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def _first_that_reads(file: BinaryIO, limits: Limits, heard: Callable[[AudioSour
         raise Undecoded("empty", "0 bytes")
     decoders = SHORT_VORBIS if _is_short_vorbis(head, file) else ANY
     clock = Clock(limits.max_decode_s, file)
-    refusals = {}
+    refusals, empty = {}, None
     for name, opened in decoders:
         try:
             file.seek(0)
@@ -90,12 +90,15 @@ def _first_that_reads(file: BinaryIO, limits: Limits, heard: Callable[[AudioSour
         except Undecoded as undecoded:
             if undecoded.status != "empty" or opened is decoders[-1][1]:
                 raise
+            empty = undecoded
         except TimeoutError:
             raise Undecoded("undecodable", f"decoding took longer than {limits.max_decode_s:g} s") from None
         except MemoryError:
             raise
         except Exception as error:  # codecs raise anything on broken input, and each is only this clip's reason
             refusals[name] = _reason(error)
+    if empty:
+        raise empty
     raise Undecoded("undecodable", "no decoder could read it (" + "; ".join(map(": ".join, refusals.items())) + ")")
 
 
@@ -162,7 +165,7 @@ def _span(source: AudioSource, start: int, audio: Audio) -> NDArray[np.int16]:
     samples = source.read_at(first - before, before + wanted)
     waveform = np.concatenate(list(_resampled(iter([samples]), source.rate, audio.sample_rate)))
     skip = round(before * audio.sample_rate / source.rate)
-    if len(waveform) <= skip:
+    if len(waveform) - skip < audio.chunk_samples - 2 * EDGE_S * audio.sample_rate:
         raise ValueError("the file ends before its header says")
     return chunk.fit(waveform[skip:], audio.chunk_samples)  # type: ignore[return-value]
 

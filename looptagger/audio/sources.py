@@ -4,7 +4,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Literal, Protocol
 
 import av
@@ -119,13 +119,13 @@ class _InOrder:
 
 
 class FfmpegSource(_InOrder):
-    """A file open in FFmpeg. Packets that do not decode are skipped, as players do."""
+    """A file open in FFmpeg, which skips packets that do not decode and ends where it cannot read on, as players do."""
 
     def __init__(self, container: Any, clock: Clock) -> None:
-        if not container.streams.audio:
-            raise ValueError("no audio stream")
         self.container, self.clock = container, clock
-        self.stream = container.streams.audio[0]
+        self.stream = next(iter(container.streams.audio), None)
+        if self.stream is None or self.stream.codec_context is None:
+            raise ValueError("no audio stream that it can decode")
         context = self.stream.codec_context
         self.rate, self.channels = context.sample_rate, context.channels
         self.codec = CODEC_NAMES.get(context.name, context.name)
@@ -147,18 +147,19 @@ class FfmpegSource(_InOrder):
     def _decoded(self) -> Iterator[Any]:
         """Frames of one format: that of the first one which has the header's rate and channels. Others are left out."""
         kept = None
-        for packet in self.container.demux(self.stream):
-            self.clock.check()
-            try:
-                frames = packet.decode()
-            except av.error.InvalidDataError:
-                continue
-            for frame in frames:
-                shape = _shape(frame)
-                if kept is None and shape[:2] == (self.rate, self.channels):
-                    kept = shape
-                if shape == kept:
-                    yield frame
+        try:
+            for packet in self.container.demux(self.stream):
+                self.clock.check()
+                with suppress(av.error.InvalidDataError):
+                    for frame in packet.decode():
+                        shape = _shape(frame)
+                        if kept is None and shape[:2] == (self.rate, self.channels):
+                            kept = shape
+                        if shape == kept:
+                            yield frame
+        except (av.error.InvalidDataError, av.error.PatchWelcomeError):
+            if kept is None:
+                raise
 
 
 class VorbisSource(_InOrder):

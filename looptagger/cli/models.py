@@ -26,7 +26,8 @@ def info(path: str) -> None:
 
     data = checkpoint.resolve(path)
     card = checkpoint.card(data, path)
-    terminal.out.print_json(data={"id": checkpoint.model_id(data, card), **card.model_dump(mode="json")})
+    about = {"id": checkpoint.model_id(data, card), **card.model_dump(mode="json")}
+    terminal.out.print_json(data=about, ensure_ascii=True)  # a stranger's text may be none
 
 
 @model.command("import", context_settings=EXAMPLE)

@@ -82,7 +82,8 @@ def evaluated(report: Mapping[str, Any], unfair: str | None) -> None:
     """A model's figures, role by role and as the mean over the roles that can be judged."""
     where = f"the {report['part']} part of the {report['split']} split of {report['data']}"
     what = f"{report['model']} on {terminal.plural(report['loops'], 'loop')}, {where}"
-    terminal.out.print(f"\n{terminal.plain(what)}", soft_wrap=True)
+    terminal.out.print()
+    terminal.out.print(terminal.plain(what), soft_wrap=True)
     names = [name for name in FIGURES if name in report]
     rows = [
         (role, f"{count:,}", *(_with_interval(report, name, role) for name in names))

@@ -126,6 +126,8 @@ def check_numbers(network: "HCNN", name: str) -> None:
     for key, value in network.state_dict().items():
         if not value.isfinite().all():
             raise UserError(f"{name}: the weights in {key} are not all numbers; a training that went wrong left them.")
+        if key.endswith("running_var") and (value < 0).any():
+            raise UserError(f"{name}: {key} holds a negative variance, of which no scores come; train it again.")
 
 
 def _first_problem(error: Exception) -> str:

@@ -72,8 +72,10 @@ class Predictor:
         mono = mono if mono.ndim == 1 else mono.mean(axis=1)
         if not mono.size or not np.isfinite(mono).all():
             raise ValueError("a waveform needs at least one sample, and finite ones only")
-        mono = soxr.resample(mono, sample_rate, audio.sample_rate)
+        mono = soxr.resample(np.clip(mono, -1, 1), sample_rate, audio.sample_rate)
         pcm = np.clip(np.rint(mono * 32768), -32768, 32767).astype(np.int16)
+        if not len(pcm):
+            raise ValueError("a waveform too short to hear")
         hop = max(1, round((chunking.hop_s or audio.chunk_s) * audio.sample_rate))
         first = chunk.starts(len(pcm), audio.chunk_samples, hop, chunking.max_chunks)
         cut: NDArray[np.int16] = chunk.cut(pcm, first, audio.chunk_samples)  # type: ignore[assignment]

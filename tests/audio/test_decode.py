@@ -125,6 +125,22 @@ def test_of_a_stream_that_changes_on_the_way_one_format_is_heard(channels: tuple
     assert np.abs(heard).max() == pytest.approx(0.5, abs=0.05)
 
 
+def test_what_ffmpeg_cannot_read_on_from_ends_the_clip_and_does_not_lose_it() -> None:
+    whole = encoded("wv", "wavpack")
+    assert heard(whole[: len(whole) // 2]).duration_s == 1.0  # of two blocks of a second the whole one
+    assert heard(whole + b"TAG" + bytes(125)).duration_s == pytest.approx(3.2, abs=0.1)
+    links = (audio_bytes(tone(4.0, rate=rate), rate, format="OGG") for rate in (44_100, 22_050))
+    assert heard(b"".join(links)).duration_s == pytest.approx(4.0, abs=0.1)
+
+
+def test_a_codec_that_nobody_knows_is_a_reason() -> None:
+    wav = bytearray(audio_bytes(tone()))
+    wav[20:22] = b"\x34\x12"
+    status, reason = refused(bytes(wav))
+    assert status == "undecodable"
+    assert "FFmpeg: no audio stream that it can decode" in reason
+
+
 def test_short_clips_are_tiled_and_the_tail_counts() -> None:
     one = heard(audio_bytes(tone(1.0)))
     assert np.array_equal(one.pcm[0, :RATE], one.pcm[0, RATE : 2 * RATE])
@@ -144,7 +160,8 @@ def test_not_a_number_infinity_offset_and_clipping_stay_finite() -> None:
 def test_status_of_silence_and_emptiness() -> None:
     assert refused(audio_bytes(np.zeros(RATE, np.float32))) == ("silent", "no sample over -80 dBFS")
     assert refused(b"") == ("empty", "0 bytes")
-    assert refused(audio_bytes(np.empty(0, np.float32)))[0] == "empty"
+    for kind in ("WAV", "AU", "W64", "CAF"):  # FFmpeg knows nothing of some without audio
+        assert refused(audio_bytes(np.empty(0, np.float32), format=kind)) == ("empty", "a header without audio")
     assert heard(audio_bytes(tone(level=1e-3)), Chunking(silence_db=-80)).pcm.any()
     assert refused(audio_bytes(np.full(1, 0.5, np.float32), rate=384_000)) == ("empty", "too short to hear")
 

@@ -52,6 +52,13 @@ def heard(data: bytes, max_chunks: int = 40, **limits: float) -> Clip:
     return decode(io.BytesIO(data), Audio(), Chunking(max_chunks=max_chunks), Limits(**limits))
 
 
+def test_a_long_mp3_that_was_cut_is_as_long_as_what_is_left() -> None:
+    """Its header says more than a chunk's end, which would be filled up with the chunk's beginning."""
+    whole = audio_bytes(tone(300.0), format="MP3")
+    assert heard(whole).duration_s == pytest.approx(300.0, abs=0.1)
+    assert heard(whole[: len(whole) * 99 // 100]).duration_s == pytest.approx(297.0, abs=0.5)
+
+
 @pytest.mark.parametrize(("seconds", "max_chunks"), [(12.0, 40), (400.0, 40), (400.0, 5)])
 def test_an_mp3_of_variable_rate_that_was_piped(seconds: float, max_chunks: int) -> None:
     """Its header says no length; by its first frames' rate it would be a sixth of it, heard whole or in parts."""

@@ -75,6 +75,10 @@ def test_what_is_not_understood_is_refused_by_name(small: bytes, changes: dict[s
 
 def test_weights_that_are_no_numbers_are_refused(small: bytes) -> None:
     network, card = checkpoint.load(small, "small")
+    network.norm.running_var[0] = -1.0
+    with pytest.raises(UserError, match=r"broken: norm\.running_var holds a negative variance"):
+        checkpoint.load(checkpoint.dump(network, card), "broken")
+    network.norm.running_var[0] = 1.0
     network.out.bias.data[2] = torch.nan
     with pytest.raises(UserError, match=r"broken: the weights in out\.bias are not all numbers"):
         checkpoint.load(checkpoint.dump(network, card), "broken")

@@ -33,6 +33,13 @@ def test_no_samples_and_no_numbers_are_refused(predictor: Predictor, bad: np.nda
         predictor(bad, 16_000)
 
 
+def test_samples_too_few_to_hear_are_refused_and_those_over_full_scale_clipped(predictor: Predictor) -> None:
+    with pytest.raises(ValueError, match="too short to hear"):
+        predictor(np.ones(1, np.float32), 192_000)
+    loud = tone(level=1.5, rate=44_100)
+    assert predictor(loud, 44_100) == predictor(loud.clip(-1, 1), 44_100)
+
+
 def test_a_clip_s_score_is_the_mean_of_its_chunks_whatever_its_neighbours(predictor: Predictor) -> None:
     rng = np.random.default_rng(0)
     clips = [rng.integers(-3000, 3000, (n, 48_000)).astype(np.int16) for n in (1, 3, 2)]
