@@ -151,6 +151,8 @@ def _whole(source: AudioSource, audio: Audio, limits: Limits) -> tuple[NDArray[n
 
     parts = list(_resampled(counted(), source.rate, audio.sample_rate))
     waveform = np.concatenate(parts) if parts else np.empty(0, np.int16)
+    if source.frames and not frames:
+        raise ValueError("no audio, of which its header promises some")
     if not len(waveform):
         raise Undecoded("empty", "too short to hear" if frames else "a header without audio")
     return waveform, frames / source.rate
