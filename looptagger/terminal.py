@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from looptagger.archive.storage import local_path
 from looptagger.roles import ROLES
 
 if TYPE_CHECKING:
@@ -121,8 +122,9 @@ def _reasons(by_status: Mapping[str, int]) -> str:
 
 
 def query(where: str) -> str:
-    """A first query for DuckDB's shell."""
-    select = f"select id, roles, bass from '{where}/*.parquet' where bass > 0.5 order by bass desc limit 10"
+    """A first query for DuckDB's shell, which knows no %-escapes."""
+    place = os.fsdecode(local_path(where))
+    select = f"select id, roles, bass from '{place}/*.parquet' where bass > 0.5 order by bass desc limit 10"
     return f'duckdb -c "{select}"'
 
 
