@@ -4,7 +4,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, BinaryIO, Literal, Protocol
 
 import av
@@ -21,10 +21,8 @@ BLOCK_SAMPLES = 1 << 16
 
 GATHERED = 1 << 14
 """Samples of each channel in a block that FFmpeg gathers by itself."""
-
 VORBIS_CHANNELS = len(b"\x01vorbis") + 4
 """Where the first header of Vorbis has the number of channels: after its name and version."""
-
 OGG_END = struct.Struct("<6xq")
 """The head of an Ogg page: its granule position, which in the last page of Vorbis is the number of samples."""
 
@@ -150,13 +148,16 @@ class FfmpegSource(_InOrder):
         try:
             for packet in self.container.demux(self.stream):
                 self.clock.check()
-                with suppress(av.error.InvalidDataError):
-                    for frame in packet.decode():
-                        shape = _shape(frame)
-                        if kept is None and shape[:2] == (self.rate, self.channels):
-                            kept = shape
-                        if shape == kept:
-                            yield frame
+                try:
+                    frames = packet.decode()
+                except av.error.InvalidDataError:
+                    continue
+                for frame in frames:
+                    shape = _shape(frame)
+                    if kept is None and shape[:2] == (self.rate, self.channels):
+                        kept = shape
+                    if shape == kept:
+                        yield frame
         except (av.error.InvalidDataError, av.error.PatchWelcomeError):
             if kept is None:
                 raise
@@ -230,8 +231,7 @@ def open_ffmpeg(file: BinaryIO, clock: Clock) -> Iterator[AudioSource]:
 def open_vorbis(file: BinaryIO, clock: Clock) -> Iterator[AudioSource]:
     """A small Ogg Vorbis file by way of memory that has a name; it may open nothing else.
 
-    Raises what PyAV raises, ValueError for one that is not as long as its last page says, and OSError or
-    AttributeError on systems without such memory.
+    Raises what PyAV raises, ValueError where its last page says another length, OSError or AttributeError without it.
     """
     content = file.read()
     (promised,) = OGG_END.unpack_from(content, content.rfind(b"OggS"))
