@@ -205,7 +205,8 @@ def test_a_job_that_was_taken_for_dead_stops_writing(s3: S3, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("status", "code", "expected"),
     [(503, "SlowDownRead", True), (502, "502", True), (500, "InternalError", True), (429, "429", True),
-     (403, "AccessDenied", False), (404, "NoSuchKey", False), (403, "ExpiredToken", True)],
+     (403, "InvalidToken", True), (403, "RequestTimeTooSkewed", True), (403, "AccessDenied", False),
+     (404, "NoSuchKey", False), (403, "ExpiredToken", True)],
 )  # fmt: skip
 def test_whose_fault_an_answer_is(status: int, code: str, expected: bool) -> None:
     answer: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
@@ -215,6 +216,15 @@ def test_whose_fault_an_answer_is(status: int, code: str, expected: bool) -> Non
     assert is_stores_fault(UnauthorizedSSOTokenError())
     assert is_stores_fault(ClientPayloadError("not completed"))
     assert not is_stores_fault(OSError("no"))
+
+
+def test_a_profile_that_is_not_there_is_no_clips_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a worker that lacks the files which the driver's variables name."""
+    monkeypatch.setenv("AWS_PROFILE", "nobody-s")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(UserError, match=r"refuses the credentials \(The config profile \(nobody-s\).*; renew them"):
+        open_files(["s3://bucket/a.wav"], Storage(endpoint_url="http://127.0.0.1:1", attempts=1), Limits())
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_a_long_listing_streams(proxy: Callable[[Faults], Proxy], tmp_path: Path) -> None:

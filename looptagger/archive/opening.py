@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, BinaryIO, TypeVar
 
-from looptagger.archive.patience import Patience, StoreAway, answers, is_stores_fault, patiently
+from looptagger.archive.patience import Patience, StoreAway, answers, is_stores_fault, patiently, refuse_expired
 from looptagger.archive.storage import filesystem, local_path, scheme
 from looptagger.config import Limits, Storage
 from looptagger.errors import one_line
@@ -42,7 +42,8 @@ def open_files(uris: Sequence[str], storage: Storage, limits: Limits) -> list[Bi
         heads = _heads(fs, paths, storage)
     except StoreAway:
         raise
-    except Exception as error:  # nobody provides the scheme, no credentials, ...: the reason of each of them
+    except Exception as error:  # nobody provides the scheme, ...: the reason of each of them
+        refuse_expired(error)
         return [unread(error) for _ in uris]
     return [_open_remote(fs, path, head, storage, limits) for path, head in zip(paths, heads, strict=True)]
 

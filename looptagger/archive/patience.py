@@ -8,7 +8,11 @@ from typing import Any, TypeVar
 from looptagger.config import Storage
 from looptagger.errors import UserError, one_line
 
-EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidAccessKeyId"})
+EXPIRED = frozenset(
+    {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidAccessKeyId", "InvalidToken",
+     "RequestTimeTooSkewed"}
+)  # fmt: skip
+"""What stores answer to credentials, or a machine's clock, that they take for no object."""
 LONGEST_S = 20.0
 OWN_FAULT = 3
 """An object that fails so often again while the store answers other requests is itself at fault."""
@@ -38,9 +42,17 @@ def _is_expired(error: BaseException) -> bool:
 
     lost = (
         kinds.NoCredentialsError, kinds.PartialCredentialsError, kinds.CredentialRetrievalError, kinds.SSOError,
-        kinds.TokenRetrievalError,
+        kinds.TokenRetrievalError, kinds.ProfileNotFound, kinds.ConfigNotFound, kinds.ConfigParseError,
     )  # fmt: skip
     return any(isinstance(each, lost) or _answer(each)[0] in EXPIRED for each in _chain(error))
+
+
+def refuse_expired(error: BaseException) -> None:
+    """Raise StoreAway for credentials that are not there, or that the store takes for nothing."""
+    if _is_expired(error):
+        raise StoreAway(
+            f"the object store refuses the credentials ({one_line(error)}); renew them and run the same command."
+        )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -84,10 +96,8 @@ class Patience:
 
         Raises StoreAway when patience is at its end, and at once for credentials that the store refuses.
         """
-        if isinstance(error, BaseException) and _is_expired(error):
-            raise StoreAway(
-                f"the object store refuses the credentials ({one_line(error)}); renew them and run the same command."
-            )
+        if isinstance(error, BaseException):
+            refuse_expired(error)
         self.answered += self.answers()
         if self.answered > OWN_FAULT:
             return False
