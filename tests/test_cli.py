@@ -304,7 +304,8 @@ def test_a_run_cut_off_twice_goes_on_to_one_row_a_clip(tmp_path: Path, slow_mode
     cut_off("kill", source, out, slow_model, 20)
     cut_off("terminate", source, out, slow_model, 60)
     job = start(source, out, slow_model)
-    assert job.wait(timeout=120) == 0
+    text = job.communicate(timeout=120)[1].decode()
+    assert job.returncode == 0, text
     found = duckdb.sql(f"select count(*), count(distinct id) from '{out}/*.parquet'").fetchall()
     assert found == [(120, 120)]
     assert status.verify(Folder(str(out))) == []

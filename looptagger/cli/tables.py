@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from looptagger import terminal
-from looptagger.learn.intervals import LEAST_GROUPS
 from looptagger.learn.loops import Collection
 from looptagger.roles import ROLES
 
@@ -80,6 +79,8 @@ FIGURES = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "f1": "F1"}
 
 def evaluated(report: Mapping[str, Any], unfair: str | None) -> None:
     """A model's figures, role by role and as the mean over the roles that can be judged."""
+    from looptagger.learn.intervals import LEAST_GROUPS
+
     where = f"the {report['part']} part of the {report['split']} split of {report['data']}"
     what = f"{report['model']} on {terminal.plural(report['loops'], 'loop')}, {where}"
     terminal.out.print()
