@@ -21,8 +21,9 @@ from jobs.drills.server import Server
 from jobs.drills.site import Site
 
 Strike = Callable[[Site, strikes.Job, random.Random], str]
+COME = "nodes come"
 KILLS = ("driver", "decode worker", "predictor", "node", "S3 server", "process tree")
-ONCE = ("disk full", "output gone", "SIGTERM", "Ctrl-C")
+ONCE = ("disk full", "output gone", "SIGTERM", "Ctrl-C", COME)
 LINE = "{:>2}  {:<13}  {:>5}  {:<15}  {:>4}  {:>8}  {:>9}  {}"
 
 
@@ -58,13 +59,13 @@ def _bucket(folder: Path, base: Site) -> Iterator[Site]:
 
 
 @contextmanager
-def _cluster(folder: Path, base: Site) -> Iterator[tuple[Site, Any]]:
-    """Ray on three nodes: a head that gives no CPU, and two that give one each."""
+def _cluster(folder: Path, base: Site, nodes: int) -> Iterator[tuple[Site, Any]]:
+    """Ray on a head that gives no CPU, and nodes that give one each."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
+    for _ in range(nodes):
         cluster.add_node(num_cpus=1)
     try:
         yield replace(base, out=str(folder / "tags"), address=cluster.address), cluster
@@ -102,8 +103,13 @@ def _run(kinds: list[str], folder: Path, base: Site, rng: random.Random) -> Iter
         if kind == "disk full" and os.geteuid():
             yield kind, "", "skipped: only root can mount a small disk", "", "", "", "skipped"
         elif kind == "node":
-            with _cluster(folder, base) as (place, cluster):
+            with _cluster(folder, base, 2) as (place, cluster):
                 yield from ((kind, *drill(place, strikes.node(cluster), moment, wanted, rng)) for moment in moments)
+        elif kind == COME:
+            slow = replace(base, model=sites.make_model(folder / "slow.safetensors", 128))
+            calm, _ = sites.undisturbed(replace(slow, out=str(folder / "slow")))
+            with _cluster(folder, slow, 0) as (place, cluster):
+                yield kind, *drill(place, strikes.nodes(cluster), moments[0], calm, rng)
         else:
             where = {"S3 server": _bucket, "disk full": _small_disk}.get(kind, _local)
             with where(folder, base) as place:

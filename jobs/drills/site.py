@@ -124,9 +124,9 @@ def difference(wanted: pa.Table, found: pa.Table) -> str:
     return ""
 
 
-def make_model(path: Path) -> str:
+def make_model(path: Path, channels: int = 48) -> str:
     """A model wide enough that tagging takes some seconds."""
-    path.write_bytes(checkpoint.untrained(Model(channels=48)))
+    path.write_bytes(checkpoint.untrained(Model(channels=channels)))
     return str(path)
 
 

@@ -71,6 +71,29 @@ def node(cluster: object) -> Callable[[Site, Job, random.Random], str]:
     return strike
 
 
+def nodes(cluster: object) -> Callable[[Site, Job, random.Random], str]:
+    """No harm: a cluster that had no node for work gets one, and after a while another, which is to work as well."""
+
+    def strike(site: Site, job: Job, rng: random.Random) -> str:
+        cluster.add_node(num_cpus=1)  # type: ignore[attr-defined]
+        while not _predictors() and job.poll() is None:
+            time.sleep(0.1)
+        cluster.add_node(num_cpus=1)  # type: ignore[attr-defined]
+        most = 0
+        while most < 2 and job.poll() is None:
+            most = max(most, _predictors())
+            time.sleep(0.1)
+        if most < 2:
+            raise RuntimeError("the second node was given nothing to do")
+        return "both work"
+
+    return strike
+
+
+def _predictors() -> int:
+    return len(named(os.getpid(), PREDICTOR))
+
+
 def terminate(site: Site, job: Job, rng: random.Random) -> str:
     """SIGTERM, as a scheduler sends it."""
     job.send_signal(signal.SIGTERM)

@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -104,6 +104,25 @@ def _stderr_closed() -> Iterator[None]:
         os.dup2(terminal, 2)
         os.close(terminal)
         os.close(nowhere)
+
+
+def offers() -> list[tuple[float, float]]:
+    """Logical CPUs and GPUs of each node that is up."""
+    up = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(has.get("CPU", 0.0), has.get("GPU", 0.0)) for has in up]
+
+
+COMING_S = 600.0
+"""Seconds that a job waits for a cluster's first node: they start for minutes, some of them only when asked for."""
+
+
+def await_node(cpus: float, gpus: float, note: Callable[[str], None]) -> None:
+    """Wait, COMING_S at most, until a node offers so much. A task that asks for it makes an autoscaler start one."""
+    if any(has[0] >= cpus and has[1] >= gpus for has in offers()):
+        return
+    what = " and ".join(f"{number:g} {kind}" for number, kind in ((cpus, "CPU"), (gpus, "GPU")) if number)
+    note(f"No node of the cluster offers {what} yet; waiting for one, {COMING_S / 60:g} minutes at most.")
+    ray.wait([ray.remote(offers).options(num_cpus=cpus, num_gpus=gpus).remote()], timeout=COMING_S)
 
 
 def store_use() -> tuple[int, int]:

@@ -168,14 +168,18 @@ def pipeline(works: Sequence[Work], job: Job, plan: Plan) -> Any:
     shards = _where_readable(_shards(works), job, plan)
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     if not plan.predictors:
-        pool = ActorPoolStrategy(size=min(plan.decoders, len(works)), max_tasks_in_flight_per_actor=QUEUED)
-        actor = {"fn_constructor_args": (job, True), "compute": pool, "num_cpus": CORE}
+        actor = {"fn_constructor_args": (job, True), "compute": _pool(plan.decoders, works), "num_cpus": CORE}
         return shards.map_batches(Predict, batch_size=None, **actor, **batches)
     heard = shards.map_batches(_decode, fn_kwargs={"job": job}, batch_size=None, num_cpus=CORE, **batches)
     most = max(1, min(GPU_ROWS, GPU_CHUNKS // job.tag.chunking.max_chunks))
-    pool = ActorPoolStrategy(size=min(plan.predictors, len(works)), max_tasks_in_flight_per_actor=QUEUED)
-    actor = {"fn_constructor_args": (job, False), "compute": pool, "num_cpus": 0, "num_gpus": plan.gpus_per_predictor}
-    return heard.map_batches(Predict, batch_size=most, **actor, **batches)
+    actor = {"fn_constructor_args": (job, False), "compute": _pool(plan.predictors, works), "num_cpus": 0}
+    return heard.map_batches(Predict, batch_size=most, num_gpus=plan.gpus_per_predictor, **actor, **batches)
+
+
+def _pool(now: int, works: Sequence[Work]) -> ActorPoolStrategy:
+    """As many actors as there is room for now, and more when nodes join: no more than there is work for."""
+    some = min(now, len(works))
+    return ActorPoolStrategy(min_size=some, max_size=max(some, len(works)), max_tasks_in_flight_per_actor=QUEUED)
 
 
 def _where_readable(shards: Any, job: Job, plan: Plan) -> Any:
@@ -183,8 +187,7 @@ def _where_readable(shards: Any, job: Job, plan: Plan) -> Any:
     if job.is_shared:
         return shards
     here = ray.get_runtime_context().get_node_id()
-    cpus = sum(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here)
-    placed = {"num_cpus": min(READER, cpus), "label_selector": {"ray.io/node-id": here}}  # head nodes may offer no CPU
+    placed = {"num_cpus": READER, "label_selector": {"ray.io/node-id": here}}
     pool = TaskPoolStrategy(size=readers(plan.decoders))
     return shards.map_batches(
         _read, fn_kwargs={"job": job}, batch_size=None, batch_format="pyarrow", compute=pool, **placed
