@@ -43,14 +43,14 @@ def plan(cpus: float, gpus: float, compute: Compute) -> Plan:
     return Plan(predictors, compute.gpus_per_predictor, int(cpus))
 
 
-CORE, READER = 0.9, 0.1
-"""Logical CPUs of a worker that fills a core, and of a task that reads rows where not every node can. Together a core:
-if the workers held whole cores, no reader could ever start, and Ray Data would wait for ever in silence (ray#44687).
+CORE, READER = 1, 0
+"""Logical CPUs of a worker that fills a core, and of a task that reads rows where not every node can. The latter must
+fit beside workers that hold every core: else Ray Data would wait for it for ever, in silence (ray#44687).
 """
 
 
 def readers(cpus: float) -> int:
-    """Tasks that read rows for so many cores at once: each is a process, and unbounded Ray starts ten a core."""
+    """Tasks that read rows for so many cores at once: each is a process, and Ray would start one for each shard."""
     return max(1, int(cpus) // 4)
 
 
@@ -84,10 +84,11 @@ def _pieces(work: Work, most: int) -> Iterator[Work]:
 
 @dataclass(frozen=True)
 class Workforce:
-    """Workers that train, each on a GPU or on CPU cores."""
+    """Workers that train, each on a GPU or on CPU cores. `idle`: GPUs that a batch cannot be parted over."""
 
     workers: int
     gpus: float
+    idle: int = 0
 
     @property
     def resources(self) -> dict[str, float]:
@@ -96,19 +97,32 @@ class Workforce:
 
     def __str__(self) -> str:
         kind = "GPU" if self.gpus else "CPU"
-        return f"{self.workers} {kind} worker{'' if self.workers == 1 else 's'}"
+        idle = f" ({self.idle} more would not divide the batch)" if self.idle else ""
+        return f"{self.workers} {kind} worker{'' if self.workers == 1 else 's'}{idle}"
 
 
-def workforce(cpus: float, gpus: float, wanted: Workers) -> Workforce:
-    """The workers of a training. Raises UserError where it could only wait for ever."""
+def workforce(nodes: Sequence[tuple[float, float]], wanted: Workers, batch: int) -> Workforce:
+    """The workers of a training on nodes of so many CPUs and GPUs each.
+
+    By default as many as there are GPUs, of which each takes a CPU of its node along, and `batch` crops can be parted
+    over. Raises UserError where it could only wait for ever.
+    """
+    cpus, gpus = (sum(int(offers[kind]) for offers in nodes) for kind in (0, 1))
     if wanted.device == "cuda" and gpus < 1:
         raise UserError("compute.device: cuda was asked for, but Ray offers no GPU; use compute.device=cpu.")
     on_gpu = wanted.device != "cpu" and gpus >= 1
-    most = min(int(gpus), int(cpus)) if on_gpu else int(cpus)
+    most = sum(int(min(offers)) for offers in nodes) if on_gpu else cpus
     if most < 1:
-        raise UserError("Ray offers no CPU for workers; start it with --num-cpus of at least 1, or free some.")
-    workers = wanted.workers or (most if on_gpu else 1)
+        where = " beside its GPUs" if on_gpu else ""
+        raise UserError(f"Ray offers no CPU for workers{where}; start it with --num-cpus of at least 1, or free some.")
+    even = max(count for count in range(1, most + 1) if count == 1 or parts_evenly(batch, count))
+    workers = wanted.workers or (even if on_gpu else 1)
     if workers > most:
         kind = f"{gpus:g} GPUs and {cpus:g} CPUs" if on_gpu else f"{cpus:g} CPUs"
         raise UserError(f"compute.workers: {workers} were asked for, but Ray offers {kind}; ask for {most} at most.")
-    return Workforce(workers, 1.0 if on_gpu else 0.0)
+    return Workforce(workers, 1.0 if on_gpu else 0.0, most - workers if on_gpu and wanted.workers is None else 0)
+
+
+def parts_evenly(batch: int, workers: int) -> bool:
+    """Whether each worker has as many crops of a batch, and two at least, which its normalisation needs."""
+    return batch % workers == 0 and batch >= 2 * workers

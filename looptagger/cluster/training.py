@@ -1,4 +1,4 @@
-"""Training on Ray Train: one TorchTrainer around learn.training, the same on one CPU worker and on many GPUs.
+"""Training on Ray: one worker is a task, several are a TorchTrainer's; each runs learn.training, on CPUs or GPUs.
 
 Each worker reads its own share of the data set. The run's folder holds the state that resumes; Ray only replaces
 workers that die.
@@ -8,21 +8,22 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 import ray.exceptions
-import ray.train
-from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from looptagger.archive.storage import Folder
-from looptagger.cluster.plan import Workforce
+from looptagger.cluster.plan import CORE, Workforce
 from looptagger.cluster.session import adopt
 from looptagger.errors import UserError, one_line
 from looptagger.learn.table import Dataset
+
+# Ray Train is imported by those who need it: with it comes torch, which takes seconds.
 
 WAIT_S = 0.5
 KEEP_MEMORY = {
@@ -49,28 +50,41 @@ class Job:
 
 
 def work(config: dict[str, Any]) -> None:
-    """A worker's life: find its place among the others, train, say how it ended."""
-    job: Job = config["job"]
+    """The life of one worker among others: find its place, train, say how it ended."""
+    import ray.train.torch
+
+    context, device = ray.train.get_context(), ray.train.torch.get_device()
+    _live(config["job"], context.get_world_rank(), context.get_world_size(), context.get_local_world_size(), device)
+
+
+def alone(job: Job, on_gpu: bool) -> None:
+    """The life of a worker that has no others."""
+    with suppress(UserError):  # is said; raised, it would be tried again
+        _live(job, 0, 1, 1, "cuda:0" if on_gpu else "cpu")
+
+
+def _live(job: Job, rank: int, world: int, here: int, device: Any) -> None:
+    """Train as number `rank` of `world` workers, of which `here` are on this machine. Raises UserError."""
     adopt(job.environment)
     try:
-        _fit(job)
+        _fit(job, _peers(rank, world, here, device), here)
     except UserError as error:
         job.words.put(("error", str(error)))
         raise
-    if ray.train.get_context().get_world_rank() == 0:
+    if rank == 0:
         job.words.put(("done", None))
 
 
-def _fit(job: Job) -> None:
+def _fit(job: Job, peers: Any, here: int) -> None:
     from looptagger.learn import record
     from looptagger.learn.share import Share, default_keep
     from looptagger.learn.training import Told, fit
 
     if job.out.read(record.ASKED) is None:
-        here = socket.gethostname()
-        raise UserError(f"{job.out.uri}: {here} sees no run there; use s3:// or a folder that all machines share.")
-    peers, settings = _peers(), job.task.settings
-    asked, here = settings.compute.keep_bytes, ray.train.get_context().get_local_world_size()
+        host = socket.gethostname()
+        raise UserError(f"{job.out.uri}: {host} sees no run there; use s3:// or a folder that all machines share.")
+    settings = job.task.settings
+    asked = settings.compute.keep_bytes
     keep = default_keep(here) if asked is None else asked
     share = Share(job.data, job.dataset.parts, settings.split, keep, peers.rank, peers.world)
     fit(
@@ -83,24 +97,31 @@ def _fit(job: Job) -> None:
     )
 
 
-def _peers() -> Any:
+def _peers(rank: int, world: int, here: int, device: Any) -> Any:
     """This worker's place, with its device and threads made ready."""
     import torch
 
     from looptagger.learn.peers import Peers
 
-    context, device = ray.train.get_context(), ray.train.torch.get_device()
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"{socket.gethostname()} has no GPU that PyTorch can use, though Ray offers one; mend that, "
+            "or use compute.device=cpu."
+        )
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-    threads = max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
-    torch.set_num_threads(threads)  # Ray sets one a logical CPU
-    return Peers(context.get_world_rank(), context.get_world_size(), device)
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))  # Ray sets one a logical CPU
+    return Peers(rank, world, device)
 
 
-def trainer(job: Job, force: Workforce, retries: int, scratch: str) -> TorchTrainer:
+def trainer(job: Job, force: Workforce, retries: int, scratch: str) -> Any:
     """The lazy training. Ray's own record of it goes to a passing folder: we resume ourselves."""
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
     return TorchTrainer(
         work,
         train_loop_config={"job": job},
@@ -118,20 +139,32 @@ def trainer(job: Job, force: Workforce, retries: int, scratch: str) -> TorchTrai
 
 
 def run(job: Job, force: Workforce, retries: int, heard: Callable[[str, Any], None]) -> None:
-    """Train to the end; `heard` is called with ("step", ...) and ("epoch", row). Raises UserError.
-
-    The trainer runs in a process of its own beside this one, which hears the workers' words, and an interrupt: a thread
-    that waits inside Ray while another shuts it down can crash both.
-    """
+    """Train to the end; `heard` is called with ("step", ...) and ("epoch", row). Raises UserError."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     words = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # no other node's end may take it along
-    trained = ray.remote(max_calls=1)(_train)  # in a process that ends with it: it would keep Ray Train's actors alive
-    trained = trained.options(num_cpus=0, max_retries=0, scheduling_strategy=here)
-    outcome = trained.remote(replace(job, words=words), force, retries)
+    job = replace(job, words=words)
+    outcome = _one(job, force, retries) if force.workers == 1 else _several(job, force, retries, here)
     while not _hear(words, heard):  # Ray's own tidying up after the last epoch can take 10 s; nobody needs it
         if ray.wait([outcome], timeout=0)[0] and not _hear(words, heard):
             _end(outcome)
             return
+
+
+def _one(job: Job, force: Workforce, retries: int) -> Any:
+    """A worker as a task, on any node. For it Ray Train would start six processes more, half a minute on two cores."""
+    memory = {"runtime_env": {"env_vars": {} if force.gpus else KEEP_MEMORY}}
+    again = {"max_retries": retries, "retry_exceptions": True}
+    task = ray.remote(max_calls=1)(alone).options(num_cpus=CORE, num_gpus=force.gpus, **again, **memory)
+    return task.remote(job, force.gpus > 0)
+
+
+def _several(job: Job, force: Workforce, retries: int, here: NodeAffinitySchedulingStrategy) -> Any:
+    """A TorchTrainer, in a process of its own beside this one, which hears the workers' words, and an interrupt.
+
+    A thread that waits inside Ray while another shuts it down can crash both.
+    """
+    trained = ray.remote(max_calls=1)(_train)  # in a process that ends with it: it would keep Ray Train's actors alive
+    return trained.options(num_cpus=0, max_retries=0, scheduling_strategy=here).remote(job, force, retries)
 
 
 def _train(job: Job, force: Workforce, retries: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from looptagger.archive import dataset as archive
 from looptagger.archive import lock
 from looptagger.archive.storage import Folder
-from looptagger.cluster.plan import Workforce
+from looptagger.cluster.plan import Workforce, parts_evenly
 from looptagger.config import Train, misfit
 from looptagger.errors import UserError
 from looptagger.learn import record, table
@@ -82,15 +82,16 @@ def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], event
 
     from looptagger.cluster import training
     from looptagger.cluster.plan import workforce
-    from looptagger.cluster.session import session, storage_environment
+    from looptagger.cluster.session import await_node, offers, session, storage_environment
 
     data, out = Folder.to_read(job.data, job.train.storage), Folder(job.out, job.train.storage)
     if log:
         events.note(f"Going on after epoch {len(log)} of {job.train.epochs}.")
     events.note("Starting Ray ..." if not ray.is_initialized() else "Using the Ray session that is open.")
-    with session(job.address):
-        have = ray.cluster_resources()
-        force = workforce(have.get("CPU", 0), have.get("GPU", 0), job.train.compute)
+    with session(job.address) as ours:
+        if not ours:
+            await_node(1, float(job.train.compute.device == "cuda"), events.note)
+        force = workforce(offers(), job.train.compute, job.train.batch)
         _check_force(job.train, force, task.census)
         if job.overwrite:  # only now that the new one can start
             record.clear(out)
@@ -168,7 +169,9 @@ def _check(job: TrainJob, found: Dataset, data: Folder, out: Folder) -> None:
 
 
 def _check_force(settings: Train, force: Workforce, census: Census) -> None:
-    if settings.batch % force.workers or settings.batch < 2 * force.workers or census.loops < force.workers:
+    if census.loops < force.workers:
+        raise UserError(f"{census.loops:,} loops to learn from are too few for {force}; set compute.workers lower.")
+    if not parts_evenly(settings.batch, force.workers):
         raise UserError(
             f"batch: {settings.batch} crops do not part evenly, two at least, over {force.workers} workers; "
             "set batch to a multiple, or compute.workers to another number."

@@ -51,7 +51,7 @@ def kill_a_worker(run: Path) -> None:
     """SIGKILL the training worker once an epoch is stored."""
     while not (run / record.STATE).exists():
         time.sleep(0.05)
-    kill(named(os.getpid(), "RayTrainWorker"))  # not those of a training that goes on beside the tests
+    kill(named(os.getpid(), "ray::alone"))  # not those of a training that goes on beside the tests
 
 
 @pytest.mark.usefixtures("ray_here")
@@ -91,7 +91,9 @@ def test_from_fsld_to_figures_though_a_worker_dies(
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_two_workers_on_s3_do_as_one_here(data: tuple[Folder, table.Dataset], s3: S3, tmp_path: Path) -> None:
+def test_two_workers_on_s3_one_of_which_dies_do_as_one_here(
+    data: tuple[Folder, table.Dataset], s3: S3, tmp_path: Path
+) -> None:
     for path in Path(data[0].path).glob("*.*"):
         s3.fs.pipe_file(f"private/fsld/{path.name}", path.read_bytes())
     chosen = settings(
@@ -103,7 +105,13 @@ def test_two_workers_on_s3_do_as_one_here(data: tuple[Folder, table.Dataset], s3
         "average_epochs=2",
     )
     rows: list[Any] = []
-    log = train(TrainJob("s3://private/fsld", "s3://private/run", chosen), Events(epoch=rows.append))
+
+    def heard(row: Any) -> None:
+        rows.append(row)
+        if row["epoch"] == 3:
+            kill(list(named(os.getpid(), "RayTrainWorker"))[:1])
+
+    log = train(TrainJob("s3://private/fsld", "s3://private/run", chosen), Events(epoch=heard))
     assert log == rows
     alone = fit(data, tmp_path, chosen).log
     assert log[-1]["train_loss"] == pytest.approx(alone[-1]["train_loss"], abs=0.08)
@@ -160,7 +168,7 @@ def test_a_log_without_a_state_is_no_finished_run(
 def test_a_worker_that_sees_no_run_says_so(data: tuple[Folder, table.Dataset], tmp_path: Path) -> None:
     job = training.Job(None, data[0], data[1], Folder(str(tmp_path)), {})
     with pytest.raises(UserError, match="sees no run there; use s3:// or a folder that all machines share"):
-        training._fit(job)
+        training._fit(job, None, 1)
 
 
 def test_credentials_come_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +213,7 @@ def test_a_killed_driver_goes_on_from_its_last_epoch(data: tuple[Folder, table.D
 
 def _log_after(left: dict[int, str], folder: Folder) -> list[Any]:
     """The log once the dead driver's workers have ended too."""
-    workers = [pid for pid, name in left.items() if "RayTrainWorker" in name]
+    workers = [pid for pid, name in left.items() if "ray::alone" in name]
     assert workers
     for _ in range(300):
         if not alive(workers):

@@ -5,8 +5,8 @@ import pytest
 
 from looptagger.archive.dataset import Work
 from looptagger.archive.manifest import Shard
-from looptagger.cluster.plan import CORE, PIECE, READER, plan, readers, with_small_ends
-from looptagger.config import Compute
+from looptagger.cluster.plan import PIECE, READER, plan, readers, with_small_ends, workforce
+from looptagger.config import Compute, Workers
 from looptagger.errors import UserError
 
 
@@ -36,8 +36,31 @@ def test_what_could_only_wait_for_ever_is_refused() -> None:
 
 
 def test_readers_fit_beside_workers_and_do_not_swamp_a_large_machine() -> None:
-    assert CORE + READER == 1.0
+    assert READER == 0
     assert [readers(cpus) for cpus in (1, 2, 16, 96)] == [1, 1, 4, 24]
+
+
+def test_training_takes_a_gpu_and_a_cpu_of_one_node_for_each_worker() -> None:
+    some = [(0.0, 0.0), (16.0, 0.0), (8.0, 4.0), (1.0, 2.0)]  # a head, a decoder, two machines with cards
+    assert str(workforce(some, Workers(), 60)) == "5 GPU workers"
+    assert workforce(some, Workers(device="cpu"), 64).workers == 1
+    assert workforce(some, Workers(device="cpu", workers=25), 64).resources == {"CPU": 1}
+    with pytest.raises(UserError, match=r"6 were asked for, but Ray offers 6 GPUs and 25 CPUs; ask for 5 at most"):
+        workforce(some, Workers(workers=6), 60)
+    with pytest.raises(UserError, match="no CPU for workers beside its GPUs"):
+        workforce([(16, 0), (0, 4)], Workers(), 64)
+    with pytest.raises(UserError, match="no GPU"):
+        workforce([(16, 0)], Workers(device="cuda"), 64)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "batch", "workers"), [(1, 64, 1), (3, 64, 2), (7, 64, 4), (8, 64, 8), (5, 16, 4), (64, 64, 32), (6, 7, 1)]
+)
+def test_training_takes_as_many_gpus_as_divide_a_batch(gpus: int, batch: int, workers: int) -> None:
+    force = workforce([(16, gpus)] if gpus < 16 else [(16, 16)] * (gpus // 16), Workers(), batch)
+    assert (force.workers, force.idle) == (workers, gpus - workers)
+    assert ("more would not divide the batch" in str(force)) == (gpus > workers)
+    assert workforce([(16, 8)], Workers(workers=3), batch).workers == 3, "which is refused later, in a sentence"
 
 
 def archive(shards: int, rows: int, offset: int = 0) -> list[Work]:
