@@ -114,10 +114,11 @@ def ray_here(ray_session: None) -> Iterator[None]:
 @pytest.fixture
 def one_worker(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same, for jobs that take one of its two cores, where two workers would only take longer to import torch."""
-    from looptagger.cluster import plan
+    from looptagger.cluster import plan, tagging
 
-    divided = plan.plan
+    divided, grows = plan.plan, tagging._pool
     monkeypatch.setattr(plan, "plan", lambda cpus, gpus, compute: divided(min(cpus, 1), gpus, compute))
+    monkeypatch.setattr(tagging, "_pool", lambda now, works: grows(now, works[:now]))
 
 
 @dataclass(frozen=True)

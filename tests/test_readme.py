@@ -12,6 +12,7 @@ import pytest
 from looptagger.archive import tags
 from looptagger.cli import main
 from tests.conftest import LOOPS, S3
+from tests.learn.test_training import SHORT
 from tests.learn.tree import separable
 
 pytestmark = pytest.mark.xdist_group("ray")  # one after another: the queries are asked of what the commands made
@@ -28,7 +29,7 @@ COMMANDS = [
     line.split("  #")[0].strip() for text in blocks("sh") for line in text.splitlines() if line.startswith("looptagger")
 ]
 LABELS = next(text for text in blocks("csv") if text.startswith("path,roles"))
-BRIEF = ("model.channels=4", "epochs=2", "batch=16", "compute.device=cpu")
+BRIEF = ("model.channels=4", "epochs=2", "batch=16", "compute.device=cpu", *SHORT)
 MANIFEST = next(text for text in blocks("text") if text.startswith("id,uri"))
 
 

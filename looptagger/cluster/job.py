@@ -136,13 +136,11 @@ def _tag_rows(job: TagJob, writer: PartWriter, model: bytes, audio: Audio, summa
 
     from looptagger.cluster import tagging
     from looptagger.cluster.plan import plan
-    from looptagger.cluster.session import await_node, session, storage_environment, store_use
+    from looptagger.cluster.session import session, storage_environment, store_use
 
     events.note("Starting Ray ..." if not ray.is_initialized() else "Using the Ray session that is open.")
-    with session(job.address) as ours:
-        if not ours:
-            await_node(1, 0, events.note)
-            await_node(0, job.tag.compute.gpus_per_predictor * (job.tag.compute.device == "cuda"), events.note)
+    wanted = job.tag.compute.gpus_per_predictor if job.tag.compute.device == "cuda" else 0
+    with session(job.address, events.note, wanted) as ours:
         have = ray.cluster_resources()
         summary.plan = plan(have.get("CPU", 0), have.get("GPU", 0), job.tag.compute)
         events.note(f"{writer.rows:,} clips to tag with {summary.plan}.")

@@ -153,7 +153,7 @@ def _extract(site: Site, events: Events) -> None:
     if not sources:
         return
     events.note("Extracting features with Essentia, on every core ...")
-    with session(site.job.address):
+    with session(site.job.address, events.note):
         for source in sources:
             extraction.extract(source, site.out, events.features)
 

@@ -22,14 +22,16 @@ import ray.exceptions
 
 from looptagger.errors import UserError, one_line
 
+Note = Callable[[str], None]
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_PROFILE")
 
 
 @contextmanager
-def session(address: str | None) -> Iterator[bool]:
+def session(address: str | None, note: Note | None = None, gpus: float = 0.0) -> Iterator[bool]:
     """A Ray session: the one already open, the cluster at `address` (or RAY_ADDRESS), or a local one for this job.
 
-    Yields whether it is the latter, which has this machine's node and no other.
+    Yields whether it is the latter, which has this machine's node and no other. Where there is a `note` to tell of it,
+    a cluster that starts is waited for, until it has a node with a CPU, and one with so many GPUs.
     Raises UserError when the named cluster does not answer.
     """
     hush()
@@ -55,6 +57,9 @@ def session(address: str | None) -> Iterator[bool]:
             signal.signal(number, handler)
     try:
         with _plainly():
+            if named and note:
+                _await_node(1, 0, note)
+                _await_node(0, gpus, note)
             yield not named
     finally:
         ray.shutdown()
@@ -116,13 +121,15 @@ COMING_S = 600.0
 """Seconds that a job waits for a cluster's first node: they start for minutes, some of them only when asked for."""
 
 
-def await_node(cpus: float, gpus: float, note: Callable[[str], None]) -> None:
-    """Wait, COMING_S at most, until a node offers so much. A task that asks for it makes an autoscaler start one."""
+def _await_node(cpus: float, gpus: float, note: Note) -> None:
+    """Wait until a node offers so much. A task that asks for it makes an autoscaler start one. Raises UserError."""
     if any(has[0] >= cpus and has[1] >= gpus for has in offers()):
         return
     what = " and ".join(f"{number:g} {kind}" for number, kind in ((cpus, "CPU"), (gpus, "GPU")) if number)
     note(f"No node of the cluster offers {what} yet; waiting for one, {COMING_S / 60:g} minutes at most.")
-    ray.wait([ray.remote(offers).options(num_cpus=cpus, num_gpus=gpus).remote()], timeout=COMING_S)
+    asking = ray.remote(offers).options(num_cpus=cpus, num_gpus=gpus).remote()
+    if not ray.wait([asking], timeout=COMING_S)[0]:
+        raise UserError(f"the cluster got no node that offers {what}; look at `ray status` there, and start one.")
 
 
 def store_use() -> tuple[int, int]:

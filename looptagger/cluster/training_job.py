@@ -82,15 +82,13 @@ def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], event
 
     from looptagger.cluster import training
     from looptagger.cluster.plan import workforce
-    from looptagger.cluster.session import await_node, offers, session, storage_environment
+    from looptagger.cluster.session import offers, session, storage_environment
 
     data, out = Folder.to_read(job.data, job.train.storage), Folder(job.out, job.train.storage)
     if log:
         events.note(f"Going on after epoch {len(log)} of {job.train.epochs}.")
     events.note("Starting Ray ..." if not ray.is_initialized() else "Using the Ray session that is open.")
-    with session(job.address) as ours:
-        if not ours:
-            await_node(1, float(job.train.compute.device == "cuda"), events.note)
+    with session(job.address, events.note, float(job.train.compute.device == "cuda")):
         force = workforce(offers(), job.train.compute, job.train.batch)
         _check_force(job.train, force, task.census)
         if job.overwrite:  # only now that the new one can start

@@ -16,7 +16,7 @@ from looptagger.archive import status, tags
 from looptagger.archive.dataset import Work
 from looptagger.archive.manifest import Shard
 from looptagger.archive.storage import Folder
-from looptagger.cluster import tagging
+from looptagger.cluster import session, tagging
 from looptagger.cluster.job import Events, Summary, TagJob, tag
 from looptagger.cluster.plan import plan
 from looptagger.cluster.progress import Progress
@@ -155,6 +155,7 @@ def test_chunks_embeddings_and_the_caller_s_columns(mixed: Path, tmp_path: Path,
     assert chunks == [("a", 0, 0.0), ("a", 1, 3.0), ("a", 2, 6.0), ("a", 3, 7.0), ("c", 0, 0.0)]
 
 
+@pytest.mark.usefixtures("one_worker")
 def test_the_same_audio_gives_the_same_scores_each_run(tmp_path: Path, tiny_model: str) -> None:
     run(LOOPS, tmp_path / "one", tiny_model)
     run(LOOPS, tmp_path / "two", tiny_model, tag=Tag(compute=Compute(device="cpu", shard_rows=3)))
@@ -216,3 +217,20 @@ def test_a_disk_that_fills_stops_the_job_with_a_sentence(mixed: Path, tmp_path: 
         assert status.verify(Folder(str(small / "out"))) == []
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+def test_a_pool_grows_with_the_cluster_and_not_beyond_its_work() -> None:
+    works = [Work(f"part-{n}", Shard("f", n, n + 1, n), 0) for n in range(5)]
+    sizes = [(pool.min_size, pool.max_size) for pool in (tagging._pool(2, works), tagging._pool(9, works))]
+    assert sizes == [(2, 5), (5, 5)]
+
+
+def test_a_cluster_that_gets_no_node_is_waited_for_and_then_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(session, "COMING_S", 0.6)
+    session._await_node(1, 0, notes.append)
+    session._await_node(0, 1, notes.append)
+    assert notes == []
+    with pytest.raises(UserError, match="got no node that offers 64 CPU; look at `ray status` there"):
+        session._await_node(64, 0, notes.append)
+    assert "waiting for one, 0.01 minutes at most" in notes[0]
