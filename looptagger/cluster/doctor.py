@@ -6,6 +6,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
 
 import pyarrow as pa
 
@@ -22,6 +24,8 @@ FORMATS = {"wav": "WAV", "flac": "FLAC", "ogg": "OGG", "mp3": "MP3"}
 """Written and read back by libsndfile; what else there is, FFmpeg reads."""
 LOOKED_AT = 5
 """Files of a source that are read."""
+ANSWER_S, A_LITTLE = 60.0, 0.01
+"""Seconds that a node has to answer, and what is asked of its GPU: one that none is asked of may be hidden."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +106,57 @@ def _model(name: str, tag: Tag) -> str:
 
 
 def _ray(address: str | None, tag: Tag) -> str:
-    """Start or join Ray and divide its CPUs and GPUs as the job would."""
+    """Start or join Ray, divide its CPUs and GPUs as the job would, and ask other machines what they have."""
     import ray
 
     from looptagger.cluster.plan import plan
     from looptagger.cluster.session import session
 
-    with session(address):
+    with session(address) as ours:
         have = ray.cluster_resources()
-        nodes = sum(node["Alive"] for node in ray.nodes())
+        nodes = [node for node in ray.nodes() if node["Alive"]]
         divided = plan(have.get("CPU", 0), have.get("GPU", 0), tag.compute)
+        if not ours:
+            _ask(nodes, divided.predictors > 0)
         store = have.get("object_store_memory", 0) / 2**30
-        return f"{nodes} node{'' if nodes == 1 else 's'}: {divided}; {store:.1f} GiB for objects"
+        return f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}: {divided}; {store:.1f} GiB for objects"
+
+
+def _ask(nodes: list[dict[str, Any]], on_gpu: bool) -> None:
+    """Have each node that works say what it has. Raises UserError for the first that a job would fail on."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    asked = {}
+    for node in nodes:
+        gpus = A_LITTLE if on_gpu and node["Resources"].get("GPU") else 0
+        if gpus or node["Resources"].get("CPU"):
+            there = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)}
+            task = ray.remote(_here).options(num_cpus=0, num_gpus=gpus, max_retries=0, **there)
+            asked[task.remote(gpus > 0, version("looptagger"))] = node["NodeManagerAddress"]
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
+    for answer, name in asked.items():
+        if answer not in answered:
+            raise UserError(f"{name}: no answer in {ANSWER_S:g} s; see whether another job holds its GPU, or mend it.")
+        try:
+            wrong = ray.get(answer)
+        except ray.exceptions.RayError as error:
+            wrong = f"{one_line(getattr(error, 'cause', None) or error)}; every node needs looptagger and its packages"
+        if wrong:
+            raise UserError(f"{name}: {wrong}.")
+
+
+def _here(on_gpu: bool, wanted: str) -> str:
+    """On a node: what it lacks."""
+    import torch
+
+    from looptagger.model import predictor  # noqa: F401  # with all that it needs
+
+    if (its := version("looptagger")) != wanted:
+        return f"has looptagger {its}, and this machine {wanted}; install the same on both"
+    if on_gpu and not torch.cuda.is_available():
+        return "Ray offers a GPU there that PyTorch cannot use; mend its driver, or use compute.device=cpu"
+    return ""
 
 
 def _source(source: str, tag: Tag) -> str:

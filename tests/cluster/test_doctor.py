@@ -20,7 +20,8 @@ def test_all_is_well(tiny_model: str, s3: S3, tmp_path: Path, capsys: pytest.Cap
         s3.fs.pipe_file(f"private/doctor/{path.name}", path.read_bytes())
     s3_flags = ["--endpoint-url", s3.endpoint]
     for source, out in ((str(LOOPS), str(tmp_path / "new")), ("s3://private/doctor", "s3://private/out")):
-        code, text = said([source, "-o", out, "--model", tiny_model, *s3_flags], capsys)
+        flags = ["--model", tiny_model, *s3_flags, "--set", "compute.device=cpu"]
+        code, text = said([source, "-o", out, *flags], capsys)
         assert code == 0, text
         assert text.count("ok  ") == 5
         assert "The job can run." in text
@@ -48,6 +49,7 @@ def test_each_thing_that_is_wrong_is_said(tmp_path: Path, capsys: pytest.Capture
     )
     assert code == 1
     assert "FAIL  model: nope: no such model" in text
+    assert "Ray offers a GPU there that PyTorch cannot use" in text
     assert "FAIL  source: /nowhere/a.wav: no such file; none of the first 2 files can be read" in text
     assert "FAIL  output" in text
     assert "The job cannot run yet" in text
