@@ -24,6 +24,8 @@ CLEAN = {key: value for key, value in os.environ.items() if not key.startswith((
     "RAY_worker_niceness": "0",
 }
 """The environment of a program that is to start a Ray of its own."""
+ONE_CORE = CLEAN | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}'}
+"""The same, where a second worker would only take longer to import torch."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -113,12 +115,16 @@ def ray_here(ray_session: None) -> Iterator[None]:
 
 @pytest.fixture
 def one_worker(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same, for jobs that take one of its two cores, where two workers would only take longer to import torch."""
+    """The same, for jobs that take one of its two cores and read their rows themselves, as on a machine of one core.
+
+    More workers would only take longer to import torch.
+    """
     from looptagger.cluster import plan, tagging
 
     divided, grows = plan.plan, tagging._pool
     monkeypatch.setattr(plan, "plan", lambda cpus, gpus, compute: divided(min(cpus, 1), gpus, compute))
     monkeypatch.setattr(tagging, "_pool", lambda now, works: grows(now, works[:now]))
+    monkeypatch.setattr(tagging, "_where_readable", lambda shards, job, plan: shards)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from looptagger.config import Model
 from looptagger.errors import UserError
 from looptagger.model import checkpoint
 from looptagger.roles import ROLES
-from tests.conftest import CLEAN, LOOPS, write_tones
+from tests.conftest import CLEAN, LOOPS, ONE_CORE, write_tones
 
 ROOT = Path(__file__).parents[1]
 
@@ -261,7 +261,7 @@ def test_model_import_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def start(source: Path, out: Path, model: str, *more: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "looptagger", "tag", str(source), "-o", str(out), "--model", model]
     command += ["--set", "compute.shard_rows=4", *more]
-    return subprocess.Popen(command, cwd=ROOT, env=CLEAN, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, cwd=ROOT, env=ONE_CORE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def rows_readable_now(out: Path) -> int:
@@ -275,7 +275,7 @@ def rows_readable_now(out: Path) -> int:
 def slow_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Wide enough that a hundred clips take some seconds."""
     path = tmp_path_factory.mktemp("model") / "slow.safetensors"
-    path.write_bytes(checkpoint.untrained(Model(channels=96)))
+    path.write_bytes(checkpoint.untrained(Model(channels=64)))
     return str(path)
 
 

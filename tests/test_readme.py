@@ -96,6 +96,7 @@ def test_every_python_snippet_works(text: str, place: Path, monkeypatch: pytest.
             pytest.skip(f"{module} is not installed")
         if module == "pyspark" and not shutil.which("java"):
             pytest.skip("pyspark needs Java")
+    monkeypatch.setenv("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")  # compiling better costs more than it runs
     exec(compile(text, "README.md", "exec"), {})
 
 

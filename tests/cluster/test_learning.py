@@ -23,7 +23,7 @@ from looptagger.learn import record, table
 from looptagger.learn import run as run_state
 from looptagger.model import checkpoint
 from looptagger.settings import load
-from tests.conftest import CLEAN, S3
+from tests.conftest import ONE_CORE, S3
 from tests.learn.test_training import SHORT, fit, settings
 from tests.learn.tree import answer, separable, store
 
@@ -186,7 +186,7 @@ def test_a_killed_driver_goes_on_from_its_last_epoch(data: tuple[Folder, table.D
     run = tmp_path / "run"
     command = [sys.executable, "-m", "looptagger", "train", data[0].path, "-o", str(run), *flags("epochs=60")]
     with open(tmp_path / "said", "wb") as said:
-        driver = subprocess.Popen(command, stdout=said, stderr=said, env=CLEAN)
+        driver = subprocess.Popen(command, stdout=said, stderr=said, env=ONE_CORE)
     folder = Folder(str(run))
     while len(record.rows(folder)) < 3:
         assert driver.poll() is None, (tmp_path / "said").read_text()
@@ -198,7 +198,7 @@ def test_a_killed_driver_goes_on_from_its_last_epoch(data: tuple[Folder, table.D
     stored = run_state.load(folder)
     assert stored is not None
     assert 3 <= len(before) <= stored.epoch <= len(before) + 1 < 60  # the state is written first, the log after it
-    driver = subprocess.Popen([*command, "--resume"], stderr=subprocess.PIPE, text=True, env=CLEAN)
+    driver = subprocess.Popen([*command, "--resume"], stderr=subprocess.PIPE, text=True, env=ONE_CORE)
     assert driver.stderr is not None
     for line in driver.stderr:
         if line.startswith("epoch") and "validation" in line:
