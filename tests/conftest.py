@@ -30,7 +30,7 @@ ONE_CORE = CLEAN | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}'}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of two processes of pytest (`make test`) one has all that runs on Ray: it is started once."""
+    """Of two processes of pytest (`make test`) one has what runs on Ray, but for what says otherwise."""
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             on_ray = "ray_session" in getattr(item, "fixturenames", ())
