@@ -1,8 +1,9 @@
 """Settings as users give them: YAML in, unknown keys refused, `a.b=value` overrides."""
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -43,11 +44,20 @@ def _validated(kind: type[S], values: Mapping[str, Any], where: str) -> S:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise UserError(
-                f"{where}: there is no setting {key!r}; configs/{kind.__name__.lower()}.yaml lists them all."
-            ) from None
+            raise UserError(f"{where}: there is no setting {key!r}; {_known(kind, first['loc'])}.") from None
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{where}: {key + ': ' if key else ''}{message}.") from None
+
+
+def _known(kind: type[Settings], loc: Sequence[str | int]) -> str:
+    """The settings beside one that is unknown, and the one that may be meant."""
+    *parents, last = (part for part in loc if isinstance(part, str))  # numbers are places in lists of groups
+    for parent in parents:
+        of = kind.model_fields[parent].annotation
+        kind = next(each for each in (of, *get_args(of)) if isinstance(each, type) and issubclass(each, Settings))
+    near = get_close_matches(last, kind.model_fields, 1)
+    meant = f"perhaps {'.'.join((*parents, *near))} is meant; " if near else ""
+    return f"{meant}{'.'.join(parents) + ' has' if parents else 'there are'} {', '.join(kind.model_fields)}"
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

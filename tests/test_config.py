@@ -21,7 +21,7 @@ def test_overrides_come_after_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("chunking.max_chunk=9", "no setting 'chunking.max_chunk'"),
+        ("chunking.max_chunk=9", "perhaps chunking.max_chunks is meant; chunking has hop_s, max_chunks"),
         ("chunking.max_chunks=0", "chunking.max_chunks.*greater than or equal to 1"),
         ("compute.device=tpu", "'auto', 'cpu' or 'cuda'"),
         ("chunking", "key=value"),
@@ -37,6 +37,11 @@ def test_bad_overrides_are_one_sentence(override: str, says: str) -> None:
         load(Tag, None, [override])
     assert "\n" not in str(error.value)
     assert "--set" in str(error.value)
+
+
+def test_an_unknown_setting_in_a_list_of_groups() -> None:
+    with pytest.raises(UserError, match="phases.1.lt.*; phases has from_epoch, optimiser, lr"):
+        load(Train, None, ["phases=[{lr: 0.1}, {lt: 1}]"])
 
 
 @pytest.mark.parametrize("shares", ["[90, 5, 5]", "[-1, 1, 1]", "[0, 0, 0]", "[.nan, 0.5, 0.5]"])

@@ -34,7 +34,7 @@ def storage_options(command: F) -> F:
             "--config",
             "config_file",
             type=click.Path(path_type=Path),
-            help="Settings as YAML; the files in configs/ list them.",
+            help="Settings as YAML; those in configs/ of the sources list all.",
         ),
     ):
         command = option(command)

@@ -233,7 +233,7 @@ def _log_after(left: dict[int, str], folder: Folder) -> list[Any]:
         (["train", "{data}", "-o", "{data}"], "is the data set itself"),
         (["train", "{out}", "-o", "{out}/run"], "looptagger prepare SOURCE"),
         (["train", "{data}", "-o", "{out}", "--set", "phases=3"], "phases"),
-        (["train", "{data}", "-o", "{out}", "--set", "epocs=3"], "configs/train.yaml lists them"),
+        (["train", "{data}", "-o", "{out}", "--set", "epocs=3"], "perhaps epochs is meant"),
         (["prepare", "{out}", "-o", "{out}/data"], "neither FSLD"),
         (["prepare", "{out}/nowhere", "-o", "{out}/data"], "no such file or folder"),
         (["prepare", "s3://bucket/fsld", "-o", "{out}/data"], "give a local folder"),
