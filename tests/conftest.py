@@ -1,13 +1,15 @@
 """Signals, a tiny model, a real S3 server and one Ray session for all tests."""
 
 import io
+import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 
@@ -125,6 +127,26 @@ def one_worker(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "plan", lambda cpus, gpus, compute: divided(min(cpus, 1), gpus, compute))
     monkeypatch.setattr(tagging, "_pool", lambda now, works: grows(now, works[:now]))
     monkeypatch.setattr(tagging, "_where_readable", lambda shards, job, plan: shards)
+
+
+@pytest.fixture
+def no_workers(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The job's steps in this process, where what is tested is not Ray's part: a worker takes 10 s to import torch."""
+    from looptagger.cluster import tagging
+    from looptagger.steps import isolated
+
+    class Steps:
+        def __init__(self, works: list[Any], job: Any, plan: Any) -> None:
+            self.works, self.job = works, job
+
+        def iter_batches(self, **how: Any) -> Iterator[Any]:
+            worker = tagging.Predict(self.job, decodes=True)
+            for work in self.works:
+                yield from worker(pa.table({tagging.WORK: [json.dumps(asdict(work))]}))
+
+    monkeypatch.setattr(tagging, "pipeline", Steps)
+    yield
+    isolated.HERE.close()  # which has this test's environment
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def test_a_fault_of_ours_is_kept_for_a_report(
     log.unlink()
 
 
-@pytest.mark.usefixtures("one_worker")
+@pytest.mark.usefixtures("no_workers")
 def test_tag_show_status_compact(tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     (tmp_path / "in").mkdir()
@@ -192,7 +192,7 @@ def test_where_a_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [to.uri for to, _ in found] == [str(tmp_path), "/", f"{tmp_path}/sub", "/a", "s3://bucket/x"]
 
 
-@pytest.mark.usefixtures("one_worker")
+@pytest.mark.usefixtures("no_workers")
 def test_json_lines_for_machines(tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tones(tmp_path / "in", 3)
     (tmp_path / "in" / "bad ü.wav").write_bytes(b"junk")

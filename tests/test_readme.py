@@ -45,7 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("one_worker")
+@pytest.mark.usefixtures("no_workers")
 def test_every_command_works(place: Path, s3_server: S3, tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import s3fs
 

@@ -87,7 +87,7 @@ def test_ray_s_logs_hold_no_credentials(s3: S3, prefix: str, tiny_model: str, tm
     assert [path for path in written if s3.env["AWS_SECRET_ACCESS_KEY"].encode() in path.read_bytes()] == []
 
 
-@pytest.mark.usefixtures("one_worker")
+@pytest.mark.usefixtures("no_workers")
 def test_a_manifest_on_s3_to_a_local_folder(s3: S3, prefix: str, tiny_model: str, tmp_path: Path) -> None:
     key = f"{prefix.removeprefix('s3://')}/m.csv"
     lines = [{"id": "1", "uri": "plain.wav", "bpm": 90}, {"id": "2", "uri": f"{prefix}/gone.wav", "bpm": 91}]
@@ -103,7 +103,7 @@ def test_a_manifest_on_s3_to_a_local_folder(s3: S3, prefix: str, tiny_model: str
     assert found == [("1", f"{prefix}/plain.wav", "ok", 90), ("2", f"{prefix}/gone.wav", "missing", 91)]
 
 
-@pytest.mark.usefixtures("one_worker")
+@pytest.mark.usefixtures("no_workers")
 def test_anonymous_reads_of_a_public_bucket(
     s3_server: S3, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +124,7 @@ def test_anonymous_reads_of_a_public_bucket(
     assert checkpoint.resolve("s3://public/tiny.safetensors", open_to_all.storage) == Path(tiny_model).read_bytes()
 
 
-@pytest.mark.usefixtures("one_worker")
+@pytest.mark.usefixtures("no_workers")
 def test_the_command_line_names_an_endpoint(s3: S3, prefix: str, tiny_model: str) -> None:
     out = prefix.replace("/loops", "/tags")
     there = ["--endpoint-url", s3.endpoint]

@@ -78,7 +78,7 @@ def test_refusals_resets_truncations_and_stalls_change_no_row(
     assert all(faulty.counts[kind] > 1 for kind in ("slow_down", "reset", "truncate")), faulty.counts
 
 
-@pytest.mark.usefixtures("one_worker")
+@pytest.mark.usefixtures("no_workers")
 def test_a_clip_that_always_fails_is_a_row_and_taken_up_later(
     s3: S3, source: str, proxy: Callable[[Faults], Proxy], tiny_model: str, tmp_path: Path
 ) -> None:
@@ -107,7 +107,7 @@ def test_credentials_that_expire_end_the_job_with_a_sentence(
     assert again.by_status == {"ok": again.clips}
 
 
-@pytest.mark.usefixtures("one_worker")
+@pytest.mark.usefixtures("no_workers")
 def test_a_store_that_stays_away_ends_the_job_and_not_the_clips(
     source: str, proxy: Callable[[Faults], Proxy], tiny_model: str, tmp_path: Path
 ) -> None:
@@ -124,7 +124,7 @@ def test_a_store_that_stays_away_ends_the_job_and_not_the_clips(
     assert run(source, out, tiny_model, settings(faulty.endpoint)).by_status == {"ok": CLIPS}
 
 
-@pytest.mark.usefixtures("one_worker")
+@pytest.mark.usefixtures("no_workers")
 def test_an_object_that_vanishes_after_listing_is_missing(s3: S3, tiny_model: str, tmp_path: Path) -> None:
     for name in ("stays", "goes"):
         s3.fs.pipe_file(f"private/fleeting/{name}.wav", audio_bytes(tone(0.3)))
@@ -150,7 +150,7 @@ def wav_header(seconds: int, rate: int = 44_100) -> bytes:
     return bytes(head)
 
 
-@pytest.mark.usefixtures("one_worker")
+@pytest.mark.usefixtures("no_workers")
 def test_of_two_gigabytes_only_what_is_heard_is_read(
     proxy: Callable[[Faults], Proxy], tiny_model: str, tmp_path: Path
 ) -> None:
@@ -164,7 +164,7 @@ def test_of_two_gigabytes_only_what_is_heard_is_read(
     assert faulty.sent < 2 * WHOLE_BYTES + 40 * 3 * BLOCK_BYTES < size / 10
 
 
-@pytest.mark.usefixtures("one_worker")
+@pytest.mark.usefixtures("no_workers")
 def test_a_large_file_that_breaks_off_is_no_short_clip(
     s3: S3, proxy: Callable[[Faults], Proxy], tiny_model: str, tmp_path: Path
 ) -> None:
@@ -180,7 +180,7 @@ def test_a_large_file_that_breaks_off_is_no_short_clip(
     assert pq.read_table(out).column("duration_s").to_pylist() == [150.0, 150.0]
 
 
-@pytest.mark.usefixtures("one_worker")
+@pytest.mark.usefixtures("no_workers")
 def test_an_object_that_only_gives_errors_is_a_row(
     source: str, proxy: Callable[[Faults], Proxy], tiny_model: str, tmp_path: Path
 ) -> None:

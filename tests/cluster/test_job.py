@@ -90,7 +90,7 @@ def test_gpu_and_cpu_pipelines_agree(mixed: Path, tmp_path: Path, tiny_model: st
         assert one[:4] + one[10:] == other[:4] + other[10:]
 
 
-@pytest.mark.usefixtures("one_worker")
+@pytest.mark.usefixtures("no_workers")
 def test_resume_update_retry_and_refusal(mixed: Path, tmp_path: Path, tiny_model: str) -> None:
     out = tmp_path / "out"
     first = run(mixed, out, tiny_model, limit=20)
@@ -135,7 +135,7 @@ def test_a_model_that_a_worker_refuses_ends_the_job_with_its_sentence(tmp_path: 
         tagging.run(writer, job, plan(1, 0, Compute()), Progress(1), Events())  # type: ignore[arg-type]
 
 
-@pytest.mark.usefixtures("one_worker")
+@pytest.mark.usefixtures("no_workers")
 def test_chunks_embeddings_and_the_caller_s_columns(mixed: Path, tmp_path: Path, tiny_model: str) -> None:
     manifest = tmp_path / "m.parquet"
     names = ["long.flac", "corrupt.mp3", "tone0001.wav"]
@@ -155,7 +155,7 @@ def test_chunks_embeddings_and_the_caller_s_columns(mixed: Path, tmp_path: Path,
     assert chunks == [("a", 0, 0.0), ("a", 1, 3.0), ("a", 2, 6.0), ("a", 3, 7.0), ("c", 0, 0.0)]
 
 
-@pytest.mark.usefixtures("one_worker")
+@pytest.mark.usefixtures("no_workers")
 def test_the_same_audio_gives_the_same_scores_each_run(tmp_path: Path, tiny_model: str) -> None:
     run(LOOPS, tmp_path / "one", tiny_model)
     run(LOOPS, tmp_path / "two", tiny_model, tag=Tag(compute=Compute(device="cpu", shard_rows=3)))
@@ -166,7 +166,7 @@ def test_the_same_audio_gives_the_same_scores_each_run(tmp_path: Path, tiny_mode
         assert first[:4] + first[10:] == second[:4] + second[10:]
 
 
-@pytest.mark.usefixtures("one_worker")
+@pytest.mark.usefixtures("no_workers")
 def test_a_manifest_from_a_stranger_reaches_no_other_place(tmp_path: Path, tiny_model: str) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("hunter2 " * 200)
@@ -184,7 +184,7 @@ def test_a_manifest_from_a_stranger_reaches_no_other_place(tmp_path: Path, tiny_
     assert not any("hunter2" in str(row) or "root:" in str(row) for row in found)
 
 
-@pytest.mark.usefixtures("one_worker")
+@pytest.mark.usefixtures("no_workers")
 def test_an_output_that_goes_away_is_not_made_anew(mixed: Path, tmp_path: Path, tiny_model: str) -> None:
     out, away = tmp_path / "out", tmp_path / "away"
 
@@ -200,7 +200,7 @@ def test_an_output_that_goes_away_is_not_made_anew(mixed: Path, tmp_path: Path, 
     assert status.verify(Folder(str(out))) == []
 
 
-@pytest.mark.usefixtures("one_worker")
+@pytest.mark.usefixtures("no_workers")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 def test_a_disk_that_fills_stops_the_job_with_a_sentence(mixed: Path, tmp_path: Path, tiny_model: str) -> None:
     small = tmp_path / "small"
