@@ -17,7 +17,7 @@ demo: setup     ## tag the twelve loops of tests/data/loops and show the tags
 	@$(BIN)/looptagger show build/demo
 
 test: setup     ## run all tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: setup     ## check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,4 +1,4 @@
-"""Signals, a tiny model, a real S3 server and one Ray session for all tests."""
+"""Signals, a tiny model, a real S3 server and one Ray session for all tests of a process (`make test` has two)."""
 
 import io
 import json
@@ -28,15 +28,6 @@ CLEAN = {key: value for key, value in os.environ.items() if not key.startswith((
 """The environment of a program that is to start a Ray of its own."""
 ONE_CORE = CLEAN | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}'}
 """The same, where a second worker would only take longer to import torch."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of two processes of pytest (`make test`) one has what runs on Ray, but for what says otherwise."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            on_ray = "ray_session" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.stem))
 
 
 def tone(seconds: float = 1.0, hz: float = 440.0, rate: int = RATE, level: float = 0.5) -> np.ndarray:
@@ -113,6 +104,16 @@ def ray_here(ray_session: None) -> Iterator[None]:
     context = copy.deepcopy(ray.data.DataContext.get_current())
     yield
     ray.data.DataContext._set_current(context)
+
+
+def joining() -> dict[str, str]:
+    """The environment of a program that is to join the Ray session here, as if it were a cluster."""
+    import ray
+
+    return CLEAN | {
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled"),  # Ray has set it to what it started with
+    }
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What README.md shows is run: its commands on the demo loops, its queries on their tags."""
+"""What README.md shows is run, in order: its commands on the demo loops, its queries on what they made."""
 
 import importlib.util
 import re
@@ -14,8 +14,6 @@ from looptagger.cli import main
 from tests.conftest import LOOPS, S3
 from tests.learn.test_training import SHORT
 from tests.learn.tree import separable
-
-pytestmark = pytest.mark.xdist_group("ray")  # one after another: the queries are asked of what the commands made
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)

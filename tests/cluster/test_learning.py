@@ -23,7 +23,7 @@ from looptagger.learn import record, table
 from looptagger.learn import run as run_state
 from looptagger.model import checkpoint
 from looptagger.settings import load
-from tests.conftest import ONE_CORE, S3
+from tests.conftest import ONE_CORE, S3, joining
 from tests.learn.test_training import SHORT, fit, settings
 from tests.learn.tree import answer, separable, store
 
@@ -182,6 +182,7 @@ def test_credentials_come_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == {"AWS_ACCESS_KEY_ID": "driver", "AWS_SECRET_ACCESS_KEY": "its", "AWS_REGION": "x"}
 
 
+@pytest.mark.usefixtures("ray_here")
 def test_a_killed_driver_goes_on_from_its_last_epoch(data: tuple[Folder, table.Dataset], tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "looptagger", "train", data[0].path, "-o", str(run), *flags("epochs=60")]
@@ -198,7 +199,7 @@ def test_a_killed_driver_goes_on_from_its_last_epoch(data: tuple[Folder, table.D
     stored = run_state.load(folder)
     assert stored is not None
     assert 3 <= len(before) <= stored.epoch <= len(before) + 1 < 60  # the state is written first, the log after it
-    driver = subprocess.Popen([*command, "--resume"], stderr=subprocess.PIPE, text=True, env=ONE_CORE)
+    driver = subprocess.Popen([*command, "--resume"], stderr=subprocess.PIPE, text=True, env=joining())
     assert driver.stderr is not None
     for line in driver.stderr:
         if line.startswith("epoch") and "validation" in line:

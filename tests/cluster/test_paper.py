@@ -17,8 +17,6 @@ from looptagger.paper.settings import SYSTEMS, Paper
 from looptagger.settings import load
 from tests.learn.tree import separable, store
 
-pytestmark = pytest.mark.xdist_group("paper")  # with a Ray of its own, where two processes test: for balance
-
 TRAINING = (
     "{split: grouped, epochs: 1, batch: 16, model: {channels: 4}, compute: {device: cpu}, phases: [{lr: 0.003}], "
     "augment: {mix: 0.5}, balance: sampling, average_epochs: 5.0, select: roc_auc}"
