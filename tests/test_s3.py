@@ -204,6 +204,26 @@ def test_of_two_that_take_over_a_stale_lease_one_has_it(s3: S3, monkeypatch: pyt
     assert folder.read(lock.NAME) == quicker
 
 
+def test_a_job_that_slept_writes_nothing_and_leaves_anothers_lease(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No renewal comes between: it has only just woken."""
+    folder = Folder("s3://private/slept", settings(s3).storage)
+    monkeypatch.setattr(lock, "RENEW_S", 600)
+    other = json.dumps(lock._owner("other") | {"host": "elsewhere", "pid": 1}).encode()
+    with lock.held(folder) as check:
+        check()
+        folder.write(lock.NAME, other)
+        monkeypatch.setattr(lock, "STALE_S", -1)
+        with pytest.raises(UserError, match="another job took this one for dead"):
+            check()
+    assert folder.read(lock.NAME) == other
+    folder.delete([lock.NAME])
+    with lock.held(folder) as check:
+        folder.delete([lock.NAME])  # the other has ended meanwhile
+        with pytest.raises(UserError, match="another job took this one for dead"):
+            check()
+    assert folder.read(lock.NAME) is None
+
+
 def test_a_lease_of_the_same_name_and_number_elsewhere_is_not_ours(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     """Containers of one image may all be process 1 on `localhost`."""
     folder = Folder("s3://private/cloned", settings(s3).storage)

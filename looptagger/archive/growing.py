@@ -61,7 +61,8 @@ def _extended(
         before = _frozen(folder, replace(request, sources=old.sources), storage, listed, before).files
     record = _frozen(folder, request, storage, listed, before)
     sources = tuple(dict.fromkeys((*(old.sources if old else ()), *request.sources)))
-    record = record.model_copy(update={"sources": sources})
+    limit = None if old and old.limit is None else request.limit  # what was begun without one is no trial
+    record = record.model_copy(update={"sources": sources, "limit": limit, "anew": request.overwrite})
     save(folder, record)
     return record
 

@@ -98,33 +98,52 @@ def _locked(folder: Folder, file: IO[str]) -> bool:
 
 @contextmanager
 def _held_object(folder: Folder) -> Iterator[Callable[[], None]]:
-    token = uuid.uuid4().hex
-    _claim(folder, token)
-    done, lost = threading.Event(), threading.Event()
-
-    def renew() -> None:
-        while not done.wait(RENEW_S):
-            with suppress(UserError):  # the store is away for a moment; the next renewal may pass
-                lease = folder.read(NAME)
-                if lease is not None and _parsed(lease).get("token") != token:
-                    lost.set()
-                    return
-                folder.write(NAME, json.dumps(_owner(token)).encode())
-
-    def check() -> None:
-        if lost.is_set():
-            raise UserError(f"{folder.uri}: another job took this one for dead, and goes on with it; leave it to that.")
-
-    thread = threading.Thread(target=renew, daemon=True, name="lease")
+    lease = _Lease(folder)
+    thread = threading.Thread(target=lease.keep, daemon=True, name="lease")
     thread.start()
     try:
-        yield check
+        yield lease.check
     finally:
-        done.set()
+        lease.done.set()
         thread.join()
         with suppress(UserError):  # how the job ended matters more than a lease that will be stale in a minute
-            if not lost.is_set():
+            if lease.is_ours():
                 folder.delete([NAME])
+
+
+class _Lease:
+    """A lease of ours, renewed in a thread of its own."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder, self.token = folder, uuid.uuid4().hex
+        self.done, self.lost = threading.Event(), threading.Event()
+        _claim(folder, self.token)
+        self.renewed = time.time()
+
+    def keep(self) -> None:
+        """Renew it until it is done with, or lost."""
+        while not self.done.wait(RENEW_S):
+            with suppress(UserError):  # the store is away for a moment; the next renewal may pass
+                if not self.is_ours():
+                    return
+                self.folder.write(NAME, json.dumps(_owner(self.token)).encode())
+                self.renewed = time.time()
+
+    def is_ours(self) -> bool:
+        """Whether it is still there and ours; one that is not there was taken over by a job that has ended."""
+        if not self.lost.is_set() and _parsed(self.folder.read(NAME) or b"").get("token") != self.token:
+            self.lost.set()
+        return not self.lost.is_set()
+
+    def check(self) -> None:
+        """Raise UserError where it is lost. After a machine's sleep, nobody may have looked yet."""
+        if time.time() - self.renewed > STALE_S:
+            with suppress(UserError):  # the store is away: what is to be written will wait for it, or say so
+                self.is_ours()
+        if self.lost.is_set():
+            raise UserError(
+                f"{self.folder.uri}: another job took this one for dead, and goes on with it; leave it to that."
+            )
 
 
 def _claim(folder: Folder, token: str) -> None:

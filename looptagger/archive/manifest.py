@@ -4,18 +4,19 @@ A shard is the unit of output, and of most work: shard 7 becomes `part-0000007.p
 often. So a finished part says by its name which rows need no more work.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import PurePosixPath
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from looptagger.archive.columns import as_stored, conformed, grown, joint_schema
+from looptagger.archive.known import Known, digests
 from looptagger.archive.sources import Listing
 from looptagger.archive.storage import Folder
 from looptagger.config import Settings
@@ -26,9 +27,6 @@ GROUP_ROWS = 8_192
 SHARD_ROWS = (8, 1024)
 SHARDS = 64
 """Shards that a small archive is cut into: enough to keep cores busy and to lose little in a crash."""
-
-Digests = NDArray[np.bytes_]
-"""16-byte digests of ids: 10 million of them are 160 MB, where the strings would be gigabytes."""
 
 
 class ManifestFile(Settings):
@@ -75,13 +73,20 @@ def read(folder: Folder, shard: Shard) -> pa.Table:
     Raises UserError for a file that is not there or broken.
     """
     first, last = shard.start // GROUP_ROWS, (shard.stop - 1) // GROUP_ROWS
+    with _opened(folder, shard.file) as file, pq.ParquetFile(file) as parquet:
+        table = parquet.read_row_groups(list(range(first, last + 1)))
+    return table.slice(shard.start - first * GROUP_ROWS, shard.rows)
+
+
+@contextmanager
+def _opened(folder: Folder, name: str) -> Iterator[BinaryIO]:
+    """A manifest file, open. Raises UserError for one that is not there or broken."""
     try:
-        with folder.fs.open(folder.at(shard.file), "rb") as file, pq.ParquetFile(file) as parquet:
-            table = parquet.read_row_groups(list(range(first, last + 1)))
+        with folder.fs.open(folder.at(name), "rb") as file:
+            yield file
     except (FileNotFoundError, pa.ArrowInvalid):
         remedy = "put it back and run the same command, or start anew with --overwrite"
-        raise UserError(f"{folder.uri}/{shard.file}: is missing, or cannot be read whole; {remedy}.") from None
-    return table.slice(shard.start - first * GROUP_ROWS, shard.rows)
+        raise UserError(f"{folder.uri}/{name}: is missing, or cannot be read whole; {remedy}.") from None
 
 
 def default_shard_rows(rows: int) -> int:
@@ -91,27 +96,15 @@ def default_shard_rows(rows: int) -> int:
     return 1 << (wanted.bit_length() - 1)
 
 
-def digests(ids: pa.ChunkedArray | pa.Array) -> Digests:
-    """A digest of each id."""
-    joined = b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in ids.to_pylist())
-    return np.frombuffer(joined, "S16")
-
-
-def known_digests(folder: Folder, files: Sequence[ManifestFile]) -> Digests:
-    """Digests of all ids of a frozen manifest, sorted."""
-    found = [digests(table.column("id")) for table in _id_tables(folder, files)]
-    return np.sort(np.concatenate(found)) if found else np.empty(0, "S16")
-
-
 def _id_tables(folder: Folder, files: Sequence[ManifestFile]) -> Iterator[pa.Table]:
     for file in files:
-        with folder.fs.open(folder.at(file.name), "rb") as opened:
-            yield pq.read_table(opened, columns=["id"])
+        with _opened(folder, file.name) as opened:
+            yield pq.read_table(opened, columns=["id", "uri"])
 
 
 def schema(folder: Folder, files: Sequence[ManifestFile]) -> pa.Schema:
     """The schema of a frozen manifest."""
-    with folder.fs.open(folder.at(files[0].name), "rb") as opened:
+    with _opened(folder, files[0].name) as opened:
         return pq.read_schema(opened).remove_metadata()
 
 
@@ -157,16 +150,16 @@ def freeze(
 ) -> list[ManifestFile]:
     """List the sources into manifest files that follow those `before`, leaving out ids that those hold already.
 
-    The names of files `beside` these are left alone. Memory is bounded but for 16 bytes an id. An id that comes twice
-    is refused: ids are the output's key. `limit` bounds the rows of all files together; `written` is told of rows as
-    they are stored. Raises UserError.
+    The names of files `beside` these are left alone. Memory is bounded but for 16 bytes an id, 25 a known one. An id
+    that comes twice, or a known one for another file, is refused: ids are the output's key. `limit` bounds the rows of
+    all files together; `written` is told of rows as they are stored. Raises UserError.
     """
     joint = _joint_schema(folder, listings, before)
     left = None if limit is None else max(0, limit - sum(file.rows for file in before))
-    old = known_digests(folder, before)
+    old = Known(_id_tables(folder, before))
     writer = _Writer(folder, _first_free((*before, *beside)), joint, written)
     seen = []
-    for batch in _limited(_new_rows(listings, old), left):
+    for batch in _limited((old.new(batch) for listing in listings for batch in listing.batches()), left):
         seen.append(digests(batch.column("id")))
         writer.add(conformed(batch, joint))
     writer.flush()
@@ -188,16 +181,6 @@ def _first_free(files: Sequence[ManifestFile]) -> int:
 def _joint_schema(folder: Folder, listings: Sequence[Listing], before: Sequence[ManifestFile]) -> pa.Schema:
     joint = joint_schema(listing.schema for listing in listings)
     return grown(folder.uri, schema(folder, before), joint) if before else as_stored(joint)
-
-
-def _new_rows(listings: Sequence[Listing], old: Digests) -> Iterator[pa.RecordBatch]:
-    for listing in listings:
-        for batch in listing.batches():
-            if len(old):
-                ids = digests(batch.column("id"))
-                found = np.minimum(np.searchsorted(old, ids), len(old) - 1)
-                batch = batch.filter(pa.array(old[found] != ids))
-            yield batch
 
 
 def _limited(batches: Iterator[pa.RecordBatch], left: int | None) -> Iterator[pa.RecordBatch]:

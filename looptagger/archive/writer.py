@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from looptagger.archive import counts, tags
 from looptagger.archive.dataset import CHUNKS, Work, check_there
 from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
+from looptagger.errors import UserError
 from looptagger.roles import ROLES
 
 PART, ROW, CHUNK_SCORES, CHUNK_STARTS = "_part", "_row", "_chunk_scores", "_chunk_starts"
@@ -54,6 +56,12 @@ class PartWriter:
             gathered.append(rows)
             if sum(part.num_rows for part in gathered) >= self.expected[name]:
                 self._complete(name, _once(pa.concat_tables(gathered)))
+
+    def close(self) -> None:
+        """Keep the counts of what was written, where the output is still this job's; how that ended is the caller's."""
+        with suppress(UserError):
+            self.check()
+            self.keeper.save()
 
     def _complete(self, name: str, table: pa.Table) -> None:
         """Write a part whose rows are all there. Chunks first: the part itself is what says that they are done."""

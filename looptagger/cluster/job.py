@@ -152,7 +152,7 @@ def _tag_rows(job: TagJob, writer: PartWriter, model: bytes, audio: Audio, summa
         try:
             tagging.run(writer, details, summary.plan, progress, events)
         finally:
-            writer.keeper.save()
+            writer.close()
             summary.by_status, summary.audio_s = dict(progress.by_status), progress.audio_s
             summary.seconds = progress.seconds
             summary.cost = progress.cost[0] if progress.cost else None

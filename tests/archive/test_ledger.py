@@ -267,6 +267,36 @@ def test_update_adds_what_is_new(folder: Folder, done: Record, tmp_path: Path) -
     assert prepare(folder, request(more, update=True)).rows == 14
 
 
+def test_a_known_id_for_another_file_is_refused(folder: Folder, done: Record, tmp_path: Path) -> None:
+    """Of two months' manifests that both count from 0, the second would be taken for the first again."""
+    (tmp_path / "feb.csv").write_text("id,uri,bpm\nclip3,/feb/3.wav,1\n")
+    refused(folder, request(tmp_path / "feb.csv", update=True), "the id 'clip3' stands for another file .* /feb/3.wav;")
+    assert dataset.load(folder) == done
+    (tmp_path / "twice.csv").write_text("id,uri,bpm\nclip3,/x/3.wav,1\nnew,/x/n.wav,1\nclip3,/x/3.wav,1\n")
+    refused(folder, request(tmp_path / "twice.csv", update=True), "the id 'clip3' comes twice")
+    assert status.verify(folder) == []
+
+
+def test_what_is_refused_whole_is_refused_after_a_trial(folder: Folder, tmp_path: Path) -> None:
+    source = write_manifest(tmp_path / "m.csv", range(20))
+    source.write_text(source.read_text() + "clip4,/x/other.wav,1\n")
+    prepare(folder, request(source, limit=5))
+    refused(folder, request(source), "the id 'clip4' stands for another file")
+
+
+def test_a_limit_on_an_update_makes_no_trial(folder: Folder, done: Record, tmp_path: Path) -> None:
+    source = write_manifest(tmp_path / "m.csv", range(12))
+    assert prepare(folder, request(source, update=True, limit=3)).limit is None
+    assert prepare(folder, request(source)).rows == done.rows
+
+
+def test_a_manifest_file_that_is_missing_is_a_sentence(folder: Folder, done: Record) -> None:
+    folder.delete([done.files[0].name])
+    for fault in (lambda: dataset.output_schema(folder, done), lambda: status.verify(folder)):
+        with pytest.raises(UserError, match=r"000000.parquet: is missing, or cannot be read whole; put it back"):
+            fault()
+
+
 def test_limit_then_the_rest(folder: Folder, tmp_path: Path) -> None:
     source = write_manifest(tmp_path / "m.csv", range(10))
     record = prepare(folder, request(source, limit=3))
@@ -301,6 +331,10 @@ def test_overwrite_that_was_stopped_goes_on(folder: Folder, done: Record, tmp_pa
     record = prepare(folder, again)
     tag(folder, record, dataset.missing(folder, record)[:2])
     assert prepare(folder, again) == record
+    fresh = Folder(str(tmp_path / "fresh"))  # also where nothing was there
+    begun = prepare(fresh, again)
+    tag(fresh, begun, dataset.missing(fresh, begun)[:1])
+    assert len(dataset.missing(fresh, prepare(fresh, again))) == 2
     assert len(dataset.missing(folder, record)) == 1
     assert prepare(folder, replace(again, limit=9)) != record, "another command starts anew"
     assert prepare(folder, replace(again, identity={**IDENTITY, "model": "m@2"})).identity["model"] == "m@2"
@@ -533,7 +567,7 @@ def test_kept_counts_are_what_the_parts_say(tmp_path: Path) -> None:
         writer = PartWriter(folder, works, schema, chunks=False)
         for work in works:
             writer.add(tagged(folder, work, bad))
-        writer.keeper.save()
+        writer.close()
 
     write(dataset.missing(folder, record), 3)
     assert counts.load(folder) == {part.name: counts.of(pq.read_table(folder.at(part.name))) for part in live(folder)}
