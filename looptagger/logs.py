@@ -3,15 +3,11 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
-
-from looptagger.errors import UserError, fault
 
 if TYPE_CHECKING:
     from looptagger.cluster.job import Summary
@@ -31,21 +27,6 @@ class JsonLines:
         """One event."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         print(json.dumps({"time": now, "event": event} | about, ensure_ascii=False), file=self.to, flush=True)
-
-    @contextmanager
-    def ended(self) -> Iterator[None]:
-        """Say how a job ended that did not finish, and exit as the command does."""
-        try:
-            yield
-        except UserError as error:
-            self.line("error", text=str(error))
-            sys.exit(2)
-        except KeyboardInterrupt:
-            self.line("stopped", text="The same command goes on from here.")
-            sys.exit(130)
-        except Exception as error:
-            self.line("error", text=fault(error))
-            sys.exit(1)
 
     def note(self, text: str) -> None:
         """What a person would be told."""

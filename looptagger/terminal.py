@@ -55,8 +55,8 @@ def clock(seconds: float) -> str:
 
 def progress_line(progress: "Progress") -> str:
     """Done, failed, speed, time left, and cost where a price is known. Start-up does not distort the speed."""
-    share = progress.done / progress.total if progress.total else 1.0
-    line = f"{progress.done:,}/{progress.total:,} clips ({share:.0%}), {progress.failed:,} failed"
+    percent = 100 * progress.done // progress.total if progress.total else 100
+    line = f"{progress.done:,}/{progress.total:,} clips ({percent}%), {progress.failed:,} failed"
     if progress.rate is None or progress.left_s is None:
         line = f"{line}, {clock(progress.seconds)} since the start"
     else:
@@ -123,9 +123,10 @@ def _reasons(by_status: Mapping[str, int]) -> str:
 
 def query(where: str) -> str:
     """A first query for DuckDB's shell, which knows no %-escapes."""
-    place = os.fsdecode(local_path(where))
+    place = re.sub(r"[\[*?]", r"[\g<0>]", os.fsdecode(local_path(where))).replace("'", "''")
     select = f"select id, roles, bass from '{place}/*.parquet' where bass > 0.5 order by bass desc limit 10"
-    return f'duckdb -c "{select}"'
+    quoted = re.sub(r'["$`\\]', r"\\\g<0>", select)  # in a shell's double quotes
+    return f'duckdb -c "{quoted}"'
 
 
 def tags_table(rows: pa.Table, strip: str) -> Table:

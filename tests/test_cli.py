@@ -180,6 +180,7 @@ def test_names_that_would_speak_to_the_terminal(capsys: pytest.CaptureFixture[st
     assert "\ny\\ " in text
     assert "[b] :fire:\n" in text
     assert "from '/a b/*.parquet'" in terminal.query("file:///a%20b")
+    assert "from 'Bob''s [[]1] \\$x/*.parquet'" in terminal.query("Bob's [1] $x")
 
 
 def test_where_a_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,6 +231,35 @@ def test_json_lines_say_wrong_flags_too(tmp_path: Path, capsys: pytest.CaptureFi
     (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert line["event"] == "error"
     assert "0 is not in the range" in line["text"]
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "says"),
+    [
+        (["--set", "chunking.x=1"], 2, "there is no setting 'chunking.x'"),
+        (["--config", "nowhere.yaml"], 2, "nowhere.yaml: cannot be read"),
+        (["--model", "nowhere"], 2, "nowhere"),
+    ],
+)
+def test_json_lines_say_what_can_be_mended(
+    more: list[str], code: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("tag", LOOPS, "-o", tmp_path / "out", "--log-json", *more) == code
+    (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert line["event"] == "error"
+    assert says in line["text"]
+
+
+def test_json_lines_say_that_a_job_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "resolve", stop)
+    assert call("tag", LOOPS, "-o", tmp_path / "out", "--log-json") == 130
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line]
+    assert [line["event"] for line in lines] == ["stopped"]
 
 
 def test_names_that_are_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,19 +24,19 @@ def find(source: str) -> Found:
     except OSError:
         pass  # not there, a dangling link, or a pattern: decided below
     if os.path.isdir(path):
-        return lambda skipped: paths.kept(map(_uri, _listed([path])), skipped)
+        return lambda skipped: paths.kept(map(uri_of, _listed([path])), skipped)
     if os.path.lexists(path):
-        return lambda _: iter([_uri(os.fsencode(path))])
+        return lambda _: iter([uri_of(os.fsencode(path))])
     if "**" in path.split("/") and next(_matching(path), None):
-        return lambda skipped: paths.kept(map(_uri, _matching(path)), skipped)
+        return lambda skipped: paths.kept(map(uri_of, _matching(path)), skipped)
     matches = sorted(glob.glob(path)) if glob.has_magic(path) and "**" not in path.split("/") else []
     if not matches:
         raise UserError(f"{source}: no such file or folder; check the path.")
     tops = paths.tops(matches, {match for match in matches if os.path.isdir(match)})
-    return lambda skipped: paths.kept(map(_uri, _listed(tops)), skipped)
+    return lambda skipped: paths.kept(map(uri_of, _listed(tops)), skipped)
 
 
-def _uri(path: bytes) -> str:
+def uri_of(path: bytes) -> str:
     """An absolute path as text; one that is not UTF-8 becomes a file:// URI with %-escapes, so that it has a row."""
     try:
         return path.decode()

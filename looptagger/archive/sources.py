@@ -84,6 +84,9 @@ def _manifests(source: str, storage: Storage) -> list[str]:
 def _open(source: str, storage: Storage) -> Listing:
     if tables.is_manifest(source):
         return _manifest(source, storage)
+    if tables.UNREAD.search(source) and _is_file(source, storage):
+        as_ = ", ".join(tables.ENDINGS)
+        raise UserError(f"{source}: manifests are read as {as_}; unpack it, or save it as one of these.")
     found = disk.find(source) if scheme(source) == "file" else _remote(source, storage)
     skipped: list[str] = []
     return Listing(source, LISTED, lambda: _batched(found(skipped)), skipped)

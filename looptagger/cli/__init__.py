@@ -36,20 +36,26 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line; what users can mend is one sentence and exit code 2, an interrupt is 130."""
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
+    log = JsonLines() if "--log-json" in (sys.argv if args is None else args) else None
     try:
         cli.main(args, standalone_mode=False)
     except click.exceptions.Abort:
-        terminal.note("Stopped. The same command goes on from here.")
-        sys.exit(130)
+        _end(log, 130, "Stopped. The same command goes on from here.")
     except click.ClickException as error:
-        if "--log-json" in (sys.argv if args is None else args):
-            JsonLines().line("error", text=error.format_message())
-        else:
+        if not log:
             error.show()
-        sys.exit(2)
+            sys.exit(2)
+        _end(log, 2, error.format_message())
     except UserError as error:
-        terminal.note(f"Error: {error}")
-        sys.exit(2)
+        _end(log, 2, str(error) if log else f"Error: {error}")
     except Exception as error:
-        terminal.note(fault(error))
-        sys.exit(1)
+        _end(log, 1, fault(error))
+
+
+def _end(log: JsonLines | None, code: int, text: str) -> None:
+    """Say how a command ended that did not finish, to a person or a machine, and exit."""
+    if log:
+        log.line("stopped" if code == 130 else "error", text=text)
+    else:
+        terminal.note(text)
+    sys.exit(code)

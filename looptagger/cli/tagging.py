@@ -43,9 +43,8 @@ def tag(out: str, fail_on_error: bool, log_json: bool, sources: tuple[str, ...],
     job = TagJob(sources, out, tag=tag, **options)
     if log_json:
         log = JsonLines()
-        with log.ended():
-            done = run(job, Events(log.note, log.listed, log.progress, log.rows))
-            log.summary(done, out)
+        done = run(job, Events(log.note, log.listed, log.progress, log.rows))
+        log.summary(done, out)
     else:
         with terminal.progress_view() as view:
             done = run(job, Events(terminal.note, view.listed, view.progress))

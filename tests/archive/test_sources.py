@@ -10,8 +10,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from aiohttp import ClientPayloadError
 
-from looptagger.archive import columns, manifest, tables
+from looptagger.archive import columns, manifest, texts
 from looptagger.archive.paths import is_audio
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
@@ -34,6 +35,10 @@ def joint(*sources: Path) -> pa.Schema:
 
 def uris(*sources: object) -> list[str]:
     return [Path(str(row["uri"])).name for row in listed(*sources)]
+
+
+def whole(*sources: object) -> list[object]:
+    return [row["uri"] for row in listed(*sources)]
 
 
 @pytest.fixture
@@ -138,7 +143,7 @@ LATE = [
 def test_a_late_row_may_widen_a_column(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, early: object, late: object, expected: set[object]
 ) -> None:
-    monkeypatch.setattr(tables, "JSON_BYTES", 1 << 20)
+    monkeypatch.setattr(texts, "JSON_BYTES", 1 << 20)
     rows = [{"uri": f"{number:040d}.wav", "bpm": early} for number in range(40_000)] + [{"uri": "z.wav", "bpm": late}]
     path = tmp_path / f"m.{ending}"
     if ending == "csv":
@@ -153,11 +158,11 @@ def test_a_late_row_may_widen_a_column(
 
 
 def test_long_lines_of_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "JSON_BYTES", 1 << 20)
+    monkeypatch.setattr(texts, "JSON_BYTES", 1 << 20)
     rows = [{"uri": "a.wav", "about": "x" * (3 << 20)}, {"uri": "b.wav", "about": "y"}]
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert uris(tmp_path / "m.jsonl") == ["a.wav", "b.wav"]
-    monkeypatch.setattr(tables, "LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(texts, "LINE_BYTES", 1 << 20)
     with pytest.raises(UserError, match="m.jsonl: cannot be read as a manifest: a line is longer than 1 MB"):
         uris(tmp_path / "m.jsonl")
 
@@ -178,6 +183,9 @@ def test_globs_of_manifests(tmp_path: Path) -> None:
         ("m.csv", "uri,,\na.wav,,\n", "needs a name of its own; '' is not one"),
         ("m.csv", "uri,n,n\na.wav,1,2\n", "needs a name of its own; 'n' is not one"),
         ("m.jsonl", '{"uri": "a", "n": 1}\n{"uri": "b", "n": "x"}\n', "cannot be read"),
+        ("m.csv", 'id,uri,t\n1,a.wav,x\n2,b.wav,"open\n3,c.wav,y\n4,d.wav,z\n', "is a quote not closed"),
+        ("m.csv.gz", "packed", "unpack it, or save it as one of these"),
+        ("m.tsv", "uri\na.wav\n", r"manifests are read as .parquet, .csv, .jsonl, .ndjson;"),
         ("m.parquet", "junk", "cannot be read"),
         ("m.jsonl", "not json\n", "cannot be read"),
         ("m.jsonl", '{"uri": 5}\n', None),
@@ -191,6 +199,42 @@ def test_manifests_that_are_wrong_are_named(tmp_path: Path, name: str, content: 
     with pytest.raises(UserError, match=says) as error:
         listed(tmp_path / name)
     assert name in str(error.value)
+
+
+def test_a_manifest_in_a_folder_that_is_not_utf8(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    (folder / "m.csv").write_text("uri\na.wav\n/x/b.wav\n")
+    assert whole(folder / "m.csv") == [f"file://{tmp_path}/caf%E9/a.wav", "/x/b.wav"]
+
+
+def test_a_key_has_no_dots_in_it() -> None:
+    fs = fsspec.filesystem("memory")
+    fs.pipe("/b/manifests/m.csv", b"uri\n../loops/a.wav\n./b..wav\n../../../c.wav\nc//d.wav\ns3://b/x/../d.wav\n")
+    assert whole("memory://b/manifests/m.csv") == [
+        "memory://b/loops/a.wav",
+        "memory://b/manifests/b..wav",
+        "memory://b/c.wav",
+        "memory://b/manifests/c//d.wav",
+        "s3://b/x/../d.wav",
+    ]
+
+
+def test_a_text_of_several_lines_at_the_end_is_one(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text('uri,about\n"b.wav","two ""lines""\nof text"\n')
+    assert [row["about"] for row in listed(tmp_path / "m.csv")] == ['two "lines"\nof text']
+
+
+def test_a_store_that_fails_while_a_manifest_is_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m.csv").write_text("uri\na.wav\n")
+    (listing,) = open_sources([str(tmp_path / "m.csv")], Storage())
+
+    def away(batch: pa.RecordBatch) -> pa.RecordBatch:
+        raise ClientPayloadError("not completed")
+
+    monkeypatch.setattr(texts, "_quoted", away)
+    with pytest.raises(UserError, match="m.csv: cannot be read as a manifest: not completed"):
+        list(listing.batches())
 
 
 def test_columns_of_several_sources_are_joined_or_refused(tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+"""Manifests that are text, CSV and JSON lines, as Arrow batches.
+
+Each is read twice, block by block: first for the types of its columns, which a late row may widen.
+"""
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from functools import reduce
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+
+from looptagger.archive.columns import joint
+
+TEXT = {"id": pa.string(), "uri": pa.string()}
+JSON_BYTES = 16 << 20
+"""Of JSON lines parsed at once."""
+LINE_BYTES = 64 << 20
+
+Opener = Callable[[], BinaryIO]
+
+
+class Batches:
+    """A uniform face for pyarrow's three streaming readers: `schema`, and iteration over record batches."""
+
+    def __init__(self, schema: pa.Schema, batches: Callable[[], Iterator[pa.RecordBatch]]) -> None:
+        self.schema = schema
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        return self._batches()
+
+
+def read_csv(opened: Opener) -> Batches:
+    """A CSV file, its columns widened until every row fits: Arrow takes types from the first block."""
+    types = dict(TEXT)
+
+    def rows_of(file: BinaryIO) -> pa.csv.CSVStreamingReader:
+        convert = pa.csv.ConvertOptions(column_types=types)
+        return pa.csv.open_csv(file, parse_options=MANY_LINES, convert_options=convert)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        with opened() as file:
+            yield from map(_quoted, rows_of(file))
+
+    schema = pa.schema([])
+    while True:
+        with opened() as file:
+            try:
+                rows = rows_of(file)
+                schema = rows.schema
+                whole = {column.name: pa.uint64() for column in schema if column.type == pa.float64()}
+                if whole.keys() - types:  # Arrow takes them for fractions, which lose digits of 64 bits
+                    types = whole | types
+                    continue
+                last = None
+                for last in rows:
+                    _quoted(last)
+                _check_closed(opened, last)
+                return Batches(schema, batches)
+            except pa.ArrowInvalid as error:
+                field = _refused(error, schema)
+                tried = None if field is None else types.get(field.name, field.type)
+                if field is None or tried == pa.string():
+                    raise
+                types[field.name] = WIDER.get(tried, pa.string())
+
+
+MOST_LINES = 1_000
+"""Of one text in a CSV file."""
+MANY_LINES = pa.csv.ParseOptions(newlines_in_values=True)
+"""Without it, Arrow cuts a file into blocks where a quoted text breaks a line, and invents rows."""
+
+
+WIDER = {pa.null(): pa.int64(), pa.int64(): pa.uint64(), pa.uint64(): pa.float64()}
+"""What a CSV column is taken for next when a value does not fit; others become text."""
+
+
+def _quoted(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch whose texts end. Raises ArrowInvalid for one that is many rows, for want of a second quote."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if pa.types.is_string(column.type) and (pc.max(pc.count_substring(column, "\n")).as_py() or 0) > MOST_LINES:
+            raise pa.ArrowInvalid(f"a value of {name!r} has over {MOST_LINES:,} lines: is a quote not closed?")
+    return batch
+
+
+def _check_closed(opened: Opener, last: pa.RecordBatch | None) -> None:
+    """Refuse a file that ends inside a quoted text, which holds the rows below it. Raises ArrowInvalid."""
+    end = last.slice(last.num_rows - 1).to_pylist() if last is not None and last.num_rows else []
+    if any(isinstance(value, str) and "\n" in value for row in end for value in row.values()):
+        with opened() as file:
+            quotes = sum(block.count(b'"') for block in iter(lambda: file.read(JSON_BYTES), b""))
+        if quotes % 2:
+            raise pa.ArrowInvalid("the last value has several lines and no end: is a quote not closed?")
+
+
+def _refused(error: pa.ArrowInvalid, schema: pa.Schema) -> pa.Field | None:
+    """The column whose value did not fit, or None where that is not what is wrong."""
+    number = re.match(r"In CSV column #(\d+)", str(error))
+    return schema.field(int(number[1])) if number and len(schema) else None
+
+
+def read_json(opened: Opener) -> Batches:
+    """A file of JSON lines, with the columns and types that all of its rows together have."""
+    schema = reduce(joint, (_parsed(lines).schema for lines in _blocks(opened)), pa.schema([]))
+    whole = pa.schema([_as_written(column) if column.name in TEXT else column for column in schema])
+    kept = whole  # a fraction in the place of an id does not become one, 1.0 does
+    if whole != schema and _fits(opened, whole):
+        schema = whole
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for lines in _blocks(opened):
+            yield from _parsed(lines, schema).select(schema.names).cast(kept).to_batches()
+
+    return Batches(kept, batches)
+
+
+def _fits(opened: Opener, schema: pa.Schema) -> bool:
+    """Whether all lines of a file can be read as a schema says: numbers written 1.0 are no whole ones to Arrow."""
+    try:
+        for lines in _blocks(opened):
+            _parsed(lines, schema)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _as_written(column: pa.Field) -> pa.Field:
+    """An id or URI that Arrow took for a time, or for a fraction because it has 64 bits: the type that keeps it."""
+    if pa.types.is_timestamp(column.type):
+        return column.with_type(pa.string())
+    return column.with_type(pa.uint64()) if pa.types.is_floating(column.type) else column
+
+
+def _blocks(opened: Opener) -> Iterator[bytes]:
+    """A file's lines, some megabytes at a time. Raises ValueError where a line is longer than LINE_BYTES."""
+    with opened() as file:
+        rest = b""
+        while block := file.read(JSON_BYTES):
+            lines, newline, rest = (rest + block).rpartition(b"\n")
+            if lines.strip():
+                yield lines + newline
+            if len(rest) > LINE_BYTES:
+                raise ValueError(f"a line is longer than {LINE_BYTES >> 20} MB")
+        if rest.strip():
+            yield rest
+
+
+def _parsed(lines: bytes, schema: pa.Schema | None = None) -> pa.Table:
+    whole = pa.json.ReadOptions(block_size=len(lines))  # in smaller blocks, no line could be longer than one
+    return pa.json.read_json(io.BytesIO(lines), whole, pa.json.ParseOptions(explicit_schema=schema))
