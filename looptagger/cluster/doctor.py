@@ -2,11 +2,12 @@
 
 import io
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -186,7 +187,7 @@ def _output(out: str, tag: Tag) -> str:
     who = lock.holder(folder)
     if who:
         raise UserError(f"{out}: {who} is writing there; wait for it, or stop it first.")
-    is_new = folder.is_local and not os.path.exists(folder.path)
+    made = _missing(Path(folder.at(PROBE)).parent) if folder.is_local else []
     data = os.urandom(PROBE_BYTES)
     began = time.perf_counter()
     folder.write(PROBE, data)
@@ -195,7 +196,13 @@ def _output(out: str, tag: Tag) -> str:
         raise UserError(f"{out}: what was written there does not come back; choose another output.")
     read = time.perf_counter()
     folder.delete([PROBE])
-    if is_new:
-        shutil.rmtree(folder.path)
+    for empty in made:
+        with suppress(OSError):  # somebody else has put a file there
+            empty.rmdir()
     speeds = [PROBE_BYTES / 1e6 / seconds for seconds in (wrote - began, read - wrote)]
     return f"can be written ({speeds[0]:,.0f} MB/s) and read ({speeds[1]:,.0f} MB/s)"
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folders that making one makes, innermost first."""
+    return [each for each in (folder, *folder.parents) if not each.exists()]

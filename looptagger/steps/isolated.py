@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import pyarrow as pa
@@ -50,11 +51,15 @@ LOST_BEFORE = 3
 """Helpers that may die before any row has begun; then something other than a clip is wrong."""
 
 
+START = "import sys; sys.path.append(sys.argv[1]); from looptagger.steps import isolated; isolated.run()"
+"""Not `-m`: it takes the folder that a user is in for the first place of modules, such as an av.py there."""
+
+
 class Helper:
     """A decoding process, started when it is first needed and again when it is gone."""
 
     def __init__(self, *command: str) -> None:
-        self.command = command or (sys.executable, "-m", "looptagger.steps.isolated")
+        self.command = command or (sys.executable, "-P", "-c", START, str(Path(__file__).parents[2]))
         self.process: subprocess.Popen[bytes] | None = None
         self.heard: BinaryIO | None = None
         self.is_idle = True
@@ -65,9 +70,9 @@ class Helper:
 
     def done(self, step: str, rows: pa.Table, limits: Limits, **settings: Settings) -> Iterator[pa.Table]:
         """What a step gives for the rows; a row that cost a helper its life has that as its reason."""
-        given, lost, deaths, killed, allowed_s = 0, dict[int, str](), 0, Counter[int](), 0.0
+        given, lost, deaths, killed = 0, dict[int, str](), 0, Counter[int]()
         while given < rows.num_rows:
-            row, sent = None, given
+            row, sent, allowed_s = None, given, 0.0
             asked = {"step": step, "limits": limits.model_dump(), "lost": list(lost.items())}
             asked |= {"settings": {name: each.model_dump(mode="json") for name, each in settings.items()}}
             for kind, content in self._told(rows.slice(given), asked):
@@ -122,7 +127,7 @@ class Helper:
         assert self.process
         code = self.process.wait()
         self.close()
-        if code == HUNG:
+        if code == HUNG and allowed_s:  # without, it is a Python that could not start
             return code, f"the decoder hung: no end after {allowed_s:g} s"
         if code in FROM_OUTSIDE:
             return code, f"the decoder was killed {KILLED} times, perhaps by the system for want of memory"
@@ -219,7 +224,3 @@ def run() -> None:
     """Be a helper: rows from stdin, words to the file descriptor that the last argument names."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the job, which ends this by closing its side
     main(os.fdopen(int(sys.argv[-1]), "wb"), sys.stdin.buffer)
-
-
-if __name__ == "__main__":
-    run()

@@ -19,13 +19,16 @@ def test_all_is_well(tiny_model: str, s3: S3, tmp_path: Path, capsys: pytest.Cap
     for path in write_tones(tmp_path / "audio", 2):
         s3.fs.pipe_file(f"private/doctor/{path.name}", path.read_bytes())
     s3_flags = ["--endpoint-url", s3.endpoint]
-    for source, out in ((str(LOOPS), str(tmp_path / "new")), ("s3://private/doctor", "s3://private/out")):
+    for source, out in ((str(LOOPS), str(tmp_path / "new" / "deep")), ("s3://private/doctor", "s3://private/out")):
         flags = ["--model", tiny_model, *s3_flags, "--set", "compute.device=cpu"]
         code, text = said([source, "-o", out, *flags], capsys)
         assert code == 0, text
         assert text.count("ok  ") == 5
         assert "The job can run." in text
     assert not (tmp_path / "new").exists()
+    (tmp_path / "there").mkdir()
+    assert said([str(LOOPS), "-o", str(tmp_path / "there"), *flags], capsys)[0] == 0
+    assert list((tmp_path / "there").iterdir()) == []
     assert not s3.fs.exists("private/out/_run/doctor.bin")
 
 

@@ -120,6 +120,21 @@ def test_a_helper_that_never_begins_is_no_clips_fault(tmp_path: Path) -> None:
     helper.close()
 
 
+def test_the_folder_that_a_user_is_in_is_no_place_for_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And Python's exit code for one that it cannot import is a hung decoder's, too."""
+    (tmp_path / "av.py").write_text("raise ImportError")
+    table = rows(write_tones(tmp_path / "in", 2))
+    monkeypatch.chdir(tmp_path)
+    helper = isolated.Helper()
+    (found,) = helper.done("decoded", table, LIMITS, audio=Audio(), tag=Tag())
+    assert found.column("status").to_pylist() == ["ok", "ok"]
+    helper.close()
+    helper = isolated.Helper(sys.executable, "-c", "import av")
+    with pytest.raises(RuntimeError, match=r"ends before it begins: the decoder crashed \(exit code 1\)"):
+        list(helper.done("decoded", table, LIMITS, audio=Audio(), tag=Tag()))
+    helper.close()
+
+
 def test_an_error_of_ours_is_said_and_not_a_clips(tmp_path: Path) -> None:
     helper = isolated.Helper()
     with pytest.raises(RuntimeError, match="KeyError"):
