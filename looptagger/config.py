@@ -195,7 +195,7 @@ class Train(Settings):
     )
     select: Literal["loss", "roc_auc", "pr_auc"] = Field("roc_auc", description="what the best epoch is best at")
     licence: str = Field("unknown", description="of the weights, as their card will say")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     compute: Workers = Workers()
     storage: Storage = Storage()
 

@@ -28,13 +28,18 @@ def load(kind: type[S], file: Path | None = None, overrides: Sequence[str] = ())
     return _validated(kind, values, "--set " + " --set ".join(overrides) if overrides else str(file))
 
 
-def _over(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults, and over them what is named, group by group: a group's own defaults may differ from its kind's."""
-    named = {
-        key: _over(defaults[key], value) if isinstance(value, dict) and isinstance(defaults.get(key), dict) else value
-        for key, value in values.items()
-    }
-    return {**defaults, **named}
+def _over(default: Any, value: Any) -> Any:
+    """A default, and over it what is named, group by group: a group's own defaults may differ from its kind's.
+
+    A list of groups is named as a whole, or some of it by number.
+    """
+    if not isinstance(value, dict):
+        return value
+    if isinstance(default, list | tuple) and value and value.keys() <= set(map(str, range(len(default)))):
+        return [_over(each, value.get(str(number), {})) for number, each in enumerate(default)]
+    if isinstance(default, dict):
+        return {**default, **{key: _over(default.get(key), each) for key, each in value.items()}}
+    return value
 
 
 def _validated(kind: type[S], values: Mapping[str, Any], where: str) -> S:
@@ -78,12 +83,27 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not last:
         raise UserError(f"--set {override}: write it as key=value, for example chunking.max_chunks=10.")
     for parent in parents:
-        group = values.setdefault(parent, {})
-        if not isinstance(group, dict):
-            raise UserError(f"--set {override}: {parent} is not a group of settings.")
-        values[parent] = dict(group)  # in YAML, two groups can be one (`&name`, `*name`)
-        values = values[parent]
+        values = _entered(values, parent, override)
     try:
-        values[last] = yaml.safe_load(text)
+        values[_key(values, last, override)] = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"--set {override}: {text!r} is not a value.") from None
+
+
+def _entered(values: Any, name: str, override: str) -> Any:
+    """The group of that name, made where there is none. It is copied: in YAML, two can be one (`&name`, `*name`)."""
+    key = _key(values, name, override)
+    group = values[key] if isinstance(values, list) else values.setdefault(key, {})
+    if not isinstance(group, dict | list):
+        raise UserError(f"--set {override}: {name} is not a group of settings.")
+    values[key] = group.copy()
+    return values[key]
+
+
+def _key(values: Any, name: str, override: str) -> Any:
+    """How a group knows what has that name: a list, by its number."""
+    if not isinstance(values, list):
+        return name
+    if name not in map(str, range(len(values))):
+        raise UserError(f"--set {override}: {name} is no number from 0 to {len(values) - 1}.")
+    return int(name)

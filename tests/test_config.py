@@ -39,6 +39,18 @@ def test_bad_overrides_are_one_sentence(override: str, says: str) -> None:
     assert "--set" in str(error.value)
 
 
+def test_one_of_a_list_of_groups_is_set_by_its_number() -> None:
+    (phase,) = load(Train, None, ["phases.0.lr=1e-4"]).phases
+    assert (phase.lr, phase.cosine, phase.warmup_epochs) == (1e-4, True, 2)
+    file = CONFIGS / "train_paper.yaml"
+    phases = load(Train, file, ["phases.1.lr=7", "phases.3={from_epoch: 90}"]).phases
+    assert [phase.lr for phase in phases] == [1e-4, 7, 1e-4, 1e-3]
+    assert load(Paper, None, ["published.phases.3.lr=7"]).published.phases[3].optimiser == "sgd"
+    for wrong, says in (("phases.4.lr=1", "4 is no number from 0 to 3"), ("phases.x.lr=1", "x is no number")):
+        with pytest.raises(UserError, match=says):
+            load(Train, file, [wrong])
+
+
 def test_an_unknown_setting_in_a_list_of_groups() -> None:
     with pytest.raises(UserError, match="phases.1.lt.*; phases has from_epoch, optimiser, lr"):
         load(Train, None, ["phases=[{lr: 0.1}, {lt: 1}]"])

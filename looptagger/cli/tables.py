@@ -47,6 +47,12 @@ def prepared(collection: Collection, dataset: "Dataset", where: str) -> None:
         terminal.note(
             f"Loops whose very audio is in another part, too: {shared}. Drop one of each two for honest figures."
         )
+    alone = sum(not (loop.uploader or loop.pack or loop.part) for loop in collection.loops)
+    if alone:
+        terminal.note(
+            f"{alone:,} of {len(collection.loops):,} loops name no uploader and no pack: the grouped split takes each "
+            "for a maker's only one. Name them, for honest figures."
+        )
     terminal.note(f"{terminal.plural(dataset.loops, 'loop')} in {where}. Next: looptagger train {where} -o RUN")
 
 

@@ -68,6 +68,15 @@ def _live(job: Job, rank: int, world: int, here: int, device: Any) -> None:
     adopt(job.environment)
     try:
         _fit(job, _peers(rank, world, here, device), here)
+    except RuntimeError as error:
+        import torch
+
+        if not isinstance(error, torch.OutOfMemoryError):
+            raise
+        crops = job.task.settings.batch // world
+        said = f"the GPU's memory does not hold {crops} crops at once; set a smaller batch, or more compute.workers."
+        job.words.put(("error", said))
+        raise UserError(said) from None
     except UserError as error:
         job.words.put(("error", str(error)))
         raise

@@ -179,10 +179,12 @@ def _check_force(settings: Train, force: Workforce, census: Census) -> None:
 def _announced(task: Task, found: Dataset, force: Workforce) -> str:
     settings = task.settings
     held_out = found.counts[settings.split]["validation"]["loops"]
+    never = [phase.from_epoch for phase in settings.phases if phase.from_epoch >= settings.epochs]
+    lost = f" The phases from epoch {never[0]} on are not reached." if never else ""
     return (
         f"Training {settings.model.kind} on {task.census.loops:,} loops, {held_out:,} held out for validation "
         f"({settings.split} split): {settings.epochs} epochs of {task.census.steps(settings)} steps "
-        f"of {settings.batch} crops, on {force}."
+        f"of {settings.batch} crops, on {force}.{lost}"
     )
 
 

@@ -20,7 +20,9 @@ Figure = Callable[[Truth, Floats, Counts], Floats]
 
 RESAMPLES = 500
 CONFIDENCE = 0.95
-LEAST_GROUPS = 10
+LEAST_GROUPS, LEAST_PLAYING = 10, 5
+"""Groups without which there are no intervals, and groups that must play a role, and that must not, for it to have
+one: of two that play it, resampled with what they happen to sound like, it holds the true figure half of the time."""
 AT_ONCE = 50
 """Resamples counted together: an array of 40 MB for a hundred thousand loops."""
 
@@ -65,7 +67,8 @@ def interval(
     """The 95 % interval of each role's figure, and of the mean under `macro`; loops of one group are drawn together.
 
     A resample that cannot tell a role is left out of that role's interval, and out of the mean's if the loops can. So
-    few groups that they tell nothing of others (LEAST_GROUPS) have no intervals.
+    few groups that they tell nothing of others have no intervals, nor has a role that so few play (LEAST_PLAYING);
+    the mean has it in it all the same.
     """
     numbers: dict[Hashable, int] = {}
     member = np.array([numbers.setdefault(group, len(numbers)) for group in groups or range(len(truth))])
@@ -76,8 +79,9 @@ def interval(
     counts = [np.array([np.bincount(pick, minlength=size) for pick in some], float) for some in _cut(picks)]
     values = np.concatenate([figure(truth, scores, some[:, member]) for some in counts])
     judged = ~np.isnan(figure(truth, scores, np.ones((1, len(truth))))[0])
-    ends = {role: _middle(values[:, i]) for i, role in enumerate(ROLES[: values.shape[1]])}
-    return ends | {"macro": _middle(values[:, judged].mean(axis=1)) if judged.any() else None}
+    told = [min(len(set(member[plays])), len(set(member[~plays]))) >= LEAST_PLAYING for plays in truth.T.astype(bool)]
+    ends = {role: _middle(values[:, i]) if told[i] else None for i, role in enumerate(ROLES[: values.shape[1]])}
+    return ends | {"macro": _middle(values[:, judged].mean(axis=1)) if any(ends.values()) else None}
 
 
 def _cut(picks: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from looptagger.errors import UserError
-from looptagger.learn.loops import Collection, Drops, Loop
+from looptagger.learn.loops import Collection, Drops, Loop, short_licence
 from looptagger.learn.splits import PARTS
 from looptagger.roles import ROLES
 
@@ -82,7 +82,7 @@ def _loop(row: dict[str, str], base: Path, where: str) -> Loop:
         raise UserError(f"{where}: unknown role {unknown[0]!r}; the roles are {', '.join(ROLES)}.")
     uri = path if "://" in path else str(base / path)
     uploader, pack = (row.get(name, "").strip() or None for name in ("uploader", "pack"))
-    licence = (row.get("licence") or row.get("license") or "").strip() or None
+    licence = short_licence((row.get("licence") or row.get("license") or "").strip())
     part = row.get("part", "").strip().lower() or None
     if part not in (None, *PARTS):
         raise UserError(f"{where}: unknown part {part!r}; the parts are {', '.join(PARTS)}.")

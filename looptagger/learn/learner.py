@@ -37,8 +37,8 @@ class Trainee(nn.Module):
         """Chunks to float32 logits."""
         maps = self.network.maps(waveform)
         for axis, most in ((BAND_AXIS, self.augment.band_mask), (FRAME_AXIS, self.augment.time_mask)):
-            if most:  # SpecAugment; after the batch norm, 0 is the mean
-                maps = mask_along_axis_iid(maps, most, 0.0, axis)
+            if most:  # SpecAugment, the same of all harmonics; after the batch norm, 0 is the mean
+                maps = maps * mask_along_axis_iid(torch.ones_like(maps[:, :1]), most, 0.0, axis)
         maps = maps.contiguous(memory_format=torch.channels_last)
         with torch.autocast(maps.device.type, self.precision, enabled=self.precision != torch.float32):
             return self.classify(maps).float()  # type: ignore[no-any-return]
@@ -117,9 +117,8 @@ class Learner:
             yield step + 1, total / (step + 1)
         self.peers.mean_([*self.network.buffers(), *self.scored.buffers(), total])
         if not torch.isfinite(total):
-            raise UserError(
-                f"epoch {epoch + 1}: the loss is no longer a number; try a lower phases.lr, or more warm-up."
-            )
+            lower = f"try a lower phases.{self.phase}.lr, or more warm-up"
+            raise UserError(f"epoch {epoch + 1}: the loss is no longer a number; {lower}.")
 
     def _step(self, batch: Tensors) -> Tensor:
         there = Tensors(*(each.to(self.peers.device, non_blocking=True) for each in batch))

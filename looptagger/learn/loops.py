@@ -67,7 +67,7 @@ class Collection:
 
 def family(licence: str | None) -> str:
     """A licence's family: `cc0`, `by`, `by-nc`, `sampling+`; another's own name in lower case; `unknown`."""
-    text = (licence or "unknown").lower().removeprefix("cc-")
+    text = "-".join((licence or "unknown").lower().split()).removeprefix("cc-")
     if text.startswith("cc0"):
         return "cc0"
     head, _, version = text.rpartition("-")

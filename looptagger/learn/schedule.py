@@ -25,7 +25,7 @@ def rate(settings: Train, number: int, moment: float) -> float:
     """The learning rate of a phase at a moment, in epochs from the start: warm-up, then level or down a half cosine."""
     phase = settings.phases[number]
     later = [each.from_epoch for each in settings.phases[number + 1 :]]
-    length = (later[0] if later else settings.epochs) - phase.from_epoch
+    length = min([settings.epochs, *later]) - phase.from_epoch
     done = moment - phase.from_epoch
     if done < phase.warmup_epochs:
         return phase.lr * done / phase.warmup_epochs

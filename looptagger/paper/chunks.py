@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from looptagger.errors import UserError
 from looptagger.learn import table
 from looptagger.learn.metrics import Floats, Truth
 from looptagger.paper import features
@@ -46,6 +47,11 @@ def gather(pairs: Iterable[tuple[pa.Table, pa.Table]], heard: str) -> Loops:
     ids: list[str] = []
     truth, numbers, owners = [np.zeros((0, 6), bool)], [np.zeros((0, len(features.NAMES)), np.float32)], [_NOBODY]
     for rows, found in pairs:
+        if not pc.all(pc.is_in(rows.column("id"), found.column("id").combine_chunks())).as_py():
+            raise UserError(
+                "the stored features are of these loops in other files, as of a data set that was prepared again; "
+                "delete the output's features/ and run the same command."
+            )
         mine = found.filter(pc.and_(pc.equal(found.column("heard"), heard), pc.is_null(found.column("error"))))
         owner = pc.index_in(mine.column("id"), rows.column("id").combine_chunks())
         mine, owner = mine.filter(pc.is_valid(owner)), pc.drop_null(owner)

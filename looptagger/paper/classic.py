@@ -23,15 +23,20 @@ Floats = NDArray[np.float32]
 class ClassicSystem:
     """One of the six, fitted to chunks. A role that none, or all, of them play is not learned: its score is fixed."""
 
-    def __init__(self, system: System, features: Floats, labels: Truth, settings: Classic, seed: int) -> None:
-        """Fit to features (n, 104) and labels (n, 6). Raises UserError where there is too little to fit."""
+    def __init__(
+        self, system: System, features: Floats, labels: Truth, settings: Classic, seed: int, decides: bool = False
+    ) -> None:
+        """Fit to features (n, 104) and labels (n, 6), to give scores, or decisions where it `decides`.
+
+        Raises UserError where there is too little to fit.
+        """
         transform, learner = system.split("-")
         share = labels.sum(axis=0) / max(1, len(labels))
         self.constant, self.told = share.astype(np.float32), np.flatnonzero((share > 0) & (share < 1))
         if not len(self.told):
             raise UserError(f"{system}: the training part has no role to tell apart; prepare more loops.")
-        base = _forest(settings, seed) if learner == "RF" else _svm(settings, seed)
-        if learner == "SVM":
+        base = _forest(settings, seed) if learner == "RF" else _svm(settings, seed, decides)
+        if learner == "SVM" and not decides:
             features, labels = _enough(features, labels, settings.folds)
         random.seed(seed)  # scikit-multilearn draws RAkEL's sets of roles from these two
         np.random.seed(seed)
@@ -46,7 +51,10 @@ class ClassicSystem:
         return self._of_each(self.model.predict_proba, features)
 
     def decisions(self, features: Floats) -> Floats:
-        """Features (n, 104) -> 1 for each role said (n, 6), else 0: what the published code takes areas of."""
+        """Features (n, 104) -> 1 for each role said (n, 6), else 0: what the published code takes areas of.
+
+        Of a system that was fitted to decide.
+        """
         return self._of_each(self.model.predict, features).round()  # of a fixed role's share, too
 
     def _of_each(self, predict: Callable[[Any], Any], features: Floats) -> Floats:
@@ -78,8 +86,11 @@ def _forest(settings: Classic, seed: int) -> Any:
     return RandomForestClassifier(settings.trees, n_jobs=-1, random_state=seed)
 
 
-def _svm(settings: Classic, seed: int) -> Any:
-    """Standardised, and its margins turned into probabilities by Platt's sigmoid, over folds."""
+def _svm(settings: Classic, seed: int, decides: bool) -> Any:
+    """Standardised. It decides by its margins; for scores, Platt's sigmoid makes probabilities of them, over folds.
+
+    The class that is likelier is not the one that a margin decides for: a rare role is hardly ever the likelier.
+    """
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.model_selection import StratifiedKFold
     from sklearn.pipeline import make_pipeline
@@ -88,6 +99,8 @@ def _svm(settings: Classic, seed: int) -> Any:
 
     folds = StratifiedKFold(settings.folds, shuffle=True, random_state=seed)
     margin = LinearSVC(C=settings.c, tol=1e-3, random_state=seed)  # a finer tolerance changes no score's third decimal
+    if decides:
+        return make_pipeline(StandardScaler(), margin)
     return make_pipeline(StandardScaler(), CalibratedClassifierCV(margin, cv=folds, n_jobs=-1))
 
 

@@ -77,7 +77,8 @@ def runs(settings: Paper, data: str, test: str, versions: Mapping[str, str]) -> 
             about: dict[str, Any] = train.recipe()
             if system not in NETWORKS:
                 about = {**settings.classic.model_dump(), **versions, "split": train.split}
-                about |= {"judged": "decisions"} if protocol == "published" else {}
+                said = "margins" if system.endswith("SVM") else "decisions"
+                about |= {"judged": said} if protocol == "published" else {}
             trained = digest(data, about)
             found += [Run(system, protocol, seed, trained, digest(trained, test)) for seed in settings.seeds]
     return found

@@ -71,6 +71,20 @@ def test_loops_that_resemble_one_another_are_drawn_together() -> None:
     assert blind[1] - blind[0] < 0.5 * (once["macro"][1] - once["macro"][0])
 
 
+def test_a_role_of_few_uploaders_has_no_interval_of_its_own() -> None:
+    """Of one or two who play it, however many loops they made, nothing is known of others."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), 10)
+    truth = rng.random((400, 6)) < 0.3
+    scores = truth * 0.3 + rng.random((400, 6))
+    truth[:, 5] = groups < 4
+    truth[:, 4] = groups >= 4
+    found = intervals.interval(intervals.roc_auc, truth, scores, groups.tolist())
+    assert [role for role, ends in found.items() if ends is None] == ["fx", "voice"]
+    truth[groups == 4, 5] = True
+    assert intervals.interval(intervals.roc_auc, truth, scores, groups.tolist())["voice"] is not None
+
+
 def test_a_role_that_cannot_be_told_has_no_interval_and_no_part_in_the_mean() -> None:
     truth, scores = few_loops(3, 1000)
     truth[:, 5] = False

@@ -61,8 +61,14 @@ def test_licences_have_short_names_and_families() -> None:
     assert short_licence(url) == "CC-BY-NC-3.0"
     assert short_licence("https://creativecommons.org/publicdomain/zero/1.0/") == "CC0-1.0"
     assert short_licence("http://creativecommons.org/licenses/sampling+/1.0/") == "CC-Sampling+-1.0"
-    names = ["CC-BY-NC-3.0", "CC0-1.0", "CC-Sampling+-1.0", "GPL", None]
-    assert [family(name) for name in names] == ["by-nc", "cc0", "sampling+", "gpl", "unknown"]
+    names = ["CC-BY-NC-3.0", "CC BY 4.0", "CC0-1.0", "CC-Sampling+-1.0", "GPL", None]
+    assert [family(name) for name in names] == ["by-nc", "by", "cc0", "sampling+", "gpl", "unknown"]
+
+
+def test_a_labels_file_may_have_licences_as_freesound_writes_them(tmp_path: Path) -> None:
+    url = "http://creativecommons.org/licenses/by/4.0/"
+    found = labels.read(write(tmp_path, f"path,roles,license\na.wav,fx,{url}\nb.wav,fx,CC-BY-4.0\nc.wav,fx,\n"))
+    assert [loop.licence for loop in found.loops] == ["CC-BY-4.0", "CC-BY-4.0", None]
 
 
 def test_only_the_wanted_licences_stay() -> None:

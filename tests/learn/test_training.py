@@ -195,6 +195,18 @@ def test_the_filters_learn_and_masks_hide() -> None:
     assert not torch.equal(before, learner.network.front.q)
 
 
+def test_a_mask_hides_the_same_of_all_harmonics() -> None:
+    """What one map shows, the others would give away."""
+    chosen = settings("augment.band_mask=64", "augment.time_mask=64")
+    network, seen = HCNN(chosen.model, chosen.audio), []
+    network.classify = lambda maps: seen.append(maps) or maps.mean(dim=(2, 3))  # type: ignore[method-assign, func-returns-value]
+    torch.manual_seed(3)
+    Trainee(network, chosen.augment, torch.float32)(torch.randn(4, chosen.audio.chunk_samples))
+    hidden = seen[0] == 0
+    assert hidden.any(dim=(2, 3)).any()
+    assert (hidden == hidden[:, :1]).all()
+
+
 def test_the_rate_warms_up_and_falls() -> None:
     phase = Phase(lr=1.0, warmup_epochs=2, cosine=True)
     later = Phase(from_epoch=10, lr=0.1, optimiser="sgd")
@@ -203,6 +215,7 @@ def test_the_rate_warms_up_and_falls() -> None:
     assert rate(chosen, 0, 6) == pytest.approx(0.5)
     assert rate(chosen, 0, 10) == pytest.approx(0)  # its last step, not yet the next phase's
     assert rate(chosen, 1, 10) == rate(chosen, 1, 19.9) == 0.1
+    assert rate(chosen.model_copy(update={"epochs": 6}), 0, 6) == pytest.approx(0), "where the next is not reached"
 
 
 def test_phases_must_follow_each_other() -> None:

@@ -1,11 +1,16 @@
 import numpy as np
+import pyarrow as pa
 import pytest
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
 from looptagger.errors import UserError
 from looptagger.learn import metrics
-from looptagger.paper.chunks import Loops
+from looptagger.paper.chunks import Loops, gather
 from looptagger.paper.classic import ClassicSystem
+from looptagger.paper.features import NAMES
 from looptagger.paper.settings import SYSTEMS, Classic
+from looptagger.roles import ROLES
 
 CLASSIC = Classic(trees=30, folds=2)
 
@@ -34,7 +39,7 @@ def test_each_system_learns_and_repeats_itself(system: str) -> None:
 def test_decisions_are_those_that_the_learner_takes(system: str) -> None:
     features, labels = made(240)
     labels[:, 0], labels[:, 5] = True, False
-    learned = ClassicSystem(system, features, labels, CLASSIC, seed=5)  # type: ignore[arg-type]
+    learned = ClassicSystem(system, features, labels, CLASSIC, seed=5, decides=True)  # type: ignore[arg-type]
     said = learned.decisions(features)
     assert set(np.unique(said)) == {0, 1}
     assert (said[:, 0] == 1).all()
@@ -42,6 +47,20 @@ def test_decisions_are_those_that_the_learner_takes(system: str) -> None:
     assert (said == labels).mean() > 0.8
     if system.startswith("LP"):
         assert {tuple(row) for row in said.astype(bool)} <= {tuple(row) for row in labels}, "sets that there are"
+
+
+def test_an_svm_decides_by_its_margin() -> None:
+    """By its probabilities it would hardly ever say a role that few loops play."""
+    features, labels = made(600)
+    labels[:, 2] = np.random.default_rng(2).random(600) < np.where(
+        features[:, 2] > np.median(features[:, 2]), 0.2, 0.02
+    )
+    by_margin = ClassicSystem("BR-SVM", features, labels, CLASSIC, seed=5, decides=True).decisions(features)
+    plain = LinearSVC(C=CLASSIC.c, tol=1e-3, random_state=5)
+    alone = plain.fit(StandardScaler().fit_transform(features), labels[:, 2])
+    assert (by_margin[:, 2] == (alone.decision_function(StandardScaler().fit_transform(features)) > 0)).mean() > 0.99
+    likelier = ClassicSystem("BR-SVM", features, labels, CLASSIC, seed=5).scores(features) > 0.5
+    assert by_margin[:, 2].sum() > 2 * likelier[:, 2].sum()
 
 
 @pytest.mark.parametrize("system", ["BR-SVM", "LP-SVM", "RAkEL-RF"])
@@ -77,3 +96,12 @@ def test_a_loop_scores_the_mean_of_its_chunks_or_what_chance_gives() -> None:
     assert scores[:, 0].tolist() == [2.0, 0.25, 0.5]
     assert loops.unheard == 1
     assert loops.labels.shape == (3, 6)
+
+
+def test_features_of_other_files_are_refused() -> None:
+    """A data set that is prepared again may hold its loops in other files."""
+    columns = {"id": ["a", "b"], **{role: [True, False] for role in ROLES}}
+    stored = {"id": ["b"], "heard": ["chunk"], "error": ["x"], **{name: [0.0] for name in NAMES}}
+    assert gather([(pa.table(columns).slice(1), pa.table(stored))], "chunk").unheard == 1
+    with pytest.raises(UserError, match="delete the output's features/ and run the same command"):
+        gather([(pa.table(columns), pa.table(stored))], "chunk")
