@@ -140,7 +140,7 @@ def test_what_ends_a_worker_is_said_in_a_sentence(
     with pytest.raises(SystemExit) as ended:
         main(["train", data[0].path, "-o", str(tmp_path), *wild])
     assert ended.value.code == 2
-    assert "the loss is no longer a number; try a lower phases.lr" in capsys.readouterr().err
+    assert "the loss is no longer a number; try a lower phases.0.lr" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("ray_here")

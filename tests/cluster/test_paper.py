@@ -113,12 +113,12 @@ def test_a_system_that_cannot_be_done_leaves_the_others(
 ) -> None:
     real = classic.ClassicSystem
 
-    def small(system: str, *args: Any) -> Any:
+    def small(system: str, *args: Any, **how: Any) -> Any:
         if system == "BR-RF":
             raise UserError(f"{system}: too small a split.")
         if system == "BR-SVM":
             raise RuntimeError("CUDA out of memory\nby far")
-        return real(system, *args)
+        return real(system, *args, **how)
 
     monkeypatch.setattr(classic, "ClassicSystem", small)
     flags = ["paper", "--data", data, "-o", str(tmp_path), *(word for each in BRIEF for word in ("--set", each))]
