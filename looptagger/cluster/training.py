@@ -67,6 +67,7 @@ def _live(job: Job, rank: int, world: int, here: int, device: Any) -> None:
     """Train as number `rank` of `world` workers, of which `here` are on this machine. Raises UserError."""
     adopt(job.environment)
     try:
+        job.words.qsize()  # dead where the one who asked for the training has gone
         _fit(job, _peers(rank, world, here, device), here)
     except RuntimeError as error:
         import torch
@@ -80,6 +81,8 @@ def _live(job: Job, rank: int, world: int, here: int, device: Any) -> None:
     except UserError as error:
         job.words.put(("error", str(error)))
         raise
+    except ray.exceptions.RayActorError:
+        raise UserError("nobody listens any more") from None
     if rank == 0:
         job.words.put(("done", None))
 
@@ -153,10 +156,14 @@ def run(job: Job, force: Workforce, retries: int, heard: Callable[[str, Any], No
     words = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # no other node's end may take it along
     job = replace(job, words=words)
     outcome = _one(job, force, retries) if force.workers == 1 else _several(job, force, retries, here)
-    while not _hear(words, heard):  # Ray's own tidying up after the last epoch can take 10 s; nobody needs it
-        if ray.wait([outcome], timeout=0)[0] and not _hear(words, heard):
-            _end(outcome)
-            return
+    try:
+        while not _hear(words, heard):  # Ray's own tidying up after the last epoch can take 10 s; nobody needs it
+            if ray.wait([outcome], timeout=0)[0] and not _hear(words, heard):
+                _end(outcome)
+                return
+    except BaseException:  # in a session that stays open, the workers would go on with a run that others may take up
+        words.shutdown(force=True)
+        raise
 
 
 def _one(job: Job, force: Workforce, retries: int) -> Any:

@@ -18,6 +18,7 @@ from looptagger.errors import UserError
 from looptagger.learn import record, table
 from looptagger.learn.table import Dataset
 from looptagger.learn.task import Census, Task
+from looptagger.model import checkpoint
 from looptagger.model.checkpoint import Card, plain_name
 from looptagger.roles import ROLES
 
@@ -66,10 +67,20 @@ def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
             _begin(job, found, out)
         log = record.rows(out) if is_started and not job.overwrite else []  # a log by itself is of a run half deleted
         if len(log) == job.train.epochs:
+            _license(out, job.train)
             return log
         labels = [table.truth(rows) for rows in table.rows(data, found, job.train.split, "train", ROLES)]
         task = Task(job.train, Census.of(np.concatenate(labels)), _card(job, found))
-        return _run(job, task, found, log, replace(events, check=check))
+        log = _run(job, task, found, log, replace(events, check=check))
+        _license(out, job.train)
+        return log
+
+
+def _license(out: Folder, settings: Train) -> None:
+    """Have the weights' card name the licence that was asked for last: their epoch may be of before."""
+    data = out.read(record.MODEL)
+    if data and settings.licence not in (Train().licence, checkpoint.card(data, out.uri).licence):
+        out.write(record.MODEL, checkpoint.licensed(data, settings.licence))
 
 
 def _begin(job: TrainJob, found: Dataset, out: Folder) -> None:

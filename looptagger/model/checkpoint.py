@@ -149,6 +149,17 @@ def dump(network: "HCNN", card: Card, half: bool = False) -> bytes:
     return safetensors.torch.save(weights, metadata={KEY: json.dumps(card.model_dump(mode="json"), sort_keys=True)})
 
 
+def licensed(data: bytes, licence: str) -> bytes:
+    """A checkpoint's bytes with another licence in its card."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    about = json.loads(header["__metadata__"][KEY]) | {"licence": licence}
+    header["__metadata__"][KEY] = json.dumps(about, sort_keys=True)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # what follows stays aligned
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
+
+
 def untrained(model: Model | None = None, seed: int = 0) -> bytes:
     """A checkpoint of random weights that a seed fixes: for demos and tests of everything but the scores."""
     import torch

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from looptagger.errors import UserError
 from looptagger.learn import record, table
 from looptagger.learn import run as run_state
 from looptagger.model import checkpoint
+from looptagger.model.predictor import Predictor
 from looptagger.settings import load
 from tests.conftest import ONE_CORE, S3, joining
 from tests.learn.test_training import SHORT, fit, settings
@@ -133,6 +135,23 @@ def test_two_workers_on_s3_one_of_which_dies_do_as_one_here(
 
 
 @pytest.mark.usefixtures("ray_here")
+def test_a_training_stopped_in_an_open_session_stops(data: tuple[Folder, table.Dataset], tmp_path: Path) -> None:
+    """In a notebook, the same call is made again: two workers would write to one run."""
+
+    def stop(row: Any) -> None:
+        raise KeyboardInterrupt
+
+    job = TrainJob(data[0].path, str(tmp_path), settings(*SHORT, "epochs=500", "compute.device=cpu"))
+    with pytest.raises(KeyboardInterrupt):
+        train(job, Events(epoch=stop))
+    deadline = time.monotonic() + 60
+    while named(os.getpid(), "ray::alone") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not named(os.getpid(), "ray::alone")
+    assert 1 <= len(record.rows(Folder(str(tmp_path)))) < 500
+
+
+@pytest.mark.usefixtures("ray_here")
 def test_what_ends_a_worker_is_said_in_a_sentence(
     data: tuple[Folder, table.Dataset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,6 +179,11 @@ def test_a_log_without_a_state_is_no_finished_run(
     known: list[Any] = []
     monkeypatch.setattr(training_job, "_run", lambda job, task, found, log, events: known.append(log))
     assert len(train(job)) == 2, "which is returned as it is"
+    train(replace(job, train=job.train.model_copy(update={"licence": "CC-BY-4.0"})))  # said when all is done
+    now = Predictor.load(tmp_path)
+    assert now.card.licence == "CC-BY-4.0"
+    assert train(job)
+    assert Predictor.load(tmp_path).model_id == now.model_id, "what is not said is not taken back"
     (tmp_path / record.STATE).unlink()
     train(job)
     assert known == [[]]
