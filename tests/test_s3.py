@@ -54,7 +54,7 @@ def rows(s3: S3, out: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.usefixtures("one_worker")
-def test_bucket_to_bucket_and_resume(s3: S3, prefix: str, tiny_model: str) -> None:
+def test_bucket_to_bucket(s3: S3, prefix: str, tiny_model: str) -> None:
     out = prefix.replace("/loops", "/tags")
     summary = run(s3, prefix, out, tiny_model)
     assert summary.by_status == {"ok": len(NAMES), "empty": 1, "undecodable": 1}
@@ -63,6 +63,13 @@ def test_bucket_to_bucket_and_resume(s3: S3, prefix: str, tiny_model: str) -> No
     folder = Folder(out, settings(s3).storage)
     assert status.verify(folder) == []
     assert status.status(folder).holder is None
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_going_on_in_a_bucket(s3: S3, prefix: str, tiny_model: str) -> None:
+    out = prefix.replace("/loops", "/tags")
+    run(s3, prefix, out, tiny_model)
+    found, folder = rows(s3, out), Folder(out, settings(s3).storage)
     folder.delete(["part-0000001.parquet"])
     again = run(s3, prefix, out, tiny_model)
     assert (again.before, again.clips) == (5, 4)
