@@ -290,8 +290,9 @@ def test_model_import_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def start(source: Path, out: Path, model: str, *more: str, env: dict[str, str] = ONE_CORE) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "looptagger", "tag", str(source), "-o", str(out), "--model", model, *BY_FOUR]
-    return subprocess.Popen([*command, *more], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [Path(sys.executable).parent / "looptagger", "tag", source, "-o", out, "--model", model, *BY_FOUR]
+    there = {"cwd": out.parent, "env": env}
+    return subprocess.Popen([*command, *more], **there, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def rows_readable_now(out: Path) -> int:
@@ -332,7 +333,9 @@ def test_a_run_cut_off_twice_goes_on_to_one_row_a_clip(tmp_path: Path, slow_mode
     """The first with a Ray of its own, the second on a cluster that goes on without it."""
     source, out = tmp_path / "in", tmp_path / "out"
     write_tones(source, 120)
+    (tmp_path / "av.py").write_text("raise ImportError")  # a user's, in the folder that the command is given in
     cut_off("terminate", start(source, out, slow_model), out, 20)
+    (tmp_path / "av.py").unlink()
     cut_off("kill", start(source, out, slow_model, env=joining()), out, 60)
     main(["tag", str(source), "-o", str(out), "--model", slow_model, *BY_FOUR])
     found = duckdb.sql(f"select count(*), count(distinct id) from '{out}/*.parquet'").fetchall()

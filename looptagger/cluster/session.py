@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -156,8 +157,13 @@ def storage_environment() -> dict[str, str]:
 def adopt(environment: dict[str, str]) -> None:
     """Take over variables in a worker. They travel with the task, so that no log or dashboard shows them.
 
-    Credentials come all together: a node's own key beside the driver's token would be nobody's.
+    Credentials come all together: a node's own key beside the driver's token would be nobody's. What lies in the
+    folder that a local session was started in goes behind the packages: Ray puts it before them, and an av.py there
+    is not ours.
     """
+    if (here := os.getcwd()) in sys.path:
+        sys.path.remove(here)
+        sys.path.append(here)
     if CREDENTIALS[0] in environment:
         for key in CREDENTIALS:
             os.environ.pop(key, None)

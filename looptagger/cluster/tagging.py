@@ -76,14 +76,15 @@ def _rows(block: pa.Table, job: Job) -> pa.Table:
     return table if work["only"] is None else table.take(pa.array(work["only"], pa.int64()))
 
 
-# The steps are imported in the workers only: torch takes two seconds that the driver need not wait for.
+# The steps are imported in the workers only: torch takes two seconds that the driver need not wait for. And after
+# `adopt`, which sees to it that they are found.
 
 
 def _read(block: pa.Table, job: Job) -> pa.Table:
     """A block that names a shard -> its rows, or one that stops the job."""
+    adopt(job.environment)
     from looptagger.steps.decoding import stopped
 
-    adopt(job.environment)
     try:
         return _rows(block, job)
     except UserError as error:
@@ -92,10 +93,10 @@ def _read(block: pa.Table, job: Job) -> pa.Table:
 
 def _decode(block: pa.Table, job: Job) -> Iterator[pa.Table]:
     """A block that names a shard, or what `_read` made of it -> decoded rows."""
+    adopt(job.environment)
     from looptagger.steps.decoding import stopped
     from looptagger.steps.isolated import HERE
 
-    adopt(job.environment)
     rows = _read(block, job) if block.column_names == [WORK] else block
     if WORK in rows.column_names:  # it stops the job
         yield rows
@@ -110,9 +111,9 @@ class Predict:
     """An actor that keeps the model. On a CPU core it is handed shards, and decodes their rows itself."""
 
     def __init__(self, job: Job, decodes: bool) -> None:
+        adopt(job.environment)
         from looptagger.steps.isolated import HERE
 
-        adopt(job.environment)
         if decodes:
             HERE.start()  # it wakes up while torch is imported
         import torch
