@@ -24,7 +24,7 @@ ONE = [1, 1]
 def check() -> None:
     """Raise UserError where this machine has no fast 8-bit products, or torch none of the operators."""
     if not hasattr(torch.ops.onednn, "qconv2d_pointwise") or not torch.cpu._is_vnni_supported():
-        raise UserError("compute.precision: int8 needs an x86 CPU with AVX-512 VNNI; use auto or bfloat16.")
+        raise UserError("compute.precision: int8 needs an x86 CPU with AVX-512 VNNI; use auto.")
 
 
 class Packed:

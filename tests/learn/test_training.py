@@ -182,6 +182,14 @@ def test_training_sees_what_the_network_computes(kind: str) -> None:
     assert torch.allclose(half, trained, atol=0.1)
 
 
+def test_a_cpu_without_bfloat16_takes_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In software it would take five times as long: hours for the starter."""
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    learner = Learner(settings("compute.precision=bfloat16"), Census(16, (3,) * 6), Peers())
+    learner.enter(0, None)
+    assert learner.alone.precision == torch.float32
+
+
 def test_the_filters_learn_and_masks_hide() -> None:
     chosen = settings("augment.band_mask=64", "augment.time_mask=64")
     learner = Learner(chosen, Census(16, (3,) * 6), Peers())
