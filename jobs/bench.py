@@ -55,7 +55,7 @@ def bench_forward(table: Table) -> None:
     torch.set_num_threads(1)
     data = checkpoint.untrained()
     network, _ = checkpoint.load(data, "bench")
-    predictor = Predictor(data)
+    predictor = Predictor(data, compute=Compute(device="cpu"))
     pcm = np.random.default_rng(0).integers(-9000, 9000, (8, 48_000)).astype(np.int16)
     wave = torch.from_numpy(pcm).float() / 32768
 

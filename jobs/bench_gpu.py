@@ -8,6 +8,7 @@ only shows that everything builds (`--device cpu`, slow).
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,25 +17,34 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from looptagger.errors import one_line
 from looptagger.model import checkpoint
 from looptagger.model.folded import FoldedHCNN
 
 GFLOP = 5.1
 """Of the trunk, a chunk at full width."""
+CHECKED = 16
+"""Chunks of a batch whose scores are compared with float32's."""
 
 Forward = Callable[[Tensor], Tensor]
 
 
-def plain(network: nn.Module) -> Forward:
-    """The module as it is trained."""
-    return lambda pcm: network(pcm.float() / 32768.0)  # type: ignore[no-any-return]
+def plain(network: nn.Module, tf32: bool) -> Forward:
+    """The module as it is trained. cuDNN rounds what it multiplies to 10 bits (TF32) unless told not to."""
+
+    def forward(pcm: Tensor) -> Tensor:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
+            return network(pcm.float() / 32768.0)  # type: ignore[no-any-return]
+
+    return forward
 
 
 def folded(network: Any, precision: torch.dtype, device: str, compiled: bool) -> Forward:
-    """As looptagger tags; its trunk compiled, if asked for."""
+    """As looptagger tags; its trunk compiled, if asked for, for the one size of batch that it is called with."""
     module = FoldedHCNN(network, precision).to(device).eval()
     if compiled:
-        module.trunk = torch.compile(module.trunk, mode="max-autotune-no-cudagraphs")  # type: ignore[assignment]
+        torch._dynamo.reset()
+        module.trunk = torch.compile(module.trunk, mode="max-autotune-no-cudagraphs", dynamic=False)  # type: ignore[assignment]
     return lambda pcm: module(pcm.float() / 32768.0)[0]  # type: ignore[no-any-return]
 
 
@@ -59,22 +69,18 @@ def captured(forward: Forward, like: Tensor) -> Forward:
     return replay
 
 
-def built(forward: Forward, pcm: Tensor, graphs: bool) -> Forward:
-    """A forward for that size of batch."""
-    return captured(forward, pcm.cuda()) if graphs else forward
-
-
-def ways(network: Any, device: str) -> Iterator[tuple[str, Forward]]:
+def ways(network: Any, device: str) -> Iterator[tuple[str, Callable[[], Forward]]]:
     """Every way to build it."""
-    yield "plain float32", plain(network)
+    yield "plain float32", partial(plain, network, False)
+    yield "plain, TF32 convolutions", partial(plain, network, True)
     for precision in (torch.float16, torch.bfloat16):
         name = str(precision).removeprefix("torch.")
-        yield f"folded, {name}", folded(network, precision, device, False)
-        yield f"folded, {name}, compiled", folded(network, precision, device, True)
+        yield f"folded, {name}", partial(folded, network, precision, device, False)
+        yield f"folded, {name}, compiled", partial(folded, network, precision, device, True)
 
 
 def rate(forward: Forward, pcm: Tensor, device: str, seconds: float) -> float:
-    """Chunks/s with the upload, from pinned memory, copies overlapping the work before."""
+    """Chunks/s with the upload, from pinned memory, on the same stream."""
     host = pcm.pin_memory() if device == "cuda" else pcm
     wait: Callable[[], object] = torch.cuda.synchronize if device == "cuda" else time.perf_counter
     for _ in range(3):
@@ -87,6 +93,34 @@ def rate(forward: Forward, pcm: Tensor, device: str, seconds: float) -> float:
         wait()
         count += 5 * len(pcm)
     return count / (time.perf_counter() - began)
+
+
+def tried(
+    build: Callable[[], Forward], graph: bool, pcm: Tensor, wanted: Tensor, device: str, seconds: float
+) -> tuple[float, float]:
+    """Chunks/s of a way to build it at this size of batch, and by how much its scores differ from those wanted."""
+    placed, forward = pcm.to(device), build()
+    if graph:
+        forward = captured(forward, placed)
+    found = torch.sigmoid(forward(placed)[: len(wanted)].float())
+    return rate(forward, pcm, device, seconds), float((found - wanted[: len(found)]).abs().max())
+
+
+def row(
+    name: str, build: Callable[[], Forward], graph: bool, batches: dict[int, Tensor], wanted: Tensor, args: Any
+) -> tuple[str, float, int, float, str]:
+    """A way's name, its best rate, at which batch, the largest difference in a score, and what did not work."""
+    name, found, failed = f"{name}, graph" if graph else name, [], ""
+    for size, pcm in batches.items():
+        try:
+            speed, error = tried(build, graph, pcm, wanted, args.device, args.seconds)
+            found.append((speed, size, error))
+        except Exception as error:  # a card that is too small, a compiler that is not there: the other ways still count
+            failed = f"{size}: {one_line(error)[:60]}"
+            if args.device == "cuda":
+                torch.cuda.empty_cache()
+    best = max(found, default=(0.0, 0, float("nan")))
+    return name, best[0], best[1], max((each[2] for each in found), default=float("nan")), failed
 
 
 def matrix_peak(device: str, size: int) -> float:
@@ -102,31 +136,31 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--model", default="untrained", help="a checkpoint's name or path")
     args = parser.parse_args()
     on_gpu = args.device == "cuda"
-    network, _ = checkpoint.load(checkpoint.untrained(), "untrained")
+    network, _ = checkpoint.load(checkpoint.resolve(args.model), args.model)
     network = network.to(args.device).eval()
     rng = np.random.default_rng(0)
     pcm = torch.from_numpy(rng.integers(-9000, 9000, (max(args.batches), 48_000)).astype(np.int16))
     peak = matrix_peak(args.device, 8192 if on_gpu else 512)
-    table = Table("way", "best batch", "chunks/s", "÷ plain", "of the peak", "largest score error")
+    console, slowest = Console(width=140), 0.0
+    table = Table("way", "best batch", "chunks/s", "÷ plain", "of the peak", "largest score error", "what failed")
+    batches = {size: pcm[:size] for size in args.batches}
     with torch.inference_mode():
-        few = pcm[: min(16, len(pcm))].to(args.device)
-        wanted, slowest = torch.sigmoid(network(few.float() / 32768.0)), 0.0
-        for name, forward in ways(network, args.device):
-            error = float((torch.sigmoid(forward(few).float()) - wanted).abs().max())
-            for graphs in (False, True)[: 1 + on_gpu]:
-                best, batch = max(
-                    (rate(built(forward, pcm[:n], graphs), pcm[:n], args.device, args.seconds), n) for n in args.batches
-                )
+        wanted = torch.sigmoid(plain(network, False)(pcm[:CHECKED].to(args.device)))
+        for name, build in ways(network, args.device):
+            for graph in (False, True)[: 1 + on_gpu]:
+                way, best, size, error, failed = row(name, build, graph, batches, wanted, args)
                 slowest = slowest or best
                 share = f"{best * GFLOP / 1e3 / peak:.0%}"
-                row = (f"{name}, graph" if graphs else name, str(batch), f"{best:,.0f}", f"{best / slowest:.2f}", share)
-                table.add_row(*row, f"{error:.0e}")
+                ratio = f"{best / slowest:.2f}" if slowest else "-"
+                table.add_row(way, str(size), f"{best:,.0f}", ratio, share, f"{error:.0e}", failed)
+                console.print(f"{way}: {best:,.0f} chunks/s {failed}", style="dim")
         front = FoldedHCNN(network).to(args.device).front
         alone = rate(lambda chunk: front(chunk.float() / 32768.0), pcm[: args.batches[-1]], args.device, args.seconds)
-    Console(width=120).print(table)
-    Console(width=120).print(f"matrix product: {peak:,.1f} TFLOP/s in bfloat16; front end alone: {alone:,.0f} chunks/s")
+    console.print(table)
+    console.print(f"matrix product: {peak:,.1f} TFLOP/s in bfloat16; front end alone: {alone:,.0f} chunks/s")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Each worker reads its own share of the data set. The run's folder holds the stat
 workers that die.
 """
 
-import os
 import socket
 import tempfile
 from collections.abc import Callable
@@ -111,6 +110,7 @@ def _fit(job: Job, peers: Any, here: int) -> None:
 
 def _peers(rank: int, world: int, here: int, device: Any) -> Any:
     """This worker's place, with its device and threads made ready."""
+    import joblib
     import torch
 
     from looptagger.learn.peers import Peers
@@ -125,7 +125,7 @@ def _peers(rank: int, world: int, here: int, device: Any) -> Any:
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))  # Ray sets one a logical CPU
+    torch.set_num_threads(max(1, joblib.cpu_count() // here))  # those of a container; Ray sets one a logical CPU
     return Peers(rank, world, device)
 
 

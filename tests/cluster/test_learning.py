@@ -49,11 +49,13 @@ def data(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, 
     return store(tree, tmp_path_factory.mktemp("table"), shares=(0.6, 0.2, 0.2))
 
 
-def kill_a_worker(run: Path) -> None:
+def kill_a_worker(run: Path, killed: list[int]) -> None:
     """SIGKILL the training worker once an epoch is stored."""
-    while not (run / record.STATE).exists():
+    deadline = time.monotonic() + 200
+    while not (run / record.STATE).exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    kill(named(os.getpid(), "ray::alone"))  # not those of a training that goes on beside the tests
+    killed += named(os.getpid(), "ray::alone")  # not those of a training that goes on beside the tests
+    kill(killed)
 
 
 @pytest.mark.usefixtures("ray_here")
@@ -68,10 +70,12 @@ def test_from_fsld_to_figures_though_a_worker_dies(
     assert "1,626" in said.out  # the paper's
     assert "Rule: loops discarded" in said.out
     assert table.find(Folder(str(out))).digest == data[1].digest
-    killer = threading.Thread(target=kill_a_worker, args=(run,))
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker, args=(run, killed), daemon=True)
     killer.start()
     main(["train", str(out), "-o", str(run), *flags("epochs=5")])
     killer.join()
+    assert len(killed) == 1
     said = capsys.readouterr()
     assert [row["epoch"] for row in record.rows(Folder(str(run)))] == [1, 2, 3, 4, 5]
     assert "epoch 5/5" in said.err
@@ -107,14 +111,18 @@ def test_two_workers_on_s3_one_of_which_dies_do_as_one_here(
         "average_epochs=2",
     )
     rows: list[Any] = []
+    killed: list[int] = []
 
     def heard(row: Any) -> None:
         rows.append(row)
         if row["epoch"] == 3:
-            kill(list(named(os.getpid(), "RayTrainWorker"))[:1])
+            assert named(os.getpid(), "ray::TrainController")
+            killed.extend(list(named(os.getpid(), "RayTrainWorker"))[:1])
+            kill(killed)
 
     log = train(TrainJob("s3://private/fsld", "s3://private/run", chosen), Events(epoch=heard))
     assert log == rows
+    assert len(killed) == 1
     alone = fit(data, tmp_path, chosen).log
     assert log[-1]["train_loss"] == pytest.approx(alone[-1]["train_loss"], abs=0.08)
     assert log[-1]["loss"] == pytest.approx(alone[-1]["loss"], abs=0.08)
@@ -169,6 +177,9 @@ def test_a_run_is_not_deleted_for_one_that_cannot_start(data: tuple[Folder, tabl
     with pytest.raises(UserError, match="do not part evenly|CPU"):
         train(job)
     assert record.is_started(Folder(str(tmp_path)))
+    fewer = replace(job, train=settings(*SHORT, "epochs=1", "compute.device=cpu"))
+    assert len(train(fewer)) == 1
+    assert len(record.rows(Folder(str(tmp_path)))) == 1
 
 
 def test_a_log_without_a_state_is_no_finished_run(

@@ -41,6 +41,16 @@ def trained(learner: Learner, first: int, last: int) -> Learner:
     return learner
 
 
+def gradient(peers: Peers, seen: torch.Tensor) -> torch.Tensor:
+    """Of a layer that each worker would begin otherwise."""
+    torch.manual_seed(peers.rank)
+    layer = torch.nn.Linear(3, 1)
+    shared = peers.shared(layer)
+    shared(seen).square().mean().backward()
+    assert layer.weight.grad is not None
+    return layer.weight.grad
+
+
 def work(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORKERS)
@@ -52,6 +62,7 @@ def work(rank: int, folder: Path) -> None:
     resumed.restore(torch.load(io.BytesIO(stored.getvalue()), weights_only=True))
     trained(resumed, 2, 3)
     torch.save([each.scored.state_dict() for each in (whole, resumed)], folder / f"{rank}.pt")
+    torch.save(gradient(task[2], torch.eye(WORKERS)[rank : rank + 1]), folder / f"{rank}.gradient.pt")
     dist.destroy_process_group()
 
 
@@ -60,3 +71,7 @@ def test_workers_that_go_on_end_exactly_where_they_would_have(tmp_path: Path) ->
     found = [each for rank in range(WORKERS) for each in torch.load(tmp_path / f"{rank}.pt", weights_only=True)]
     for each in found[1:]:
         assert all(torch.equal(value, each[name]) for name, value in found[0].items())
+    alone = gradient(Peers(), torch.eye(WORKERS))
+    for rank in range(WORKERS):
+        one = torch.load(tmp_path / f"{rank}.gradient.pt", weights_only=True)
+        assert torch.allclose(one, alone), "the gradient of all crops together"

@@ -190,7 +190,7 @@ def test_a_cpu_without_bfloat16_takes_float32(monkeypatch: pytest.MonkeyPatch) -
     assert learner.alone.precision == torch.float32
 
 
-def test_the_filters_learn_and_masks_hide() -> None:
+def test_the_filters_learn() -> None:
     chosen = settings("augment.band_mask=64", "augment.time_mask=64")
     learner = Learner(chosen, Census(16, (3,) * 6), Peers())
     learner.enter(0, None)

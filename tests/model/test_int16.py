@@ -9,22 +9,17 @@ import soundfile
 import torch
 
 from looptagger.config import Audio, Chunking, Compute, Model
-from looptagger.errors import UserError
-from looptagger.model import checkpoint, int8, int16
+from looptagger.model import checkpoint, int16
 from looptagger.model.folded import FoldedHCNN
 from looptagger.model.hcnn import HCNN
 from looptagger.model.int8 import IntegerResidualBlock
 from looptagger.model.int16 import LEAST_CHANNELS, Int16Conv
 from looptagger.model.predictor import Predictor
 from tests.conftest import LOOPS
-from tests.model.test_int8 import maps
-
-try:
-    int8.check()
-except UserError as why:
-    pytest.skip(str(why), allow_module_level=True)
+from tests.model.test_int8 import maps, needs_products
 
 
+@needs_products
 @pytest.mark.parametrize("shape", [(1, 16, 64, 94), (2, 64, 17, 19), (1, 128, 2, 2)])
 def test_a_convolution_is_within_its_steps(shape: tuple[int, int, int, int]) -> None:
     seen = maps(*shape)
@@ -36,6 +31,7 @@ def test_a_convolution_is_within_its_steps(shape: tuple[int, int, int, int]) -> 
         assert torch.equal(Int16Conv(conv)(seen, "relu"), found.relu())
 
 
+@needs_products
 def test_weights_whose_halves_are_at_their_ends_come_back_whole() -> None:
     weight = torch.tensor([32_512.0, -32_512, 128, -128, 127, 129, 32_384, -32_384, 384, 0])
     conv = torch.nn.Conv2d(1, len(weight), 3, padding=1)
@@ -49,6 +45,7 @@ def test_weights_whose_halves_are_at_their_ends_come_back_whole() -> None:
     assert found[0, :, 2, 2].tolist() == (255 * weight).tolist()
 
 
+@needs_products
 def test_silence_is_the_bias() -> None:
     conv = torch.nn.Conv2d(64, 64, 3, padding=1)
     with torch.inference_mode():
@@ -56,6 +53,7 @@ def test_silence_is_the_bias() -> None:
         assert torch.allclose(found, conv.get_parameter("bias")[None, :, None, None].expand_as(found), atol=1e-6)
 
 
+@needs_products
 @pytest.mark.parametrize("model", ["starter", "untrained"])
 def test_a_models_scores_stay_within_the_bound(model: str) -> None:
     network, _ = checkpoint.load(checkpoint.resolve(model), model)
@@ -81,6 +79,7 @@ def unlike(times: float) -> bytes:
     return checkpoint.dump(network, card)
 
 
+@needs_products
 @pytest.mark.parametrize(("times", "blocks"), [(1.0, 3), (1000.0, 0)])
 def test_a_model_that_does_not_agree_stays_in_floats(
     monkeypatch: pytest.MonkeyPatch, times: float, blocks: int
@@ -90,6 +89,7 @@ def test_a_model_that_does_not_agree_stays_in_floats(
     assert sum(isinstance(block, IntegerResidualBlock) for block in predictor.network.trunk) == blocks
 
 
+@needs_products
 def test_a_predictor_is_copied_and_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int16, "is_quick", lambda: True)
     predictor = Predictor.load("starter", Compute(device="cpu"))
@@ -105,7 +105,10 @@ def test_narrow_blocks_stay_in_floats() -> None:
     assert not any(isinstance(block, IntegerResidualBlock) for block in quick.trunk)
 
 
-@pytest.mark.parametrize(("precision", "amx", "blocks"), [("auto", True, 3), ("auto", False, 0), ("float32", True, 0)])
+@pytest.mark.parametrize(
+    ("precision", "amx", "blocks"),
+    [pytest.param("auto", True, 3, marks=needs_products), ("auto", False, 0), ("float32", True, 0)],
+)
 def test_they_are_taken_where_they_are_quick_and_floats_were_not_asked_for(
     monkeypatch: pytest.MonkeyPatch, precision: str, amx: bool, blocks: int
 ) -> None:

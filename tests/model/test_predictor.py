@@ -11,7 +11,7 @@ from tests.conftest import tone
 
 @pytest.fixture(scope="module")
 def predictor(tiny_model: str) -> Predictor:
-    return Predictor.load(tiny_model)
+    return Predictor.load(tiny_model, Compute(device="cpu"))
 
 
 def test_an_array_in_roles_out(predictor: Predictor) -> None:
@@ -57,7 +57,8 @@ def test_batches_do_not_change_scores(predictor: Predictor, monkeypatch: pytest.
 
 
 def test_a_card_whose_memory_is_short_gets_fewer_chunks(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    predictor, pcm = Predictor.load(tiny_model), np.random.default_rng(0).integers(-9, 9, (7, 48_000)).astype(np.int16)
+    predictor = Predictor.load(tiny_model, Compute(device="cpu"))
+    pcm = np.random.default_rng(0).integers(-9, 9, (7, 48_000)).astype(np.int16)
     expected, plain = predictor.chunk_scores(pcm)[0], predictor._forward
 
     def short(most: int) -> None:
