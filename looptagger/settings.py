@@ -13,6 +13,12 @@ from looptagger.errors import UserError
 
 S = TypeVar("S", bound=Settings)
 
+INSTEAD = {
+    "tuple_type": "is a list, [a, b, ...]; what is in it already can be named by number, from 0",
+    "missing": "is lacking",
+}
+"""Pydantic's words for some faults, in the user's."""
+
 
 def load(kind: type[S], file: Path | None = None, overrides: Sequence[str] = ()) -> S:
     """Settings of `kind` from a YAML file and `a.b=value` overrides, later ones first in force.
@@ -50,7 +56,7 @@ def _validated(kind: type[S], values: Mapping[str, Any], where: str) -> S:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise UserError(f"{where}: there is no setting {key!r}; {_known(kind, first['loc'])}.") from None
-        message = first["msg"].removeprefix("Value error, ")
+        message = INSTEAD.get(first["type"], first["msg"].removeprefix("Value error, "))
         raise UserError(f"{where}: {key + ': ' if key else ''}{message}.") from None
 
 

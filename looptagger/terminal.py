@@ -76,7 +76,7 @@ class ProgressView:
 
     def listed(self, rows: int) -> None:
         """Rows of the manifest stored so far."""
-        self.show(f"{rows:,} clips listed", rows == 0)
+        self.show(f"{plural(rows, 'clip')} listed", rows == 0)
 
     def progress(self, progress: "Progress") -> None:
         """The state of tagging."""

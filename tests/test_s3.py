@@ -203,12 +203,27 @@ def test_one_writer_an_object_store_prefix(s3: S3) -> None:
 
 def test_of_two_that_take_over_a_stale_lease_one_has_it(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Folder("s3://private/stale", settings(s3).storage)
-    folder.write(lock.NAME, json.dumps(lock._owner("gone") | {"renewed": 0}).encode())
     quicker = json.dumps(lock._owner("other") | {"host": "elsewhere", "pid": 1}).encode()
-    monkeypatch.setattr(lock.time, "sleep", lambda _: folder.write(lock.NAME, quicker))
-    with pytest.raises(UserError, match="process 1 on elsewhere"), lock.held(folder):
+    for at in (lock.RENEW_S + lock.SETTLED_S, lock.SETTLED_S):  # before ours is written, or after
+        folder.write(lock.NAME, json.dumps(lock._owner("gone") | {"renewed": 0}).encode())
+        monkeypatch.setattr(lock.time, "sleep", lambda s, at=at: folder.write(lock.NAME, quicker) if s == at else None)
+        with pytest.raises(UserError, match="process 1 on elsewhere"), lock.held(folder):
+            pass
+        assert folder.read(lock.NAME) == quicker
+
+
+def test_a_lease_whose_clock_is_behind_is_not_taken_over(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores let clocks differ by a quarter of an hour."""
+    folder = Folder("s3://private/behind", settings(s3).storage)
+    there = lock._owner("theirs") | {"host": "elsewhere", "pid": 7, "machine": "other"}
+
+    def renewed(behind_s: float) -> None:
+        folder.write(lock.NAME, json.dumps(there | {"renewed": time.time() - behind_s}).encode())
+
+    renewed(200)
+    monkeypatch.setattr(lock.time, "sleep", lambda _: renewed(190))
+    with pytest.raises(UserError, match="process 7 on elsewhere"), lock.held(folder):
         pass
-    assert folder.read(lock.NAME) == quicker
 
 
 def test_a_job_that_slept_writes_nothing_and_leaves_anothers_lease(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import ValidationError
 
-from looptagger.archive import counts, manifest, tags
+from looptagger.archive import counts, manifest, tables, tags
 from looptagger.archive.manifest import ManifestFile, Shard
 from looptagger.archive.storage import Folder
 from looptagger.config import Settings
@@ -85,6 +85,8 @@ def check_place(out: str) -> None:
     """Refuse an output that is a file, or has no name. Raises UserError."""
     if not out:
         raise UserError("the output's name is empty; give a folder (`.` is this one).")
+    if tables.is_manifest(out):
+        raise UserError(f"{out}: the output is a folder of Parquet files; give it a name without such an ending.")
     folder = Folder(out)
     if folder.is_local and folder.fs.isfile(folder.path):
         raise UserError(f"{out}: is a file; give a folder for the output.")

@@ -42,9 +42,14 @@ def prepare(folder: Folder, request: Request, storage: Storage, listed: Callable
         return _extended(folder, request, storage, listed)
     _refuse_difference(folder, record, request)
     if not (request.update or set(request.sources) <= set(record.sources)):
+        had, asked = " ".join(record.sources), " ".join(request.sources)
+        if sum(work.rows for work in missing(folder, record)) == record.rows:
+            raise UserError(
+                f"{folder.uri}: was begun for {had} and has no tags yet; add --overwrite to tag {asked} instead, "
+                "or --update to tag both."
+            )
         raise UserError(
-            f"{folder.uri}: holds the tags of {' '.join(record.sources)}; add --update to take in "
-            f"{' '.join(request.sources)} too, or choose another output."
+            f"{folder.uri}: holds the tags of {had}; add --update to take in {asked} too, or choose another output."
         )
     grows = record.limit is not None and (request.limit is None or request.limit > record.limit)
     if request.update or grows:

@@ -161,8 +161,9 @@ def _claim(folder: Folder, token: str) -> None:
             existing = folder.read(NAME)  # another job was quicker, or the store cannot be written
             if existing is None:
                 raise
-    if not _gone(existing):
-        raise UserError(_busy(folder, existing))
+    alive = _renewed(folder, existing) if _gone(existing) else existing
+    if alive is not None:
+        raise UserError(_busy(folder, alive))
     folder.write(NAME, lease)
     time.sleep(SETTLED_S)
     last = folder.read(NAME) or b""
@@ -172,11 +173,22 @@ def _claim(folder: Folder, token: str) -> None:
 
 def _gone(lease: bytes) -> bool:
     """Whether a lease's owner is dead: not renewed for long, or a process that this machine would see and does not."""
+    return time.time() - _parsed(lease).get("renewed", 0) > STALE_S or _died_here(lease)
+
+
+def _died_here(lease: bytes) -> bool:
     owner = _parsed(lease)
-    if time.time() - owner.get("renewed", 0) > STALE_S:
-        return True
     is_here = owner.get("machine") == _machine() != ""
     return is_here and not os.path.exists(f"/proc/{int(owner.get('pid', 0))}")
+
+
+def _renewed(folder: Folder, lease: bytes) -> bytes | None:
+    """The lease that followed one which seemed stale: its owner lives, on a machine whose clock is behind ours."""
+    if _died_here(lease):
+        return None
+    time.sleep(RENEW_S + SETTLED_S)
+    now = folder.read(NAME)
+    return None if now == lease else now
 
 
 def _parsed(lease: bytes) -> dict[str, Any]:

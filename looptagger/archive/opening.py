@@ -1,5 +1,6 @@
 """Files opened many at once, local or remote; one that gives no bytes gives its status and reason."""
 
+import errno
 import io
 import os
 import stat
@@ -19,6 +20,8 @@ WHOLE_BYTES = 8 << 20
 T = TypeVar("T")
 BLOCK_BYTES = 1 << 20
 """Bytes asked for at once of such a remote file: more than a chunk of CD audio, and few requests where all is read."""
+DISK_GONE = (errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ESHUTDOWN)
+"""What a network file system, or FUSE, says of any file once it is away."""
 
 
 class Unread(Exception):
@@ -61,6 +64,11 @@ def _open_local(uri: str, limits: Limits) -> BinaryIO | Unread:
         with open(path, "rb") as file:
             return io.BytesIO(file.read())
     except OSError as error:
+        if error.errno in DISK_GONE:
+            place = os.path.dirname(os.fsdecode(path))
+            raise StoreAway(
+                f"{place}: its disk is gone ({error.strerror}); mount it and run the same command."
+            ) from None
         return unread(error)
     except ValueError:
         return Unread("missing", "not a possible file name")

@@ -37,6 +37,22 @@ def absolute(source: str) -> str:
     return source if "://" in source else os.path.abspath(source)
 
 
+def roots(sources: Sequence[str]) -> tuple[str, ...]:
+    """Those of an output's sources that are local folders, or were: files, patterns and manifests are left out."""
+    plain = [source for source in sources if scheme(source) == "file" and not glob.has_magic(source)]
+    files = [each for each in plain if paths.is_audio(each) or os.path.isfile(local_path(each))]
+    return tuple(each for each in plain if each not in files and not tables.is_manifest(each))
+
+
+def holds_anything(root: str) -> bool:
+    """Whether a local folder is there and not empty, as the place of a disk that is not mounted is."""
+    try:
+        with os.scandir(local_path(root)) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False
+
+
 def open_sources(sources: Sequence[str], storage: Storage) -> list[Listing]:
     """The listings of what the user points at; a file that lies in a folder also given is taken once.
 

@@ -21,9 +21,15 @@ def scheme(uri: str) -> str:
     return head if found and head.isalnum() else "file"
 
 
+NEED_MORE = ("ftp", "github", "zip")
+"""Schemes that fsspec has and that want a host, a repository, an archive of their own."""
+
+
 def filesystem(uri: str, storage: Storage, anonymous: bool = False) -> Any:
     """The fsspec filesystem of a URI. Raises UserError for a scheme nobody provides."""
     kind = scheme(uri)
+    if kind in NEED_MORE:
+        raise UserError(f"{uri}: {kind}:// needs more than a URI says; copy the files, or use s3:// or https://.")
     options: dict[str, Any] = {"use_listings_cache": False}
     if kind in ("s3", "s3a"):
         retries = {"max_attempts": storage.attempts, "mode": "standard"}
@@ -107,9 +113,10 @@ class Folder:
             raise
         except Exception as error:  # client libraries raise their own kinds
             why = one_line(getattr(error, "strerror", None) or error)
-            raise Unreachable(
-                f"{self.uri}: cannot be reached: {why}; check the credentials, the permissions and the endpoint."
-            ) from error
+            if isinstance(error, NotADirectoryError):
+                raise UserError(f"{self.uri}: is a file, or in one; give a folder.") from error
+            what = "path and its permissions" if self.is_local else "credentials, the permissions and the endpoint"
+            raise Unreachable(f"{self.uri}: cannot be reached: {why}; check the {what}.") from error
 
     def names(self, sub: str = "") -> list[str]:
         """Names of the files directly in it or in a folder below, sorted; none where there is no such folder."""
@@ -164,9 +171,15 @@ class Folder:
                 self.fs.rm_file(self.at(name))
 
 
-def file_at(uri: str, storage: Storage = Storage()) -> tuple[Folder, str]:
-    """Where a file at a path or a URI is to be written: its folder, and its name there."""
-    place, _, name = (uri if scheme(uri) != "file" else os.path.abspath(os.fsdecode(local_path(uri)))).rpartition("/")
-    if not name or place.endswith("/"):
+def file_at(uri: str, storage: Storage = Storage(), endings: tuple[str, ...] = ()) -> tuple[Folder, str]:
+    """Where a file at a path or a URI is to be written: its folder, and its name there.
+
+    Raises UserError for a folder, and for a local file with none of the `endings`, which is something else.
+    """
+    path = uri if scheme(uri) != "file" else os.path.abspath(os.fsdecode(local_path(uri)))
+    place, _, name = path.rpartition("/")
+    if not name or place.endswith("/") or os.path.isdir(path):
         raise UserError(f"{uri}: is a folder or a bucket; name a file in it.")
+    if endings and not name.lower().endswith(endings) and os.path.exists(path):
+        raise UserError(f"{uri}: is there already, and no {endings[0]} file; choose another name.")
     return Folder(place or "/", storage), name

@@ -41,6 +41,8 @@ class PartWriter:
             self.expected[work.part] += work.rows
         self.replacing = {work.part for work in works if work.only is not None}
         self.pending: dict[str, list[pa.Table]] = {}
+        self.left = self.expected.total()
+        """Rows of parts that are not written yet."""
         self.keeper = counts.Keeper(folder, self.expected)
 
     @property
@@ -78,6 +80,7 @@ class PartWriter:
         if chunks is not None:
             self._write(f"{CHUNKS}/{name}", chunks)
         self._write(name, rows)
+        self.left -= self.expected[name]
         self.keeper.count(name, rows)
 
     def _read(self, name: str) -> pa.Table:

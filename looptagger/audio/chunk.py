@@ -28,3 +28,10 @@ def fit(waveform: NDArray[np.generic], chunk: int) -> NDArray[np.generic]:
 def cut(waveform: NDArray[np.generic], first: NDArray[np.int64], chunk: int) -> NDArray[np.generic]:
     """The chunks of a waveform that begin at `first`, shape (len(first), chunk)."""
     return np.stack([fit(waveform[i : i + chunk], chunk) for i in first])
+
+
+def loud(pcm: NDArray[np.int16], silence_db: float) -> NDArray[np.bool_]:
+    """Which chunks (n, samples) have a sample of `silence_db` dBFS or more: (n,)."""
+    least = 32768 * 10 ** (silence_db / 20)
+    high: NDArray[np.bool_] = (pcm.max(axis=1) >= least) | (pcm.min(axis=1) <= -least)
+    return high

@@ -15,7 +15,8 @@ import soxr
 from numpy.typing import NDArray
 
 from looptagger.audio import chunk
-from looptagger.audio.sources import AudioSource, Clock, Samples, open_ffmpeg, open_libsndfile, open_vorbis
+from looptagger.audio.sources import AudioSource, Clock, Samples, open_ffmpeg, open_libsndfile
+from looptagger.audio.vorbis import open_vorbis
 from looptagger.config import Audio, Chunking, Limits
 from looptagger.errors import one_line
 
@@ -42,7 +43,7 @@ class Clip:
     """What the model hears of a clip, and what its file said of itself."""
 
     pcm: NDArray[np.int16]
-    """(n_chunks, chunk_samples)"""
+    """(n_chunks, chunk_samples), none of them silent: silence in a clip says nothing of its role."""
     start_s: NDArray[np.float64]
     """Where each chunk begins, in seconds."""
     duration_s: float
@@ -68,7 +69,8 @@ def decode_whole(file: BinaryIO, audio: Audio, limits: Limits, silence_db: float
 
     def heard(source: AudioSource) -> Clip:
         waveform, duration_s = _whole(source, audio, limits)
-        _check_level(waveform, silence_db)
+        if not chunk.loud(waveform[None], silence_db).any():
+            raise Undecoded("silent", f"no sample over {silence_db:g} dBFS")
         return Clip(waveform[None], np.zeros(1), duration_s, source.rate, source.channels, source.codec)
 
     return _first_that_reads(file, limits, heard)
@@ -114,7 +116,7 @@ def _reason(error: Exception) -> str:
 
 
 def _heard(source: AudioSource, audio: Audio, chunking: Chunking, limits: Limits) -> Clip:
-    """A source's chunks: sparse when it can seek and is long, else out of the whole waveform."""
+    """A source's chunks that are not silent: sparse when it can seek and is long, else out of the whole waveform."""
     size = audio.chunk_samples
     hop = max(1, round((chunking.hop_s or audio.chunk_s) * audio.sample_rate))
     if source.frames and source.frames / source.rate > 2 * chunking.max_chunks * audio.chunk_s:
@@ -126,15 +128,10 @@ def _heard(source: AudioSource, audio: Audio, chunking: Chunking, limits: Limits
         waveform, duration_s = _whole(source, audio, limits)
         first = chunk.starts(len(waveform), size, hop, chunking.max_chunks)
         pcm = chunk.cut(waveform, first, size).astype(np.int16, copy=False)
-    _check_level(pcm, chunking.silence_db)
-    start_s = first / audio.sample_rate
-    return Clip(pcm, start_s, duration_s, source.rate, source.channels, source.codec)
-
-
-def _check_level(pcm: NDArray[np.int16], silence_db: float) -> None:
-    peak = max(int(pcm.max()), -int(pcm.min()))
-    if peak < 32768 * 10 ** (silence_db / 20):
-        raise Undecoded("silent", f"no sample over {silence_db:g} dBFS")
+    loud = chunk.loud(pcm, chunking.silence_db)
+    if not loud.any():
+        raise Undecoded("silent", f"no sample over {chunking.silence_db:g} dBFS")
+    return Clip(pcm[loud], first[loud] / audio.sample_rate, duration_s, source.rate, source.channels, source.codec)
 
 
 def _whole(source: AudioSource, audio: Audio, limits: Limits) -> tuple[NDArray[np.int16], float]:

@@ -81,9 +81,23 @@ def training_lines(view: terminal.ProgressView, epochs: int) -> tuple[Callable[.
 @click.command(context_settings=EXAMPLE)
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @click.option("--data", required=True, metavar="DIR", help="A prepared data set.")
-@click.option("--split", "part", type=click.Choice(["train", "validation", "test", "all"]), default="test")
+@click.option(
+    "--part",
+    "--split",
+    "part",
+    type=click.Choice(["train", "validation", "test", "all"]),
+    default="test",
+    show_default=True,
+    help="The part of the split to judge on.",
+)
 @click.option("--splits", type=click.Choice(SPLITS), help="Which split; by default the one the model was trained on.")
-@click.option("--protocol", type=click.Choice(["ours", "published"]), default="ours", show_default=True)
+@click.option(
+    "--protocol",
+    type=click.Choice(["ours", "published"]),
+    default="ours",
+    show_default=True,
+    help="What is heard of a loop and how it is judged: as in tagging, or as the paper's code does.",
+)
 @click.option("-o", "--out", metavar="FILE", help="Also write all figures as JSON.")
 @storage_options
 def evaluate(models: tuple[str, ...], data: str, out: str | None, **options: Any) -> None:
@@ -116,7 +130,7 @@ def evaluate(models: tuple[str, ...], data: str, out: str | None, **options: Any
     if len(reports) > 1:
         tables.compared(reports)
     if out:
-        to, name = file_at(out, given.storage)
+        to, name = file_at(out, given.storage, (".json",))
         to.write(name, json.dumps(reports, indent=1).encode())
 
 

@@ -43,7 +43,7 @@ def import_(path: Path, out: str, name: str | None, licence: str) -> None:
     from looptagger.archive.storage import file_at
     from looptagger.model import checkpoint, published
 
-    to, file = file_at(out)
+    to, file = file_at(out, endings=(".safetensors",))
     name = checkpoint.plain_name(Path(file).stem) if name is None else name
     if not re.fullmatch(checkpoint.NAME, name):
         raise UserError(f"--name {name}: letters, digits and . _ - only, 64 at most, and at least one.")

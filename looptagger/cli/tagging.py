@@ -127,7 +127,7 @@ def report(out: str, file: str | None, **storage: Any) -> None:
         progress = lambda done, total: view.show(f"{done:,}/{total:,} rows read", done == total)  # noqa: E731
         found = page.digest(place, progress)
     total, model = page.record_of(place)
-    to, name = file_at(path, place.storage)
+    to, name = file_at(path, place.storage, (".html", ".htm"))
     to.write(name, page.html(found, out, model, total).encode("utf-8", "replace"))
     terminal.note(f"Open {to.at(name) if to.is_local else path} in a browser.")
 

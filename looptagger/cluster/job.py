@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ import pyarrow as pa
 from looptagger.archive import compact, dataset, lock
 from looptagger.archive.dataset import Record, Work
 from looptagger.archive.growing import Request, prepare
-from looptagger.archive.sources import absolute
+from looptagger.archive.sources import absolute, roots
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import CODE, CODED_ROW, STATUSES
 from looptagger.archive.writer import PartWriter
@@ -86,6 +86,8 @@ class Summary:
 def tag(job: TagJob, events: Events | None = None) -> Summary:
     """Tag what is not tagged yet. Raises UserError for what the user can mend, before anything is written."""
     events = events or Events()
+    if job.update and job.overwrite:
+        raise UserError("--update adds to the tags, --overwrite replaces them: use one of the two.")
     dataset.check_place(job.out)
     model = checkpoint.resolve(job.model, job.tag.storage)
     card = checkpoint.card(model, job.model)
@@ -104,7 +106,7 @@ def tag(job: TagJob, events: Events | None = None) -> Summary:
         summary = Summary(record.rows, record.rows - absent - again)
         if writer.works:
             with _recorded(folder, job, record, summary):
-                _tag_rows(job, writer, model, card.audio, summary, events)
+                _tag_rows(job, record.sources, writer, model, card.audio, summary, events)
     return summary
 
 
@@ -118,8 +120,8 @@ def _request(job: TagJob, model: bytes, card: checkpoint.Card) -> Request:
         **({"embedding_columns": [*CODE, CODED_ROW]} if job.embeddings else {}),
     }
     sources = tuple(absolute(source).rstrip("/") if "://" in source else absolute(source) for source in job.sources)
-    if job.tag.compute.precision == "int8":  # whose scores differ by more than those of other machines do
-        identity["precision"] = "int8"
+    if job.tag.compute.precision in ("int8", "bfloat16"):  # their scores differ by more than those of machines do
+        identity["precision"] = job.tag.compute.precision
     return Request(identity, sources, job.limit, job.update, job.overwrite, job.tag.compute.shard_rows)
 
 
@@ -130,7 +132,15 @@ def _works(folder: Folder, record: Record, job: TagJob) -> list[Work]:
     return works
 
 
-def _tag_rows(job: TagJob, writer: PartWriter, model: bytes, audio: Audio, summary: Summary, events: Events) -> None:
+def _tag_rows(
+    job: TagJob,
+    sources: Sequence[str],
+    writer: PartWriter,
+    model: bytes,
+    audio: Audio,
+    summary: Summary,
+    events: Events,
+) -> None:
     """Start or join Ray and tag the writer's rows, counting into the summary even when cut off."""
     import ray
 
@@ -146,7 +156,7 @@ def _tag_rows(job: TagJob, writer: PartWriter, model: bytes, audio: Audio, summa
         events.note(f"{writer.rows:,} clips to tag with {summary.plan}.")
         is_shared = ours or not writer.folder.is_local
         given = (writer.folder, is_shared, job.tag, audio, ray.put(model), job.chunks, job.embeddings)
-        details = tagging.Job(*given, storage_environment())
+        details = tagging.Job(*given, storage_environment(), roots(sources))
         spilled = store_use()[1]
         progress = Progress(writer.rows, job.tag.compute.price_per_hour)
         try:

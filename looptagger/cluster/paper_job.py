@@ -163,7 +163,8 @@ def _classic(run: Run, site: Site, events: Events) -> pa.Table:
 
     ours = run.protocol == "ours"
     loops = _loops(run, site, "train", features.CHUNK if ours else features.CROP)
-    system = ClassicSystem(run.system, loops.features, loops.labels, site.job.paper.classic, run.seed, decides=not ours)
+    given = (loops.features, loops.labels, site.job.paper.classic, run.seed)
+    system = ClassicSystem(run.system, *given, decides=not ours, loop=loops.loop)
     found, unheard = [], loops.unheard
     for part in _judged(run):
         judged = _loops(run, site, part, features.CHUNK if ours else features.WINDOW)

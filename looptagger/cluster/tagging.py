@@ -6,11 +6,11 @@ writes: it counts them, and stores a part when all of its rows have come.
 """
 
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -23,12 +23,14 @@ from looptagger.archive import manifest
 from looptagger.archive.dataset import Work, check_there
 from looptagger.archive.manifest import Shard
 from looptagger.archive.patience import patiently
+from looptagger.archive.sources import holds_anything
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import CODED_ROW
 from looptagger.archive.writer import PART, ROW, STOPPED, PartWriter
 from looptagger.cluster.plan import CORE, READER, Plan, readers, with_small_ends
 from looptagger.cluster.progress import Progress
 from looptagger.cluster.session import adopt
+from looptagger.cluster.standing import watched
 from looptagger.config import Audio, Tag
 from looptagger.errors import UserError
 
@@ -38,8 +40,12 @@ if TYPE_CHECKING:
 GPU_ROWS, GPU_CHUNKS = 128, 5120
 """Clips handed to a GPU predictor at once, and the most chunks that they may have: 490 MB."""
 
+PRETENDED = "LOOPTAGGER_GPU_IS_PRETENDED"
+"""Set for workers of tests: Ray then offers a GPU that is none. Else it would become one thread of a CPU, unseen."""
 WORK = "_work"
 """The column of a block that names a shard and not its rows."""
+RETRIES = 20
+"""Times that a piece of work is tried again: nodes may go, but what kills each worker that it is given ends the job."""
 QUEUED = 3
 """Shards given to an actor ahead, so that it never waits for the next: without, cores were idle a fifth of the time."""
 
@@ -57,6 +63,8 @@ class Job:
     chunks: bool
     embeddings: bool
     environment: dict[str, str] = field(repr=False)
+    roots: tuple[str, ...] = ()
+    """Local folders that the clips lie in. Where one is gone or empty, a disk is, and not its clips."""
 
 
 def _shards(works: Sequence[Work]) -> Any:
@@ -102,9 +110,20 @@ def _decode(block: pa.Table, job: Job) -> Iterator[pa.Table]:
         yield rows
         return
     try:
-        yield from HERE.done("decoded", rows, job.tag.limits, audio=job.audio, tag=job.tag)
+        for table in HERE.done("decoded", rows, job.tag.limits, audio=job.audio, tag=job.tag):
+            _check_roots(table, job.roots)
+            yield table
     except UserError as error:
         yield stopped(rows, str(error))
+
+
+def _check_roots(table: pa.Table, roots: Sequence[str]) -> None:
+    """Raise UserError where clips are missing with the folder that they lie in: a disk that is not mounted here."""
+    if not pc.any(pc.equal(table.column("status"), "missing")).as_py():
+        return
+    for root in roots:
+        if not holds_anything(root):
+            raise UserError(f"{root}: is gone or empty on {socket.gethostname()}; mount it and run the same command.")
 
 
 class Predict:
@@ -119,7 +138,7 @@ class Predict:
         import torch
 
         from looptagger.cluster.meters import Meters
-        from looptagger.model.predictor import Predictor
+        from looptagger.model.predictor import Predictor, is_short_of_memory
 
         torch.set_num_threads(1)
         self.job, self.decodes, self.refused = job, decodes, ""
@@ -129,7 +148,9 @@ class Predict:
             self.meters = Meters(self.predictor.batch)
         except UserError as error:  # an actor that cannot be made would end the job without this sentence
             self.refused = str(error)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_short_of_memory(error):
+                raise
             self.refused = "the GPU's memory does not hold the model; free it, or use compute.device=cpu."
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
@@ -155,7 +176,7 @@ def _device(wanted: str, decodes: bool) -> str:
     """Where an actor's model runs: as the plan has it, whatever `auto` would find. Raises UserError."""
     import torch
 
-    if not decodes and not torch.cuda.is_available() and any(Path("/dev").glob("nvidia[0-9]*")):
+    if not decodes and not torch.cuda.is_available() and not os.environ.get(PRETENDED):
         raise UserError(
             f"{socket.gethostname()} has a GPU that Ray offers and PyTorch cannot use; bring its driver and torch "
             "together, or use compute.device=cpu."
@@ -168,12 +189,13 @@ def pipeline(works: Sequence[Work], job: Job, plan: Plan) -> Any:
     works = list(with_small_ends(works, plan.decoders))
     shards = _where_readable(_shards(works), job, plan)
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
+    again = {"max_task_retries": RETRIES}
     if not plan.predictors:
-        actor = {"fn_constructor_args": (job, True), "compute": _pool(plan.decoders, works), "num_cpus": CORE}
+        actor = {"fn_constructor_args": (job, True), "compute": _pool(plan.decoders, works), "num_cpus": CORE} | again
         return shards.map_batches(Predict, batch_size=None, **actor, **batches)
     heard = shards.map_batches(_decode, fn_kwargs={"job": job}, batch_size=None, num_cpus=CORE, **batches)
     most = max(1, min(GPU_ROWS, GPU_CHUNKS // job.tag.chunking.max_chunks))
-    actor = {"fn_constructor_args": (job, False), "compute": _pool(plan.predictors, works), "num_cpus": 0}
+    actor = {"fn_constructor_args": (job, False), "compute": _pool(plan.predictors, works), "num_cpus": 0} | again
     return heard.map_batches(Predict, batch_size=most, num_gpus=plan.gpus_per_predictor, **actor, **batches)
 
 
@@ -205,13 +227,16 @@ def _check(block: pa.Table) -> None:
 def run(writer: PartWriter, job: Job, plan: Plan, progress: Progress, events: "Events") -> None:
     """Tag the writer's rows; events are told of every block of rows.
 
-    Raises UserError for what a worker met and the user can mend.
+    Raises UserError for what a worker met and the user can mend, and where rows did not come back.
     """
     events.progress(progress)
     dataset = pipeline(writer.works, job, plan)
-    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-        _check(block)
-        progress.count(block)
-        writer.add(block)
-        events.rows(block)
-        events.progress(progress)
+    with watched(progress, events.note):
+        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+            _check(block)
+            progress.count(block)
+            writer.add(block)
+            events.rows(block)
+            events.progress(progress)
+    if writer.left:
+        raise UserError(f"{writer.left:,} clips came back from Ray without a row; run the same command again.")

@@ -69,9 +69,9 @@ def _live(job: Job, rank: int, world: int, here: int, device: Any) -> None:
         job.words.qsize()  # dead where the one who asked for the training has gone
         _fit(job, _peers(rank, world, here, device), here)
     except RuntimeError as error:
-        import torch
+        from looptagger.model.predictor import is_short_of_memory
 
-        if not isinstance(error, torch.OutOfMemoryError):
+        if not is_short_of_memory(error):
             raise
         crops = job.task.settings.batch // world
         said = f"the GPU's memory does not hold {crops} crops at once; set a smaller batch, or more compute.workers."

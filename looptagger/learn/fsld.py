@@ -72,13 +72,12 @@ def find(folder: Path) -> Layout:
     return Layout(audio, annotations, metadata if metadata.is_file() else None)
 
 
-def _near(folder: Path) -> Iterator[Path]:
-    """The folder, those below it, and at last the one above: FSL10K's annotations lie beside it."""
+def _below(folder: Path) -> Iterator[Path]:
+    """The folder and those below it."""
     level = [folder]
     for _ in range(DEPTH + 1):
         yield from level
         level = sorted(path for parent in level for path in _folders(parent))
-    yield folder.absolute().parent
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -90,12 +89,12 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _find_audio(folder: Path) -> Path | None:
-    return next((near / "audio" / "wav" for near in _near(folder) if (near / "audio" / "wav").is_dir()), None)
+    return next((near / "audio" / "wav" for near in _below(folder) if (near / "audio" / "wav").is_dir()), None)
 
 
 def _find_annotations(folder: Path) -> Path | None:
-    """The annotators' own files where there are any, else the CSV compiled from them."""
-    nears = [path for near in _near(folder) for path in (near / "annotations", near)]
+    """The annotators' own files where there are any, else the CSV compiled from them; also beside FSL10K."""
+    nears = [path for near in (*_below(folder), folder.absolute().parent) for path in (near / "annotations", near)]
     by_annotator = (path for path in nears if path.name == "annotations" and next(path.glob("*/sound-*.json"), None))
     compiled = (path / CSV_NAME for path in nears if (path / CSV_NAME).is_file())
     return next(by_annotator, None) or next(compiled, None)

@@ -49,13 +49,17 @@ def _loops(rows: pa.Table) -> Iterator[tuple[str, NDArray[np.int16]]]:
 
 
 def windows(loop: str, waveform: NDArray[np.int16], audio: Audio, protocol: Protocol) -> NDArray[np.int16]:
-    """What is heard of a loop, (n, chunk_samples): its chunks as in tagging, or the published code's windows."""
+    """What is heard of a loop, (n, chunk_samples): its chunks as in tagging, or the published code's windows.
+
+    Of a loop of silence, which tagging would not score, all is heard.
+    """
     if protocol == "published":
         return published_windows(waveform, audio.chunk_samples, zlib.crc32(loop.encode()))
     size = audio.chunk_samples
     first = chunk.starts(len(waveform), size, size, Chunking().max_chunks)
     cut: NDArray[np.int16] = chunk.cut(waveform, first, size)  # type: ignore[assignment]
-    return cut
+    loud = chunk.loud(cut, Chunking().silence_db)
+    return cut[loud] if loud.any() else cut
 
 
 def published_windows(waveform: NDArray[np.int16], size: int, seed: int) -> NDArray[np.int16]:

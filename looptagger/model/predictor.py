@@ -60,15 +60,17 @@ class Predictor:
     def __call__(self, waveform: Floats, sample_rate: int, chunking: Chunking | None = None) -> Prediction:
         """Tag one clip: float samples, (samples,) or (samples, channels), at any rate.
 
-        Raises ValueError for an empty clip or one that is not finite.
+        Raises ValueError for a clip that is empty, silent, not finite, or of another shape or type.
         """
         scores = self.clip_scores([self.chunks(waveform, sample_rate, chunking or Chunking())])[0]
         return Prediction(dict(zip(ROLES, map(float, scores), strict=True)), self.roles(scores))
 
     def chunks(self, waveform: Floats, sample_rate: int, chunking: Chunking) -> NDArray[np.int16]:
-        """A clip's int16 chunks at the model's rate, (n_chunks, chunk_samples)."""
-        audio = self.card.audio
-        mono = np.asarray(waveform, np.float32)
+        """A clip's int16 chunks at the model's rate, (n_chunks, chunk_samples), without silent ones."""
+        audio, given = self.card.audio, np.asarray(waveform)
+        if given.dtype.kind != "f" or given.ndim not in (1, 2) or (given.ndim == 2 and given.shape[0] < given.shape[1]):
+            raise ValueError("a waveform is floats in [-1, 1], (samples,) or (samples, channels)")
+        mono = given.astype(np.float32, copy=False)
         mono = mono if mono.ndim == 1 else mono.mean(axis=1)
         if not mono.size or not np.isfinite(mono).all():
             raise ValueError("a waveform needs at least one sample, and finite ones only")
@@ -79,7 +81,10 @@ class Predictor:
         hop = max(1, round((chunking.hop_s or audio.chunk_s) * audio.sample_rate))
         first = chunk.starts(len(pcm), audio.chunk_samples, hop, chunking.max_chunks)
         cut: NDArray[np.int16] = chunk.cut(pcm, first, audio.chunk_samples)  # type: ignore[assignment]
-        return cut
+        loud = chunk.loud(cut, chunking.silence_db)
+        if not loud.any():
+            raise ValueError(f"a waveform without a sample over {chunking.silence_db:g} dBFS")
+        return cut[loud]
 
     def clip_scores(self, clips: Sequence[NDArray[np.int16]]) -> Floats:
         """Scores (n_clips, 6) of clips given as their chunks: the mean over each clip's chunks."""
@@ -87,19 +92,26 @@ class Predictor:
         return segment_means(scores, np.array([len(clip) for clip in clips]))
 
     def chunk_scores(self, pcm: NDArray[np.int16]) -> tuple[Floats, Floats]:
-        """Scores (n, 6) in [0, 1] and embeddings (n, embedding_size) of int16 chunks (n, chunk_samples)."""
+        """Scores (n, 6) in [0, 1] and embeddings (n, embedding_size) of int16 chunks (n, chunk_samples).
+
+        Raises UserError where the model's numbers leave the precision's range, or memory does not hold one chunk.
+        """
         logits, embeddings, start = [], [], 0
         with torch.inference_mode():
             while start < len(pcm):
                 try:
                     out, embedding = self._forward(torch.from_numpy(pcm[start : start + self.batch]))
-                except torch.OutOfMemoryError:
+                except RuntimeError as error:
+                    if not is_short_of_memory(error):
+                        raise
                     self._ask_less()
                     continue
                 start += len(out)
                 logits.append(out)
                 embeddings.append(embedding)
             scores = torch.sigmoid(torch.cat(logits))
+            if not torch.isfinite(scores).all():  # half floats end at 65,504
+                raise UserError(f"{self.model_id} gives scores that are no numbers; try compute.precision=float32.")
             return scores.cpu().numpy(), torch.cat(embeddings).cpu().numpy()
 
     def _ask_less(self) -> None:
@@ -115,6 +127,11 @@ class Predictor:
     def roles(self, scores: Floats) -> list[str]:
         """The roles whose score is at or above the checkpoint's threshold, in ROLES order."""
         return [role for role, is_on in zip(ROLES, scores >= self.thresholds, strict=True) if is_on]
+
+
+def is_short_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU's memory did not hold what was asked for: CUDA's libraries have no error of their own for it."""
+    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
 
 
 def _device(wanted: str) -> str:

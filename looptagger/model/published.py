@@ -49,7 +49,7 @@ def read(path: Path) -> dict[str, Tensor]:
     try:
         state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises anything on a file that is something else
-        raise UserError(f"{path}: not a file of plain PyTorch weights: {one_line(error)}.") from None
+        raise UserError(f"{path}: not a file of plain PyTorch weights; give the .pth of the published code.") from None
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: holds no state dict of tensors; export the model's state_dict() and import that.")
@@ -78,6 +78,8 @@ def convert(path: Path, name: str, licence: str) -> tuple[HCNN, Card]:
     except ValueError:  # pydantic's is one
         shape = tuple(ours["trunk.0.conv.weight"].shape)
         raise UserError(f"{path}: the first convolution is of shape {shape}; this is another architecture.") from None
+    if n_harmonic != Model().n_harmonic:  # where its bands begin and end depends on it, and is in no file
+        raise UserError(f"{path}: has {n_harmonic} harmonics; only weights with {Model().n_harmonic} can be imported.")
     network = HCNN(model, Audio()).eval()
     state = network.state_dict()
     constants = {"front.bin_hz", "front.centre_hz"}

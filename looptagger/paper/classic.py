@@ -24,10 +24,18 @@ class ClassicSystem:
     """One of the six, fitted to chunks. A role that none, or all, of them play is not learned: its score is fixed."""
 
     def __init__(
-        self, system: System, features: Floats, labels: Truth, settings: Classic, seed: int, decides: bool = False
+        self,
+        system: System,
+        features: Floats,
+        labels: Truth,
+        settings: Classic,
+        seed: int,
+        decides: bool = False,
+        loop: NDArray[np.int64] | None = None,
     ) -> None:
         """Fit to features (n, 104) and labels (n, 6), to give scores, or decisions where it `decides`.
 
+        `loop` (n,) numbers the loop of each chunk; by default each is of its own.
         Raises UserError where there is too little to fit.
         """
         transform, learner = system.split("-")
@@ -35,9 +43,12 @@ class ClassicSystem:
         self.constant, self.told = share.astype(np.float32), np.flatnonzero((share > 0) & (share < 1))
         if not len(self.told):
             raise UserError(f"{system}: the training part has no role to tell apart; prepare more loops.")
-        base = _forest(settings, seed) if learner == "RF" else _svm(settings, seed, decides)
+        folds = None
         if learner == "SVM" and not decides:
-            features, labels = _enough(features, labels, settings.folds)
+            loop = np.arange(len(labels)) if loop is None else loop
+            features, labels, loop = _enough(features, labels, loop, settings.folds)
+            folds = _folds(labels, loop, settings.folds, seed)
+        base = _forest(settings, seed) if learner == "RF" else _svm(settings, seed, folds)
         random.seed(seed)  # scikit-multilearn draws RAkEL's sets of roles from these two
         np.random.seed(seed)
         self.model = _transformed(transform, base, len(self.told), settings.k)
@@ -86,26 +97,48 @@ def _forest(settings: Classic, seed: int) -> Any:
     return RandomForestClassifier(settings.trees, n_jobs=-1, random_state=seed)
 
 
-def _svm(settings: Classic, seed: int, decides: bool) -> Any:
+Folds = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""Places of chunks to fit margins on, and of those to make probabilities of margins with, fold by fold."""
+
+
+def _svm(settings: Classic, seed: int, folds: Folds | None) -> Any:
     """Standardised. It decides by its margins; for scores, Platt's sigmoid makes probabilities of them, over folds.
 
     The class that is likelier is not the one that a margin decides for: a rare role is hardly ever the likelier.
     """
     from sklearn.calibration import CalibratedClassifierCV
-    from sklearn.model_selection import StratifiedKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import LinearSVC
 
-    folds = StratifiedKFold(settings.folds, shuffle=True, random_state=seed)
     margin = LinearSVC(C=settings.c, tol=1e-3, random_state=seed)  # a finer tolerance changes no score's third decimal
-    if decides:
+    if folds is None:
         return make_pipeline(StandardScaler(), margin)
     return make_pipeline(StandardScaler(), CalibratedClassifierCV(margin, cv=folds, n_jobs=-1))
 
 
-def _enough(features: Floats, labels: Truth, folds: int) -> tuple[Floats, Truth]:
-    """Chunks of a rare set of roles repeated, so that every fold has one to calibrate on."""
-    _, kind, count = np.unique(labels, axis=0, return_inverse=True, return_counts=True)
-    times = -(-folds // count)[kind.ravel()]
-    return features.repeat(times, axis=0), labels.repeat(times, axis=0)
+def _folds(labels: Truth, loop: NDArray[np.int64], folds: int, seed: int) -> Folds:
+    """All chunks of a loop are in one fold: margins of loops that were fitted to are too good to be true."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    kind = np.unique(labels, axis=0, return_inverse=True)[1].ravel()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sets with few loops
+        return list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, kind, loop))
+
+
+def _enough(
+    features: Floats, labels: Truth, loop: NDArray[np.int64], folds: int
+) -> tuple[Floats, Truth, NDArray[np.int64]]:
+    """Chunks of a set of roles that fewer loops have than there are folds, repeated and each for itself.
+
+    So every fold has one to calibrate on.
+    """
+    kind = np.unique(labels, axis=0, return_inverse=True)[1].ravel()
+    loops = np.array([len(np.unique(loop[kind == each])) for each in range(kind.max() + 1)])
+    rare = (loops < folds)[kind]
+    times = np.where(rare, -(-folds // np.bincount(kind))[kind], 1)
+    alone = rare.repeat(times)
+    loop = loop.repeat(times)
+    loop[alone] = loop.max() + 1 + np.arange(alone.sum())
+    return features.repeat(times, axis=0), labels.repeat(times, axis=0), loop

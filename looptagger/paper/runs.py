@@ -79,6 +79,7 @@ def runs(settings: Paper, data: str, test: str, versions: Mapping[str, str]) -> 
                 about = {**settings.classic.model_dump(), **versions, "split": train.split}
                 said = "margins" if system.endswith("SVM") else "decisions"
                 about |= {"judged": said} if protocol == "published" else {}
+                about |= {"folds_of": "loops"} if protocol == "ours" and system.endswith("SVM") else {}
             trained = digest(data, about)
             found += [Run(system, protocol, seed, trained, digest(trained, test)) for seed in settings.seeds]
     return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from looptagger.learn.fsld import TABLE_1, TABLE_1_LOOPS
-from looptagger.learn.intervals import LEAST_GROUPS
+from looptagger.learn.intervals import LEAST_GROUPS, LEAST_PLAYING
 from looptagger.learn.table import Dataset
 from looptagger.paper.settings import PROTOCOLS, SYSTEMS, Protocol, System
 from looptagger.roles import ROLES
@@ -98,7 +98,11 @@ def _intervals(reports: Reports) -> str:
         return ""
     if not any("interval" in mean for mean in ours):
         return f"; no intervals, as fewer than {LEAST_GROUPS} uploaders (or packs) made the test loops"
-    return ", 95 % intervals in brackets, the test loops of one uploader (else pack) drawn together"
+    return (
+        ", 95 % intervals in brackets, the test loops of one uploader (else pack) drawn together, of several seeds the "
+        f"mean of their ends (a role that fewer than {LEAST_PLAYING} of them play is in the mean, whose interval then "
+        "tells little of it)"
+    )
 
 
 def by_role(reports: Reports, is_full: bool) -> Table:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from aiohttp import ClientPayloadError
 
-from looptagger.archive import columns, manifest, texts
+from looptagger.archive import columns, manifest, sources, texts
 from looptagger.archive.paths import is_audio
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
@@ -316,3 +316,12 @@ def test_an_address_on_the_web_stays_what_it_is(tmp_path: Path) -> None:
         folder = address.removesuffix("/a.wav")  # which answers with a page
         assert [row["uri"] for row in listed(folder)] == [address]
         server.shutdown()
+
+
+def test_folders_among_an_outputs_sources_are_told_from_files(tree: Path) -> None:
+    names = [str(tree), f"{tree}/*.wav", f"{tree}/list.csv", "/gone/loops", "/gone/loop.wav", "s3://bucket/loops"]
+    assert sources.roots(names) == (str(tree), "/gone/loops")
+    assert sources.holds_anything(str(tree))
+    (tree / "empty").mkdir()
+    assert not sources.holds_anything(str(tree / "empty"))
+    assert not sources.holds_anything("/gone/loops")

@@ -10,6 +10,7 @@ import pytest
 
 from looptagger.archive import lock, storage
 from looptagger.archive.opening import Remote, Unread, delay_s, open_files
+from looptagger.archive.patience import StoreAway
 from looptagger.archive.storage import Folder
 from looptagger.config import Limits, Storage
 from looptagger.errors import UserError
@@ -59,7 +60,32 @@ def test_a_folder_by_its_uri_with_escapes(tmp_path: Path) -> None:
     assert (tmp_path / "my tags" / "a").read_bytes() == b"1"
 
 
+def test_a_disk_that_is_away_is_no_clip_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stale(*_: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "stat", stale)
+    with pytest.raises(StoreAway, match="/mnt/loops: its disk is gone"):
+        open_files(["/mnt/loops/a.wav"], Storage(), Limits())
+
+
+def test_a_file_is_not_written_over_another_kind_s(tmp_path: Path) -> None:
+    (tmp_path / "loop.wav").write_bytes(b"1")
+    for place, says in (("loop.wav", "no .html file"), ("", "is a folder")):
+        with pytest.raises(UserError, match=says):
+            storage.file_at(str(tmp_path / place), endings=(".html",))
+    assert storage.file_at(str(tmp_path / "new"), endings=(".html",))[1] == "new"
+
+
+def test_a_file_for_a_folder_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"1")
+    with pytest.raises(UserError, match="is a file, or in one; give a folder"):
+        Folder(str(tmp_path / "file")).read("_run/dataset.json")
+
+
 def test_unknown_schemes_are_named() -> None:
+    with pytest.raises(UserError, match="ftp:// needs more than a URI says"):
+        storage.filesystem("ftp://x/y", Storage())
     with pytest.raises(UserError, match="warez://"):
         storage.filesystem("warez://x", Storage())
 

@@ -4,6 +4,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import soundfile
 
 from looptagger.audio.decode import Clip, Undecoded, decode
-from looptagger.audio.sources import Clock, open_ffmpeg
+from looptagger.audio.sources import Clock, FfmpegSource, open_ffmpeg
 from looptagger.config import Audio, Chunking, Limits
 from tests.conftest import RATE, SHARED, audio_bytes, tone
 
@@ -146,8 +147,38 @@ def test_short_clips_are_tiled_and_the_tail_counts() -> None:
     assert np.array_equal(one.pcm[0, :RATE], one.pcm[0, RATE : 2 * RATE])
     late = np.concatenate([np.zeros(4 * RATE, np.float32), tone(0.5)])
     clip = heard(audio_bytes(late))
-    assert clip.start_s.tolist() == [0.0, 1.5]
+    assert clip.start_s.tolist() == [1.5]
     assert np.abs(clip.pcm[-1, -RATE // 4 :]).max() > 10_000
+
+
+def test_silence_in_a_clip_is_not_heard() -> None:
+    """Models take it for something, and it would count as much as what sounds."""
+    parts = [tone(3.0), np.zeros(6 * RATE, np.float32), tone(3.0, 880.0)]
+    clip = heard(audio_bytes(np.concatenate(parts)))
+    assert clip.start_s.tolist() == [0.0, 9.0]
+    assert clip.duration_s == 12.0
+    assert np.array_equal(clip.pcm[0], heard(audio_bytes(parts[0])).pcm[0])
+
+
+class Damaged:
+    """A container one of whose packets does not decode, by the error that FFmpeg's AAC gives for some damage."""
+
+    def __init__(self, container: Any) -> None:
+        self.container, self.streams = container, container.streams
+
+    def demux(self, stream: Any) -> Iterator[Any]:
+        for number, packet in enumerate(self.container.demux(stream)):
+            yield self if number == 3 else packet
+
+    def decode(self) -> None:
+        raise av.error.PermissionError(1, "Operation not permitted")
+
+
+def test_a_packet_that_does_not_decode_is_left_out() -> None:
+    with av.open(io.BytesIO(audio_bytes(tone(3.0), format="MP3"))) as container:
+        whole = sum(map(len, FfmpegSource(container, Clock(10)).blocks()))
+    with av.open(io.BytesIO(audio_bytes(tone(3.0), format="MP3"))) as container:
+        assert 0 < whole - sum(map(len, FfmpegSource(Damaged(container), Clock(10)).blocks())) < 2_000
 
 
 def test_not_a_number_infinity_offset_and_clipping_stay_finite() -> None:

@@ -105,3 +105,10 @@ def test_joined_files_are_heard_to_their_end() -> None:
     assert joined.duration_s == pytest.approx(12.0, abs=0.2)
     opus = audio_bytes(tone(6.0, rate=48_000), 48_000, format="OGG", subtype="OPUS")
     assert heard(opus * 2).duration_s == pytest.approx(12.0, abs=0.1)
+
+
+def test_a_damaged_header_does_not_end_a_clip() -> None:
+    """libsndfile takes a frame of another rate for the end, without a word."""
+    mp3 = bytearray(audio_bytes(tone(20.0, 220.0, RATE), RATE, format="MP3"))
+    mp3[mp3.index(b"\xff\xfb", len(mp3) // 4) + 2] ^= 0b100
+    assert heard(bytes(mp3)).duration_s == pytest.approx(20.0, abs=0.2)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from looptagger.audio.decode import Clip, Undecoded, decode
-from looptagger.audio.sources import AudioSource, Clock, open_ffmpeg, open_vorbis
+from looptagger.audio.sources import AudioSource, Clock, open_ffmpeg
+from looptagger.audio.vorbis import open_vorbis
 from looptagger.config import Audio, Chunking, Limits
 from tests.conftest import audio_bytes, tone
 

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from looptagger.archive import status, tags
 from looptagger.archive.dataset import Work
 from looptagger.archive.manifest import Shard
 from looptagger.archive.storage import Folder
-from looptagger.cluster import session, tagging
+from looptagger.cluster import session, standing, tagging
 from looptagger.cluster.job import Events, Summary, TagJob, tag
 from looptagger.cluster.plan import plan
 from looptagger.cluster.progress import Progress
@@ -235,3 +236,64 @@ def test_a_cluster_that_gets_no_node_is_waited_for_and_then_said(monkeypatch: py
     with pytest.raises(UserError, match="got no node that offers 64 CPU; look at `ray status` there"):
         session._await_node(64, 0, notes.append)
     assert "waiting for one, 0.01 minutes at most" in notes[0]
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_a_disk_that_goes_stops_the_job(tmp_path: Path, tiny_model: str) -> None:
+    write_tones(tmp_path / "audio", 3)
+    gone = Events(rows=lambda rows: (tmp_path / "audio").rename(tmp_path / "elsewhere") and None)
+    one_by_one = Tag(compute=Compute(device="cpu", shard_rows=1))
+    with pytest.raises(UserError, match="audio: is gone or empty on .*; mount it"):
+        run(tmp_path / "audio", tmp_path / "out", tiny_model, gone, tag=one_by_one)
+    (tmp_path / "elsewhere").rename(tmp_path / "audio")
+    (tmp_path / "audio" / "tone0001.wav").unlink()
+    assert run(tmp_path / "audio", tmp_path / "out", tiny_model).by_status == {"ok": 1, "missing": 1}
+
+
+def test_rows_that_do_not_come_back_are_said(
+    tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch, no_workers: None
+) -> None:
+    whole = tagging.pipeline
+
+    class Fewer(whole):  # type: ignore[misc, valid-type]
+        def iter_batches(self, **how: Any) -> Any:
+            for block in super().iter_batches(**how):
+                yield block.slice(0, block.num_rows - 1)
+
+    write_tones(tmp_path / "audio", 3)
+    monkeypatch.setattr(tagging, "pipeline", Fewer)
+    with pytest.raises(UserError, match="3 clips came back from Ray without a row"):
+        run(tmp_path / "audio", tmp_path / "out", tiny_model)
+    monkeypatch.setattr(tagging, "pipeline", whole)
+    assert run(tmp_path / "audio", tmp_path / "out", tiny_model).clips == 3
+
+
+def test_a_job_that_stands_still_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(standing, "LOOK_S", 0.01)
+    monkeypatch.setattr(standing, "STILL_S", 0.05)
+    with standing.watched(Progress(10), said.append):
+        deadline = time.monotonic() + 30
+        while len(said) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert "Ray has " in said[0]
+    assert "of 2 CPUs and " in said[0]
+
+
+def test_a_gpu_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(tagging.PRETENDED)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="has a GPU that Ray offers and PyTorch cannot use"):
+        tagging._device("auto", decodes=False)
+    assert tagging._device("auto", decodes=True) == "cpu"
+
+
+def test_what_cannot_be_asked_for_together_is_refused(tmp_path: Path, tiny_model: str) -> None:
+    with pytest.raises(UserError, match="use one of the two"):
+        run(LOOPS, tmp_path / "out", tiny_model, update=True, overwrite=True)
+    with pytest.raises(UserError, match="the output is a folder of Parquet files"):
+        run(LOOPS, tmp_path / "tags.csv", tiny_model)
+    quick = Tag(compute=Compute(device="cpu", precision="bfloat16"))
+    run(LOOPS, tmp_path / "one", tiny_model, limit=1)
+    with pytest.raises(UserError, match="precision null, now it is bfloat16"):
+        run(LOOPS, tmp_path / "one", tiny_model, tag=quick)

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from looptagger.config import Chunking, Compute
+from looptagger.config import Chunking, Compute, Model
 from looptagger.errors import UserError
+from looptagger.model import checkpoint
 from looptagger.model.predictor import Predictor, segment_means
 from looptagger.roles import ROLES
 from tests.conftest import tone
@@ -38,6 +39,30 @@ def test_samples_too_few_to_hear_are_refused_and_those_over_full_scale_clipped(p
         predictor(np.ones(1, np.float32), 192_000)
     loud = tone(level=1.5, rate=44_100)
     assert predictor(loud, 44_100) == predictor(loud.clip(-1, 1), 44_100)
+
+
+def test_silence_has_no_vote(predictor: Predictor) -> None:
+    sound = tone(3.0)
+    padded = np.concatenate([np.zeros(48_000, np.float32), sound, np.zeros(96_000, np.float32)])
+    assert predictor(padded, 16_000) == predictor(sound, 16_000)
+    with pytest.raises(ValueError, match="without a sample over -80 dBFS"):
+        predictor(np.zeros(48_000, np.float32), 16_000)
+
+
+@pytest.mark.parametrize("bad", [(tone() * 32_000).astype(np.int16), np.zeros((2, 16_000)), np.zeros((2, 2, 2))])
+def test_other_types_and_shapes_are_refused(predictor: Predictor, bad: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"floats in \[-1, 1\], \(samples,\) or \(samples, channels\)"):
+        predictor(bad, 16_000)
+
+
+def test_scores_that_are_no_numbers_are_an_error() -> None:
+    """In half floats what is over 65,504 is infinite."""
+    network, card = checkpoint.load(checkpoint.untrained(Model(channels=4)), "untrained")
+    with torch.no_grad():
+        network.trunk[1].norm1.weight *= 1e9
+    predictor = Predictor(checkpoint.dump(network, card), compute=Compute(device="cpu", precision="float16"))
+    with pytest.raises(UserError, match="no numbers; try compute.precision=float32"):
+        predictor.chunk_scores(np.full((1, 48_000), 9_000, np.int16))
 
 
 def test_a_clip_s_score_is_the_mean_of_its_chunks_whatever_its_neighbours(predictor: Predictor) -> None:

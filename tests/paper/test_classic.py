@@ -63,6 +63,22 @@ def test_an_svm_decides_by_its_margin() -> None:
     assert by_margin[:, 2].sum() > 2 * likelier[:, 2].sum()
 
 
+def test_an_svm_is_not_sure_of_what_it_cannot_know() -> None:
+    """Chunks of a loop are alike: fitted to some of them, a margin knows the others, too."""
+    rng = np.random.default_rng(0)
+    loop = np.arange(60).repeat(8)
+    labels = np.zeros((480, 6), bool)
+    labels[:, 0] = (rng.random(60) < 0.5)[loop]  # by chance
+    features = (rng.normal(size=(60, 104))[loop] + 0.1 * rng.normal(size=(480, 104))).astype(np.float32)
+    new = rng.normal(size=(200, 104)).astype(np.float32)
+    shares = []
+    for given in (None, loop):
+        scores = ClassicSystem("BR-SVM", features, labels, Classic(), 0, loop=given).scores(new)[:, 0]
+        shares.append((np.abs(scores - 0.5) > 0.45).mean())
+    assert shares[0] > 0.2
+    assert shares[1] == 0
+
+
 @pytest.mark.parametrize("system", ["BR-SVM", "LP-SVM", "RAkEL-RF"])
 def test_a_role_without_examples_and_sets_met_once_do_not_stop_it(system: str) -> None:
     features, labels = made(120)

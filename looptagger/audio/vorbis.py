@@ -1,0 +1,78 @@
+"""Short Ogg Vorbis files through FFmpeg's own filter graph, twice as fast as libsndfile."""
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import av
+import av.filter
+import numpy as np
+
+from looptagger.audio.sources import AudioSource, Clock, InOrder, Samples
+
+GATHERED = 1 << 14
+"""Samples of each channel in a block that FFmpeg gathers by itself."""
+VORBIS_CHANNELS = len(b"\x01vorbis") + 4
+"""Where the first header of Vorbis has the number of channels: after its name and version."""
+OGG_END = struct.Struct("<6xq")
+"""The head of an Ogg page: its granule position, which in the last page of Vorbis is the number of samples."""
+
+
+class VorbisSource(InOrder):
+    """An Ogg Vorbis file that FFmpeg reads, decodes, averages and gathers in its own filter graph.
+
+    Python sees blocks of the channels' mean only. The graph ends early without a word where packets do not decode, so
+    what came is counted: one whole file in fifteen is a hair shorter or longer than it says, and is better decoded
+    twice than a damaged one ended early.
+    """
+
+    codec = "vorbis"
+
+    def __init__(self, sink: Any, channels: int, promised: int, clock: Clock) -> None:
+        self.sink, self.channels, self.promised, self.clock = sink, channels, promised, clock
+        first = self._pulled()
+        if first is None:
+            raise ValueError("no audio in it")
+        self.first, self.rate = first, first.sample_rate
+
+    def blocks(self) -> Iterator[Samples]:
+        """The frames from start to end, in blocks of bounded size."""
+        block, came = self.first, 0
+        while block is not None:
+            came += block.samples
+            yield np.frombuffer(block.planes[0], np.float32, block.samples)[:, None]
+            self.clock.check()
+            block = self._pulled()
+        if came != self.promised:
+            raise ValueError(f"{came:,} samples, though the last page says {self.promised:,}")
+
+    def _pulled(self) -> Any:
+        try:
+            return self.sink.pull()
+        except EOFError:
+            return None
+
+
+@contextmanager
+def open_vorbis(file: BinaryIO, clock: Clock) -> Iterator[AudioSource]:
+    """A small Ogg Vorbis file by way of memory that has a name; it may open nothing else.
+
+    Raises what PyAV raises, ValueError where its last page says another length, OSError or AttributeError without it.
+    """
+    content = file.read()
+    (promised,) = OGG_END.unpack_from(content, content.rfind(b"OggS"))
+    channels = content[content.index(b"\x01vorbis") + VORBIS_CHANNELS]
+    mean = "+".join(f"{1 / channels}*c{channel}" for channel in range(channels))
+    with os.fdopen(os.memfd_create("clip"), "wb") as held:
+        held.write(content)
+        held.flush()
+        graph = av.filter.Graph()
+        graph.threads = 1  # a pool of threads costs a third of a short clip's opening
+        only = {"format_name": "ogg", "format_opts": "protocol_whitelist=file", "streams": "a:0"}
+        movie = graph.add("amovie", filename=f"/proc/self/fd/{held.fileno()}", **only)
+        sink = graph.add("abuffersink")
+        mono = graph.add("pan", args=f"mono|c0={mean}")
+        graph.link_nodes(movie, mono, graph.add("asetnsamples", n=str(GATHERED), p="0"), sink).configure()
+        yield VorbisSource(sink, channels, promised, clock)

@@ -1,0 +1,47 @@
+"""What a job says while no rows come: nobody can tell one that waits for a machine from one that works."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import ray
+
+from looptagger.cluster.progress import Progress
+
+LOOK_S = 5.0
+STILL_S = 60.0
+"""A job without a new row for so long says so; again after twice as long, and so on."""
+
+
+@contextmanager
+def watched(progress: Progress, note: Callable[[str], None]) -> Iterator[None]:
+    """Tell of a job that stands still for as long as the block runs."""
+    done = threading.Event()
+    thread = threading.Thread(target=_watch, args=(progress, note, done), daemon=True, name="standing")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _watch(progress: Progress, note: Callable[[str], None], done: threading.Event) -> None:
+    seen, since, patience_s = progress.done, time.monotonic(), STILL_S
+    while not done.wait(LOOK_S):
+        still_s = time.monotonic() - since
+        if progress.done != seen:
+            seen, since, patience_s = progress.done, time.monotonic(), STILL_S
+        elif still_s >= patience_s:
+            patience_s *= 2
+            with suppress(Exception):  # Ray itself may be what is away
+                note(f"No clip for {still_s:,.0f} s. {_free()}")
+
+
+def _free() -> str:
+    """What of the cluster waits for work."""
+    have, free = ray.cluster_resources(), ray.available_resources()
+    kinds = [kind for kind in ("CPU", "GPU") if have.get(kind)]
+    said = " and ".join(f"{free.get(kind, 0):g} of {have[kind]:g} {kind}s" for kind in kinds) or "no CPU"
+    return f"Ray has {said} free; long clips, another job that holds them, or nodes that are gone may be why."
