@@ -147,10 +147,8 @@ def curves(log: Sequence[Row]) -> bytes:
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in log]
-    lines = {
-        left: {"train_loss": "training (crops, augmented)", "loss": "validation (loops, as scored)"},
-        right: {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC"},
-    }
+    losses = {"train_loss": "training (crops, augmented)", "loss": "validation (loops, as scored)"}
+    lines = {left: losses, right: {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC"}}
     best = max((row["epoch"] for row in log if row["best"]), default=None)
     for axes, keys in lines.items():
         for key, label in keys.items():

@@ -48,7 +48,7 @@ def read(path: Path) -> dict[str, Tensor]:
         pass  # PyTorch's format of before 2020, or something else
     try:
         state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling raises anything on a file that is something else
+    except Exception:  # unpickling raises anything on a file that is something else
         raise UserError(f"{path}: not a file of plain PyTorch weights; give the .pth of the published code.") from None
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

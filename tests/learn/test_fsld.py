@@ -53,6 +53,14 @@ def test_any_folder_near_it_will_do(tree: Tree, point_at: str) -> None:
     assert len(fsld.read(place, "union").loops) == 3 if point_at != "FSL10K/audio" else True
 
 
+def test_another_folder_beside_it_is_not_it(tree: Tree, tmp_path: Path) -> None:
+    root = tree.write("json")
+    shutil.move(root / "FSL10K" / "audio", root / "audio")
+    (root / "mine").mkdir()
+    with pytest.raises(UserError, match="mine: no audio/wav found in it"):
+        fsld.find(root / "mine")
+
+
 def test_zips_unpacked_flat_will_do(tree: Tree, tmp_path: Path) -> None:
     root = tree.write("json")
     flat = tmp_path / "flat"
