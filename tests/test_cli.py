@@ -269,7 +269,7 @@ def test_names_that_are_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     text = said(capsys)
     assert "a source's name is empty" in text
     assert "the output's name is empty" in text
-    assert "github:// cannot be reached" in text
+    assert "github:// needs more than a URI says" in text
 
 
 def test_model_import_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

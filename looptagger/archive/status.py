@@ -158,19 +158,3 @@ def _chunk_problems(folder: Folder, part: tags.Part, clips: pa.Table, chunked: S
                 return [f"{name}: {STRANGE}"]
             found += np.bincount(at, minlength=len(found))
     return [] if (found == clips.column("n_chunks").to_numpy()).all() else [f"{name}: {STRANGE}"]
-
-
-def head(folder: Folder, rows: int) -> pa.Table:
-    """An output's first rows in the manifest's order. Raises UserError where there is no output."""
-    return settled(lambda: _head(folder, rows))
-
-
-def _head(folder: Folder, rows: int) -> pa.Table:
-    dataset.require(folder)
-    tables: list[pa.Table] = []
-    for part in dataset.parts(folder)[0]:
-        if sum(table.num_rows for table in tables) >= rows:
-            break
-        tables.append(tags.read_part(folder, part.name))
-    joined = pa.concat_tables(tables, promote_options="default") if tables else tags.OWN.empty_table()
-    return joined.slice(0, rows)

@@ -11,6 +11,7 @@ from looptagger.cli.options import ADDRESS, EXAMPLE, folder, settings, storage_o
 from looptagger.errors import UserError
 from looptagger.logs import JsonLines
 from looptagger.model.checkpoint import STARTER
+from looptagger.roles import ROLES
 
 
 @click.command(context_settings=EXAMPLE)
@@ -79,15 +80,21 @@ def status(out: str, verify: bool, **storage: Any) -> None:
 @click.command(context_settings=EXAMPLE)
 @click.argument("out")
 @click.option("-n", "--rows", type=click.IntRange(1), default=50, show_default=True, help="Rows to show.")
+@click.option("--role", type=click.Choice(ROLES), help="Those with the highest scores of a role, the highest first.")
+@click.option("--csv", "as_csv", is_flag=True, help="All rows as CSV instead, for a spreadsheet.")
 @storage_options
-def show(out: str, rows: int, **storage: Any) -> None:
+def show(out: str, rows: int, role: str | None, as_csv: bool, **storage: Any) -> None:
     """Print an output's first rows as a table, and how to ask for more.
 
-    Example: looptagger show tags -n 20
+    Example: looptagger show tags --role bass
     """
-    from looptagger.archive import status as ledger
+    from looptagger.archive import looking
 
-    terminal.show(ledger.head(folder(out, storage), rows), out)
+    place = folder(out, storage)
+    if as_csv:
+        looking.write_csv(place, sys.stdout.buffer)
+    else:
+        terminal.show(looking.head(place, rows, role), out)
 
 
 @click.command(context_settings=EXAMPLE)

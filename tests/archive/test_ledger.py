@@ -1,5 +1,6 @@
 """The output as its own ledger: manifest, parts, writer, status and compaction, with made-up rows and no Ray."""
 
+import csv
 import errno
 import fcntl
 import io
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from looptagger.archive import counts, dataset, growing, lock, manifest, status, tags
+from looptagger.archive import counts, dataset, growing, lock, looking, manifest, status, tags
 from looptagger.archive.compact import ABSENT, compact, finish
 from looptagger.archive.dataset import Record, Work
 from looptagger.archive.growing import Request
@@ -429,10 +430,24 @@ def test_reading_begins_again_where_a_part_has_gone(
         return read(*what)
 
     monkeypatch.setattr(tags, "read_part", reading)
-    assert status.head(folder, 3).num_rows == 3
+    assert looking.head(folder, 3).num_rows == 3
     gone = iter([True] * 1000)
     with pytest.raises(UserError, match="are being joined"):
-        status.head(folder, 3)
+        looking.head(folder, 3)
+
+
+def test_rows_are_shown_by_a_role_and_as_csv(folder: Folder, done: Record) -> None:
+    every = looking.head(folder, 1000)
+    best = looking.head(folder, 2, "bass").column("bass").to_pylist()
+    scores = [score for score in every.column("bass").to_pylist() if score is not None]
+    assert best == sorted(scores, reverse=True)[:2]
+    file = io.BytesIO()
+    looking.write_csv(folder, file)
+    rows = list(csv.DictReader(io.StringIO(file.getvalue().decode())))
+    assert [row["id"] for row in rows] == every.column("id").to_pylist()
+    roles = every.column("roles").to_pylist()
+    assert [row["roles"] for row in rows] == ["" if each is None else " ".join(each) for each in roles]
+    assert [row["status"] for row in rows] == every.column("status").to_pylist()
 
 
 def refused(folder: Folder, wanted: Request, says: str) -> None:

@@ -1,0 +1,65 @@
+"""An output's rows for people: the first ones, those that are surest of a role, or all as CSV."""
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
+
+from looptagger.archive import dataset, tags
+from looptagger.archive.status import settled
+from looptagger.archive.storage import Folder
+from looptagger.errors import UserError
+from looptagger.roles import ROLES
+
+PLAIN = ("id", "uri", *ROLES, "roles", "duration_s", "status", "error")
+"""Columns of the CSV: what fits into a cell."""
+
+
+def head(folder: Folder, rows: int, role: str | None = None) -> pa.Table:
+    """An output's first rows in the manifest's order, or those with the highest scores of a role.
+
+    Raises UserError where there is no output.
+    """
+    return settled(lambda: _surest(folder, rows, role) if role else _first(folder, rows))
+
+
+def _parts(folder: Folder) -> Iterator[pa.Table]:
+    dataset.require(folder)
+    for part in dataset.parts(folder)[0]:
+        yield tags.read_part(folder, part.name, tags.OWN.names)
+
+
+def _first(folder: Folder, rows: int) -> pa.Table:
+    found = tags.OWN.empty_table()
+    for table in _parts(folder):
+        found = pa.concat_tables([found, table], promote_options="permissive")
+        if found.num_rows >= rows:
+            break
+    return found.slice(0, rows)
+
+
+def _surest(folder: Folder, rows: int, role: str) -> pa.Table:
+    best = tags.OWN.empty_table()
+    for table in _parts(folder):
+        scored = table.filter(pc.equal(table.column("status"), "ok"))
+        both = pa.concat_tables([best, scored], promote_options="permissive")
+        best = both.take(pc.select_k_unstable(both, rows, [(role, "descending")]))
+    return best
+
+
+def write_csv(folder: Folder, to: BinaryIO) -> None:
+    """All rows as CSV, in the manifest's order, roles with a space between.
+
+    Raises UserError where there is no output, or where parts are joined just then.
+    """
+    is_first = True
+    try:
+        for table in _parts(folder):
+            columns = {name: table.column(name) for name in PLAIN}
+            columns |= {"roles": pc.binary_join(columns["roles"], " "), "status": columns["status"].cast(pa.string())}
+            csv.write_csv(pa.table(columns), to, csv.WriteOptions(include_header=is_first))
+            is_first = False
+    except FileNotFoundError:
+        raise UserError(f"{folder.uri}: its parts are being joined just now; ask again.") from None
