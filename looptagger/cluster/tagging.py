@@ -44,8 +44,6 @@ PRETENDED = "LOOPTAGGER_GPU_IS_PRETENDED"
 """Set for workers of tests: Ray then offers a GPU that is none. Else it would become one thread of a CPU, unseen."""
 WORK = "_work"
 """The column of a block that names a shard and not its rows."""
-RETRIES = 20
-"""Times that a piece of work is tried again: nodes may go, but what kills each worker that it is given ends the job."""
 QUEUED = 3
 """Shards given to an actor ahead, so that it never waits for the next: without, cores were idle a fifth of the time."""
 
@@ -189,13 +187,12 @@ def pipeline(works: Sequence[Work], job: Job, plan: Plan) -> Any:
     works = list(with_small_ends(works, plan.decoders))
     shards = _where_readable(_shards(works), job, plan)
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
-    again = {"max_task_retries": RETRIES}
     if not plan.predictors:
-        actor = {"fn_constructor_args": (job, True), "compute": _pool(plan.decoders, works), "num_cpus": CORE} | again
+        actor = {"fn_constructor_args": (job, True), "compute": _pool(plan.decoders, works), "num_cpus": CORE}
         return shards.map_batches(Predict, batch_size=None, **actor, **batches)
     heard = shards.map_batches(_decode, fn_kwargs={"job": job}, batch_size=None, num_cpus=CORE, **batches)
     most = max(1, min(GPU_ROWS, GPU_CHUNKS // job.tag.chunking.max_chunks))
-    actor = {"fn_constructor_args": (job, False), "compute": _pool(plan.predictors, works), "num_cpus": 0} | again
+    actor = {"fn_constructor_args": (job, False), "compute": _pool(plan.predictors, works), "num_cpus": 0}
     return heard.map_batches(Predict, batch_size=most, num_gpus=plan.gpus_per_predictor, **actor, **batches)
 
 
