@@ -35,3 +35,16 @@ def loud(pcm: NDArray[np.int16], silence_db: float) -> NDArray[np.bool_]:
     least = 32768 * 10 ** (silence_db / 20)
     high: NDArray[np.bool_] = (pcm.max(axis=1) >= least) | (pcm.min(axis=1) <= -least)
     return high
+
+
+RAISED_DB = -12.0
+"""Where the peak of a clip that was too quiet is put, in dBFS."""
+
+
+def raised(pcm: NDArray[np.int16], quiet_db: float) -> NDArray[np.int16]:
+    """A clip's chunks, made louder where its peak is under `quiet_db` dBFS: else models hear little but the level."""
+    peak = max(int(pcm.max()), -int(pcm.min())) / 32768
+    if not 0 < peak < 10 ** (quiet_db / 20):
+        return pcm
+    louder: NDArray[np.int16] = np.rint(pcm * (10 ** (RAISED_DB / 20) / peak)).astype(np.int16)
+    return louder

@@ -131,7 +131,8 @@ def _heard(source: AudioSource, audio: Audio, chunking: Chunking, limits: Limits
     loud = chunk.loud(pcm, chunking.silence_db)
     if not loud.any():
         raise Undecoded("silent", f"no sample over {chunking.silence_db:g} dBFS")
-    return Clip(pcm[loud], first[loud] / audio.sample_rate, duration_s, source.rate, source.channels, source.codec)
+    pcm = chunk.raised(pcm[loud], chunking.quiet_db)
+    return Clip(pcm, first[loud] / audio.sample_rate, duration_s, source.rate, source.channels, source.codec)
 
 
 def _whole(source: AudioSource, audio: Audio, limits: Limits) -> tuple[NDArray[np.int16], float]:

@@ -59,7 +59,7 @@ def windows(loop: str, waveform: NDArray[np.int16], audio: Audio, protocol: Prot
     first = chunk.starts(len(waveform), size, size, Chunking().max_chunks)
     cut: NDArray[np.int16] = chunk.cut(waveform, first, size)  # type: ignore[assignment]
     loud = chunk.loud(cut, Chunking().silence_db)
-    return cut[loud] if loud.any() else cut
+    return chunk.raised(cut[loud] if loud.any() else cut, Chunking().quiet_db)
 
 
 def published_windows(waveform: NDArray[np.int16], size: int, seed: int) -> NDArray[np.int16]:

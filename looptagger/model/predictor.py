@@ -84,7 +84,7 @@ class Predictor:
         loud = chunk.loud(cut, chunking.silence_db)
         if not loud.any():
             raise ValueError(f"a waveform without a sample over {chunking.silence_db:g} dBFS")
-        return cut[loud]
+        return chunk.raised(cut[loud], chunking.quiet_db)
 
     def clip_scores(self, clips: Sequence[NDArray[np.int16]]) -> Floats:
         """Scores (n_clips, 6) of clips given as their chunks: the mean over each clip's chunks."""

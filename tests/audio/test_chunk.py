@@ -38,3 +38,12 @@ def test_chunks_lie_inside_ascend_and_respect_the_bound(n: int, hop: int) -> Non
 
 def test_one_chunk_of_a_long_clip_is_its_middle() -> None:
     assert chunk.starts(1010, 10, 10, 1).tolist() == [500]
+
+
+def test_only_quiet_clips_are_made_louder() -> None:
+    pcm = np.array([[0, 100, -200], [50, 0, 0]], np.int16)
+    louder = chunk.raised(pcm, -30.0)
+    assert np.abs(louder).max() == round(32_768 * 10 ** (chunk.RAISED_DB / 20))
+    assert np.allclose(louder / louder[0, 1], pcm / 100, atol=0.01)
+    assert chunk.raised(pcm, -60.0) is pcm
+    assert chunk.raised(pcm * 0, -30.0).tolist() == [[0] * 3] * 2

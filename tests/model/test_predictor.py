@@ -49,6 +49,15 @@ def test_silence_has_no_vote(predictor: Predictor) -> None:
         predictor(np.zeros(48_000, np.float32), 16_000)
 
 
+def test_a_quiet_clip_scores_as_a_louder_one(predictor: Predictor) -> None:
+    sound = np.random.default_rng(0).uniform(-0.25, 0.25, 48_000).astype(np.float32)
+    wanted = predictor(sound, 16_000).scores
+    found = predictor(sound * 0.01, 16_000).scores  # -52 dBFS
+    assert list(found.values()) == pytest.approx(list(wanted.values()), abs=0.01)
+    as_it_is = predictor(sound * 0.01, 16_000, Chunking(quiet_db=-60)).scores
+    assert list(as_it_is.values()) != pytest.approx(list(wanted.values()), abs=0.01)
+
+
 @pytest.mark.parametrize("bad", [(tone() * 32_000).astype(np.int16), np.zeros((2, 16_000)), np.zeros((2, 2, 2))])
 def test_other_types_and_shapes_are_refused(predictor: Predictor, bad: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"floats in \[-1, 1\], \(samples,\) or \(samples, channels\)"):
