@@ -1,5 +1,6 @@
 """What README.md shows is run, in order: its commands on the demo loops, its queries on what they made."""
 
+import contextlib
 import importlib.util
 import re
 import shlex
@@ -54,7 +55,8 @@ def test_every_command_works(place: Path, s3_server: S3, tiny_model: str, monkey
     for path in LOOPS.glob("*.flac"):
         s3_server.fs.pipe_file(f"public/loops/{path.name}", path.read_bytes())
     assert len(COMMANDS) >= 8
-    for command in COMMANDS:
+    for line in COMMANDS:
+        command, _, file = line.partition(" > ")
         args = shlex.split(command.replace("s3://bucket/", "s3://public/"))[1:]
         if args[0] == "tag":
             args += [] if "--model" in args else ["--model", tiny_model]
@@ -70,7 +72,9 @@ def test_every_command_works(place: Path, s3_server: S3, tiny_model: str, monkey
             with pytest.raises(SystemExit, match="0"):
                 main(args)
             continue
-        main(args)  # raises SystemExit on failure
+        with contextlib.redirect_stdout(open(file, "w")) if file else contextlib.nullcontext():
+            main(args)  # raises SystemExit on failure
+    assert duckdb.sql("select count(*) from 'tags.csv'").fetchall() == [(12,)]
     assert s3_server.fs.glob("public/tags/part-*.parquet")
     assert duckdb.sql("select count(*) from 'tags/*.parquet'").fetchall() == [(12,)]
     found = duckdb.sql("select id, bpm, pack, status from 'tagged/*.parquet' order by id").fetchall()

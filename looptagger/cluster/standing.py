@@ -24,7 +24,7 @@ def watched(progress: Progress, note: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         done.set()
-        thread.join()
+        thread.join(timeout=LOOK_S)  # a cluster that is away may not answer it
 
 
 def _watch(progress: Progress, note: Callable[[str], None], done: threading.Event) -> None:
