@@ -387,7 +387,7 @@ def test_ray_job_submit_does_what_the_command_does(
     entry = ["python", "jobs/tag.py", str(LOOPS), "-o", str(tmp_path / "out"), "--model", tiny_model]
     submit = ["ray", "job", "submit", f"--address={address}", "--working-dir", ".", "--", *entry]
     for _ in range(30):
-        done = subprocess.run(submit, env=env, cwd=ROOT, capture_output=True, text=True, timeout=90)
+        done = subprocess.run(submit, env=env, cwd=ROOT, capture_output=True, text=True, timeout=200)
         if done.returncode == 0 or not re.search("Failed to connect|try again later", done.stderr + done.stdout):
             break
         time.sleep(1)
