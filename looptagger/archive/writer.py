@@ -25,6 +25,10 @@ long as Python keeps its traceback; a row comes through, and the driver raises.
 """
 
 
+MERGED_ROWS, MERGES = 16_384, 8
+"""Clips that are tried again are put into their part so many at a time, and not much more often: one that was compacted
+may have half a million of them, and what is not in it is lost with the job."""
+
 Check = Callable[[], None]
 """Raises UserError when the output is no longer this job's to write: see lock.held."""
 
@@ -39,7 +43,8 @@ class PartWriter:
         self.expected = Counter[str]()
         for work in works:
             self.expected[work.part] += work.rows
-        self.replacing = {work.part for work in works if work.only is not None}
+        self.merged: dict[str, set[int]] = {work.part: set() for work in works if work.only is not None}
+        """Places in a part whose rows are of another try, and in it."""
         self.pending: dict[str, list[pa.Table]] = {}
         self.left = self.expected.total()
         """Rows of parts that are not written yet."""
@@ -53,11 +58,23 @@ class PartWriter:
     def add(self, table: pa.Table) -> None:
         """Take in tagged rows, of one part or several; write what they complete."""
         for name in pc.unique(table.column(PART)).to_pylist():
-            rows = table.filter(pc.equal(table.column(PART), name))
+            rows = self._new(name, table.filter(pc.equal(table.column(PART), name)))
             gathered = self.pending.setdefault(name, [])
             gathered.append(rows)
-            if sum(part.num_rows for part in gathered) >= self.expected[name]:
+            if sum(part.num_rows for part in gathered) >= self._enough(name):
                 self._complete(name, _once(pa.concat_tables(gathered)))
+
+    def _enough(self, name: str) -> int:
+        """Rows with which a part is written: all, or of those of another try a good many."""
+        if name not in self.merged:
+            return self.expected[name]
+        most = max(MERGED_ROWS, self.expected[name] // MERGES)
+        return max(1, min(most, self.expected[name] - len(self.merged[name])))
+
+    def _new(self, name: str, rows: pa.Table) -> pa.Table:
+        """Rows without those that are in their part already, should a retried task have delivered some twice."""
+        known = self.merged.get(name)
+        return rows.filter(pa.array([row not in known for row in rows.column(ROW).to_pylist()])) if known else rows
 
     def close(self) -> None:
         """Keep the counts of what was written, where the output is still this job's; how that ended is the caller's."""
@@ -67,12 +84,12 @@ class PartWriter:
 
     def _complete(self, name: str, table: pa.Table) -> None:
         """Write a part whose rows are all there. Chunks first: the part itself is what says that they are done."""
-        if table.num_rows < self.expected[name]:
+        if table.num_rows < self._enough(name):
             return
         del self.pending[name]
         rows = table.select(self.schema.names).cast(self.schema)
         chunks = exploded(table) if self.chunks else None
-        if name in self.replacing:
+        if name in self.merged:
             rows = _replaced(self._read(name), rows, table.column(ROW).to_numpy())
             if chunks is not None:
                 old = self._read(f"{CHUNKS}/{name}")
@@ -80,7 +97,11 @@ class PartWriter:
         if chunks is not None:
             self._write(f"{CHUNKS}/{name}", chunks)
         self._write(name, rows)
-        self.left -= self.expected[name]
+        self.left -= table.num_rows
+        if name in self.merged:
+            self.merged[name].update(table.column(ROW).to_pylist())
+            if len(self.merged[name]) < self.expected[name]:
+                return  # its counts are not of what will be in it
         self.keeper.count(name, rows)
 
     def _read(self, name: str) -> pa.Table:

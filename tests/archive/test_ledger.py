@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from looptagger.archive import counts, dataset, growing, lock, looking, manifest, status, tags
+from looptagger.archive import counts, dataset, growing, lock, looking, manifest, status, tags, writer
 from looptagger.archive.compact import ABSENT, compact, finish
 from looptagger.archive.dataset import Record, Work
 from looptagger.archive.growing import Request
@@ -138,6 +138,33 @@ def test_retry_replaces_failed_rows_in_place(folder: Folder, done: Record) -> No
     rows = duckdb.sql(f"select id, status, bass from '{folder.path}/part-0000000.parquet'").fetchall()
     assert rows[2:] == [("clip2", "ok", 0.5), ("clip3", "ok", 0.75)]
     assert duckdb.sql(f"select count(*) from '{folder.path}/chunks/*.parquet'").fetchall() == [(20,)]
+
+
+def test_another_try_of_many_is_kept_bit_by_bit(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part that was compacted may have half a million clips to try again."""
+    monkeypatch.setattr(writer, "MERGED_ROWS", 2)
+    record = prepare(folder, request(write_manifest(tmp_path / "m.csv", range(50))))
+    tag(folder, record, dataset.missing(folder, record))
+    compact(folder)
+    works = dataset.failed(folder, record, ["missing"])
+    assert (len(works), len({work.part for work in works})) == (5, 1)
+    again = PartWriter(folder, works, dataset.output_schema(folder, record), chunks=True)
+    rows = pa.concat_tables([tagged(folder, work, bad=None) for work in works])
+    for piece in (rows.slice(0, 1), rows.slice(1, 2), rows.slice(0, 2)):  # the last one is delivered twice
+        again.add(piece)
+    assert again.left == 2
+    again.close()
+    assert status.status(folder).by_status == {"ok": 48, "missing": 2}
+    works = dataset.failed(folder, record, ["missing"])
+    assert len(works) == 2
+    again = PartWriter(folder, works, dataset.output_schema(folder, record), chunks=True)
+    for work in works:
+        again.add(tagged(folder, work, bad=None))
+    again.close()
+    assert status.status(folder).by_status == {"ok": 50}
+    assert status.verify(folder) == []
 
 
 def test_a_task_delivered_twice_gives_rows_once(folder: Folder, tmp_path: Path) -> None:
