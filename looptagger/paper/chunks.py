@@ -47,7 +47,8 @@ def gather(pairs: Iterable[tuple[pa.Table, pa.Table]], heard: str) -> Loops:
     ids: list[str] = []
     truth, numbers, owners = [np.zeros((0, 6), bool)], [np.zeros((0, len(features.NAMES)), np.float32)], [_NOBODY]
     for rows, found in pairs:
-        if not pc.all(pc.is_in(rows.column("id"), found.column("id").combine_chunks())).as_py():
+        is_known = pc.is_in(rows.column("id"), found.column("id").combine_chunks())
+        if not pc.all(is_known, min_count=0).as_py():  # of no loops, all are
             raise UserError(
                 "the stored features are of these loops in other files, as of a data set that was prepared again; "
                 "delete the output's features/ and run the same command."
