@@ -119,7 +119,7 @@ def test_features_of_other_files_are_refused() -> None:
     columns = {"id": ["a", "b"], **{role: [True, False] for role in ROLES}}
     stored = {"id": ["b"], "heard": ["chunk"], "error": ["x"], **{name: [0.0] for name in NAMES}}
     assert gather([(pa.table(columns).slice(1), pa.table(stored))], "chunk").unheard == 1
-    of_no_part = pa.table(columns).slice(0, 0)  # as of a small test part, spread over many files
-    assert gather([(of_no_part, pa.table(stored)), (pa.table(columns).slice(1), pa.table(stored))], "chunk").ids == ["b"]
+    none = pa.table(columns).slice(0, 0)  # as of a small test part, spread over many files
+    assert gather([(none, pa.table(stored)), (pa.table(columns).slice(1), pa.table(stored))], "chunk").ids == ["b"]
     with pytest.raises(UserError, match="delete the output's features/ and run the same command"):
         gather([(pa.table(columns), pa.table(stored))], "chunk")
