@@ -69,8 +69,7 @@ def decode_whole(file: BinaryIO, audio: Audio, limits: Limits, silence_db: float
 
     def heard(source: AudioSource) -> Clip:
         waveform, duration_s = _whole(source, audio, limits)
-        if not chunk.loud(waveform[None], silence_db).any():
-            raise Undecoded("silent", f"no sample over {silence_db:g} dBFS")
+        _loud(waveform[None], silence_db)
         return Clip(waveform[None], np.zeros(1), duration_s, source.rate, source.channels, source.codec)
 
     return _first_that_reads(file, limits, heard)
@@ -128,11 +127,17 @@ def _heard(source: AudioSource, audio: Audio, chunking: Chunking, limits: Limits
         waveform, duration_s = _whole(source, audio, limits)
         first = chunk.starts(len(waveform), size, hop, chunking.max_chunks)
         pcm = chunk.cut(waveform, first, size).astype(np.int16, copy=False)
-    loud = chunk.loud(pcm, chunking.silence_db)
-    if not loud.any():
-        raise Undecoded("silent", f"no sample over {chunking.silence_db:g} dBFS")
+    loud = _loud(pcm, chunking.silence_db)
     pcm = chunk.raised(pcm[loud], chunking.quiet_db)
     return Clip(pcm, first[loud] / audio.sample_rate, duration_s, source.rate, source.channels, source.codec)
+
+
+def _loud(pcm: NDArray[np.int16], silence_db: float) -> NDArray[np.bool_]:
+    """Which chunks are not silent. Raises Undecoded where all are."""
+    loud = chunk.loud(pcm, silence_db)
+    if not loud.any():
+        raise Undecoded("silent", f"no sample over {silence_db:g} dBFS")
+    return loud
 
 
 def _whole(source: AudioSource, audio: Audio, limits: Limits) -> tuple[NDArray[np.int16], float]:

@@ -24,7 +24,7 @@ from looptagger.archive.dataset import Work, check_there
 from looptagger.archive.manifest import Shard
 from looptagger.archive.patience import patiently
 from looptagger.archive.sources import holds_anything
-from looptagger.archive.storage import Folder
+from looptagger.archive.storage import Folder, local_path
 from looptagger.archive.tags import CODED_ROW
 from looptagger.archive.writer import PART, ROW, STOPPED, PartWriter
 from looptagger.cluster.plan import CORE, READER, Plan, readers, with_small_ends
@@ -117,10 +117,11 @@ def _decode(block: pa.Table, job: Job) -> Iterator[pa.Table]:
 
 def _check_roots(table: pa.Table, roots: Sequence[str]) -> None:
     """Raise UserError where clips are missing with the folder that they lie in: a disk that is not mounted here."""
-    if not pc.any(pc.equal(table.column("status"), "missing")).as_py():
-        return
+    uris = table.filter(pc.equal(table.column("status"), "missing")).column("uri").to_pylist()
+    missing = [os.fsdecode(local_path(uri)) for uri in uris]
     for root in roots:
-        if not holds_anything(root):
+        above = os.fsdecode(local_path(root)).rstrip("/") + "/"
+        if any(path.startswith(above) for path in missing) and not holds_anything(root):
             raise UserError(f"{root}: is gone or empty on {socket.gethostname()}; mount it and run the same command.")
 
 

@@ -238,6 +238,13 @@ def test_a_cluster_that_gets_no_node_is_waited_for_and_then_said(monkeypatch: py
     assert "waiting for one, 0.01 minutes at most" in notes[0]
 
 
+def test_a_clip_that_is_missing_elsewhere_stops_nothing(tmp_path: Path) -> None:
+    rows = pa.table({"uri": [f"{tmp_path}/loops/a.wav", "s3://bucket/b.wav"], "status": ["missing", "ok"]})
+    tagging._check_roots(rows, (f"{tmp_path}/emptied", f"{tmp_path}/loo"))
+    with pytest.raises(UserError, match="loops: is gone or empty"):
+        tagging._check_roots(rows, (f"{tmp_path}/emptied", f"file://{tmp_path}/loops"))
+
+
 @pytest.mark.usefixtures("no_workers")
 def test_a_disk_that_goes_stops_the_job(tmp_path: Path, tiny_model: str) -> None:
     write_tones(tmp_path / "audio", 3)
