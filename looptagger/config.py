@@ -197,6 +197,9 @@ class Train(Settings):
         5.0, ge=0, description="weights are a running mean over about so many epochs; 0: none"
     )
     select: Literal["loss", "roc_auc", "pr_auc"] = Field("roc_auc", description="what the best epoch is best at")
+    begin_with: str | None = Field(None, description="a model whose shape and weights training begins with")
+    teachers: tuple[str, ...] = Field((), max_length=8, description="models whose mean scores are learned, too")
+    teachers_share: float = Field(0.75, gt=0, le=1, description="of what is learned, where there are teachers")
     licence: str = Field("unknown", description="of the weights, as their card will say")
     seed: int = Field(0, ge=0, lt=2**32)
     compute: Workers = Workers()
@@ -216,5 +219,6 @@ class Train(Settings):
         found = self.model_dump(mode="json", exclude={"compute", "storage", "licence"})
         for phase in found["phases"]:
             if not phase["head_only"]:
-                del phase["head_only"]  # runs that began before there was such a thing go on
-        return found
+                del phase["head_only"]  # runs that began before there was such a thing go on, here and below
+        late = ("begin_with",) * (not self.begin_with) + ("teachers", "teachers_share") * (not self.teachers)
+        return {key: value for key, value in found.items() if key not in late}

@@ -16,6 +16,7 @@ from looptagger.cluster.plan import Workforce, parts_evenly
 from looptagger.config import Train, misfit
 from looptagger.errors import UserError
 from looptagger.learn import record, table
+from looptagger.learn.given import Given, given
 from looptagger.learn.table import Dataset
 from looptagger.learn.task import Census, Task
 from looptagger.model import checkpoint
@@ -58,19 +59,21 @@ def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
     archive.check_place(job.out)
     data, out = Folder.to_read(job.data, job.train.storage), Folder(job.out, job.train.storage)
     found = table.find(data)
+    settings, others = given(job.train)
+    job = replace(job, train=settings)
     _check(job, found, data, out)
     with lock.held(out) as check:
         is_started = record.is_started(out)
         if job.resume and not is_started:
             raise UserError(f"{job.out}: holds no run to resume; leave --resume out to start one.")
         if not job.overwrite:
-            _begin(job, found, out)
+            _begin(job, found, out, others)
         log = record.rows(out) if is_started and not job.overwrite else []  # a log by itself is of a run half deleted
         if len(log) == job.train.epochs:
             _license(out, job.train)
             return log
         labels = [table.truth(rows) for rows in table.rows(data, found, job.train.split, "train", ROLES)]
-        task = Task(job.train, Census.of(np.concatenate(labels)), _card(job, found))
+        task = Task(job.train, Census.of(np.concatenate(labels)), _card(job, found, others), others)
         log = _run(job, task, found, log, replace(events, check=check))
         _license(out, job.train)
         return log
@@ -83,8 +86,9 @@ def _license(out: Folder, settings: Train) -> None:
         out.write(record.MODEL, checkpoint.licensed(data, settings.licence))
 
 
-def _begin(job: TrainJob, found: Dataset, out: Folder) -> None:
-    record.begin(out, record.identity(job.train, found), {"started": _now(), "versions": _versions()})
+def _begin(job: TrainJob, found: Dataset, out: Folder, others: Given) -> None:
+    wanted = record.identity(job.train, found) | others.noted()
+    record.begin(out, wanted, {"started": _now(), "versions": _versions()})
 
 
 def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], events: Events) -> list[record.Row]:
@@ -104,7 +108,7 @@ def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], event
         _check_force(job.train, force, task.census)
         if job.overwrite:  # only now that the new one can start
             record.clear(out)
-            _begin(job, found, out)
+            _begin(job, found, out, task.given)
         events.note(_announced(task, found, force))
         pictures = Pictures(out, log)
         details = training.Job(task, data, found, out, storage_environment())
@@ -199,7 +203,7 @@ def _announced(task: Task, found: Dataset, force: Workforce) -> str:
     )
 
 
-def _card(job: TrainJob, found: Dataset) -> Card:
+def _card(job: TrainJob, found: Dataset, others: Given) -> Card:
     """The checkpoint's card but for what validation decides."""
     name = plain_name(job.out.rstrip("/").rpartition("/")[2]) or job.train.model.kind
     provenance = {
@@ -209,6 +213,7 @@ def _card(job: TrainJob, found: Dataset) -> Card:
         "counts": found.counts[job.train.split],
         "settings": job.train.model_dump(mode="json", exclude={"storage"}),
         "versions": _versions(),
+        **others.noted(),
     }
     card = Card(name=name, model=job.train.model, audio=job.train.audio, licence=job.train.licence)
     return card.model_copy(update={"provenance": provenance})

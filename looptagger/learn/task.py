@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from looptagger.config import Train
+from looptagger.learn.given import Given
 from looptagger.model.checkpoint import Card
 
 MOST_REPEATS = 5.0
@@ -55,3 +56,4 @@ class Task:
     settings: Train
     census: Census
     card: Card
+    given: Given = Given()

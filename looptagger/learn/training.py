@@ -19,6 +19,7 @@ from looptagger.learn.peers import Peers
 from looptagger.learn.run import State
 from looptagger.learn.scoring import joined, scored
 from looptagger.learn.task import Task
+from looptagger.learn.teaching import Teachers
 from looptagger.model import checkpoint
 from looptagger.model.checkpoint import Card
 from looptagger.model.predictor import Predictor
@@ -46,7 +47,10 @@ def fit(task: Task, train: Loops, validation: Tables, folder: Folder, peers: Pee
     `train` gives this worker's share of the loops for an epoch, `validation` its share of those, anew each time. Only
     rank 0 writes.
     """
-    learner = Learner(task.settings, task.census, peers)
+    teachers = Teachers(task.given.teachers, peers.device) if task.given.teachers else None
+    learner = Learner(task.settings, task.census, peers, teachers)
+    if task.given.start:
+        learner.network.load_state_dict(checkpoint.load(task.given.start, "begin_with")[0].state_dict())
     state = run.load(folder) or State()
     if len(set(peers.gather(state.epoch))) > 1:
         raise UserError(f"{folder.uri}: the workers see different files there; use s3:// or a folder that all share.")

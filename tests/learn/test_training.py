@@ -16,6 +16,7 @@ from looptagger.errors import UserError
 from looptagger.learn import record, run, table, training
 from looptagger.learn.augment import Tensors
 from looptagger.learn.evaluation import evaluate, warning
+from looptagger.learn.given import Given
 from looptagger.learn.learner import Learner, Trainee
 from looptagger.learn.peers import Peers
 from looptagger.learn.schedule import augment_at, rate
@@ -45,14 +46,19 @@ def settings(*overrides: str) -> Train:
     return load(Train, None, [*small, *overrides])
 
 
-def fit(data: Data, out: Path, chosen: Train, epoch: Callable[[Any], None] = lambda row: None) -> run.State:
+def fit(
+    data: Data,
+    out: Path,
+    chosen: Train,
+    epoch: Callable[[Any], None] = lambda row: None,
+    models: Given = Given(),
+) -> run.State:
     folder, dataset = data
-
     labels = np.concatenate([table.truth(rows) for rows in table.rows(folder, dataset, chosen.split, "train")])
     provenance = {"data": {**dataset.model_dump(), "split": chosen.split}, "counts": dataset.counts[chosen.split]}
     card = checkpoint.Card(name="trial", model=chosen.model, provenance=provenance)
     told = training.Told(epoch=epoch)
-    task = Task(chosen, Census.of(labels), card)
+    task = Task(chosen, Census.of(labels), card, models)
     share = Share(folder, dataset.parts, chosen.split, 1 << 30)
     feed = (lambda epoch: share.train([chosen.seed, epoch, 1]), share.validation)
     return training.fit(task, *feed, Folder(str(out)), Peers(), told)
