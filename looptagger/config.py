@@ -13,10 +13,10 @@ class Settings(BaseModel):
 
 
 class Audio(Settings):
-    """What the model hears: mono at `sample_rate` Hz, cut into chunks of `chunk_samples`. Travels in the checkpoint."""
+    """What the model hears: mono at `sample_rate` Hz, in chunks of `chunk_samples` (3 s). Travels in the checkpoint."""
 
     sample_rate: int = Field(16_000, ge=1_000, le=384_000)
-    chunk_samples: int = Field(48_000, ge=16, le=16_000_000)
+    chunk_samples: int = Field(default_factory=lambda given: 3 * given.get("sample_rate", 0), ge=16, le=16_000_000)
 
     @property
     def chunk_s(self) -> float:
@@ -210,8 +210,8 @@ class Train(Settings):
         begins = [phase.from_epoch for phase in self.phases]
         if begins[0] != 0 or begins != sorted(set(begins)):
             raise ValueError("phases must begin at epoch 0 and follow each other")
-        if self.phases[0].head_only:
-            raise ValueError("the first phase cannot be head_only: the rest has not learned yet")
+        if self.phases[0].head_only and not self.begin_with:
+            raise ValueError("the first phase cannot be head_only: the rest has not learned yet (or set begin_with)")
         return self
 
     def recipe(self) -> dict[str, Any]:

@@ -78,6 +78,16 @@ def training_lines(view: terminal.ProgressView, epochs: int) -> tuple[Callable[.
     return step, epoch
 
 
+class Part(click.Choice[str]):
+    """A part of a split; a split's name is sent where it belongs."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The part. Raises UsageError."""
+        if value in SPLITS:
+            self.fail(f"{value!r} is a split, not a part of one: use --splits {value}.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @click.command(context_settings=EXAMPLE)
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @click.option("--data", required=True, metavar="DIR", help="A prepared data set.")
@@ -85,7 +95,7 @@ def training_lines(view: terminal.ProgressView, epochs: int) -> tuple[Callable[.
     "--part",
     "--split",
     "part",
-    type=click.Choice(["train", "validation", "test", "all"]),
+    type=Part(["train", "validation", "test", "all"]),
     default="test",
     show_default=True,
     help="The part of the split to judge on.",
@@ -99,39 +109,55 @@ def training_lines(view: terminal.ProgressView, epochs: int) -> tuple[Callable[.
     help="What is heard of a loop and how it is judged: as in tagging, or as the paper's code does.",
 )
 @click.option("-o", "--out", metavar="FILE", help="Also write all figures as JSON.")
+@click.option("--scores", metavar="FILE", help="Also write each loop's roles and scores, as Parquet.")
 @storage_options
-def evaluate(models: tuple[str, ...], data: str, out: str | None, **options: Any) -> None:
+def evaluate(models: tuple[str, ...], data: str, out: str | None, scores: str | None, **options: Any) -> None:
     """Judge checkpoints, or the models of training runs, on the held-out loops of a data set.
 
     Example: looptagger evaluate run --data fsld
     """
+    import pyarrow as pa
+
     from looptagger.archive.storage import Folder, file_at
+    from looptagger.archive.tags import write_part
     from looptagger.learn import evaluation, table
     from looptagger.model import checkpoint
     from looptagger.model.predictor import Predictor
+    from looptagger.paper import runs
 
     given = settings(config.Tag, options)
     if given.chunking != config.Chunking():
         raise UserError("chunking cannot be set here: what is heard of a loop, --protocol says.")
+    if given.limits != config.Limits():
+        raise UserError("limits cannot be set here: the loops have been decoded, by looptagger prepare.")
     folder = Folder.to_read(data, given.storage)
-    dataset = table.find(folder)
-    reports = []
-    for name in models:
-        predictor = Predictor(checkpoint.resolve(name, given.storage), name, given.compute)
-        about = predictor.card.provenance.get("data")
-        trained_on = about.get("split") if isinstance(about, dict) else None
-        split = options["splits"] or (trained_on if trained_on in SPLITS else "grouped")
-        unfair = evaluation.warning(predictor, dataset, split, options["part"])
+    dataset, part = table.find(folder), options["part"]
+    weights = [checkpoint.resolve(name, given.storage) for name in models]  # before any is judged
+    reports, kept = [], []
+    for name, each in zip(models, weights, strict=True):
+        predictor = Predictor(each, name, given.compute)
+        split = options["splits"] or _split(predictor.card.provenance)
         with terminal.progress_view() as view:
             progress = lambda done, total: view.show(f"{done:,}/{total:,} loops scored", done == total)  # noqa: E731
-            how = (split, options["part"], options["protocol"], progress)
-            reports.append(evaluation.evaluate(predictor, folder, dataset, *how))
-        tables.evaluated(reports[-1], unfair)
+            how = (split, part, options["protocol"], progress)
+            report, ids, truth, found = evaluation.judged(predictor, folder, dataset, *how)
+        reports.append(report)
+        kept.append(runs.table(ids, part, truth, found, model=predictor.model_id))
+        tables.evaluated(report, evaluation.warning(predictor, dataset, split, part))
     if len(reports) > 1:
         tables.compared(reports)
     if out:
         to, name = file_at(out, given.storage, (".json",))
         to.write(name, json.dumps(reports, indent=1).encode())
+    if scores:
+        write_part(*file_at(scores, given.storage, (".parquet",)), pa.concat_tables(kept))
+
+
+def _split(provenance: dict[str, Any]) -> str:
+    """The split that a model was trained on, as its card says."""
+    about = provenance.get("data")
+    trained_on = about.get("split") if isinstance(about, dict) else None
+    return str(trained_on) if trained_on in SPLITS else "grouped"
 
 
 COMMANDS: Final = (prepare, train, evaluate)

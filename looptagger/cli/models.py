@@ -1,13 +1,18 @@
-"""The commands around checkpoints: model info, model import."""
+"""The commands around checkpoints: model info, import, thresholds."""
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from looptagger import terminal
 from looptagger.cli.options import EXAMPLE
 from looptagger.errors import UserError
+from looptagger.learn.splits import SPLITS
+
+if TYPE_CHECKING:
+    from looptagger.learn.evaluation import Part
 
 
 @click.group(context_settings=EXAMPLE)
@@ -51,5 +56,41 @@ def import_(path: Path, out: str, name: str | None, licence: str) -> None:
     to.write(file, checkpoint.dump(network, card))
     terminal.note(f"{out}: {card.model.kind}, {sum(p.numel() for p in network.parameters()):,} parameters.")
     terminal.note(
-        "Its roles are those scored 0.5 and more: nobody has chosen thresholds for it; scores are as they are."
+        "Its roles are those scored 0.5 and more: nobody has chosen thresholds for it; scores are as they are. "
+        f"With loops whose roles you know: looptagger model thresholds {out} --data DIR"
     )
+
+
+@model.command(context_settings=EXAMPLE)
+@click.argument("path", metavar="MODEL")
+@click.option("--data", required=True, metavar="DIR", help="A prepared data set.")
+@click.option("--splits", type=click.Choice(SPLITS), default="grouped", show_default=True, help="Which split of it.")
+@click.option(
+    "--part",
+    type=click.Choice(["train", "validation", "test", "all"]),
+    default="validation",
+    show_default=True,
+    help="The part to choose on; judge on another.",
+)
+@click.option("-o", "--out", metavar="FILE", help="The checkpoint to write; by default MODEL itself.")
+def thresholds(path: str, data: str, splits: str, part: "Part", out: str | None) -> None:
+    """Choose the thresholds of a checkpoint anew: those at which F1 is highest on loops whose roles are known.
+
+    Example: looptagger model thresholds hcnn.safetensors --data fsld
+    """
+    from looptagger.archive.storage import Folder, file_at
+    from looptagger.config import Storage
+    from looptagger.learn import evaluation, metrics, table
+    from looptagger.model import checkpoint
+    from looptagger.model.predictor import Predictor
+
+    if out is None and not path.endswith(".safetensors"):
+        raise UserError(f"{path}: name the checkpoint to write with -o FILE.")
+    weights, folder = checkpoint.resolve(path), Folder.to_read(data, Storage())
+    limits = metrics.best_thresholds(
+        *evaluation.heard(Predictor(weights, path), folder, table.find(folder), splits, part)
+    )
+    to, file = file_at(out or path, endings=(".safetensors",))
+    to.write(file, checkpoint.told_anew(weights, thresholds=limits))
+    chosen = ", ".join(f"{role} {limit:.2f}" for role, limit in limits.items())
+    terminal.note(f"{out or path}: roles from these scores on: {chosen}.")

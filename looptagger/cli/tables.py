@@ -53,7 +53,28 @@ def prepared(collection: Collection, dataset: "Dataset", where: str) -> None:
             f"{alone:,} of {len(collection.loops):,} loops name no uploader and no pack: the grouped split takes each "
             "for a maker's only one. Name them, for honest figures."
         )
+    _dealt(collection, dataset)
     terminal.note(f"{terminal.plural(dataset.loops, 'loop')} in {where}. Next: looptagger train {where} -o RUN")
+
+
+def _dealt(collection: Collection, dataset: "Dataset") -> None:
+    """What is unfortunate about how the loops were dealt out."""
+    from looptagger.learn.intervals import LEAST_PLAYING
+    from looptagger.learn.splits import PARTS, carried
+
+    followed, torn = carried(collection.loops)
+    if followed or torn:
+        terminal.note(
+            f"As loops came with parts, {terminal.plural(followed, 'other loop')} followed their uploaders' out of "
+            f"training in the grouped split, and {terminal.plural(torn, 'uploader')} are on two sides of it."
+        )
+    held_out = {part: dataset.counts["grouped"][part] for part in PARTS[1:]}
+    few = [role for role in ROLES if any(n["loops"] and 0 < n[role] < LEAST_PLAYING for n in held_out.values())]
+    if few:
+        terminal.note(
+            f"Under {LEAST_PLAYING} loops of a held-out part play {', '.join(few)}: figures and thresholds of so few "
+            "say little. Larger shares help, e.g. --set shares=[0.8,0.1,0.1]."
+        )
 
 
 def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
@@ -67,17 +88,22 @@ def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
 
 def trained(log: Sequence[Mapping[str, Any]], run: str, data: str) -> None:
     """Where a training ended, and what to do with it."""
-    best = max((row for row in log if row["best"]), key=lambda row: row["epoch"])
+    best = max((row for row in log if row["best"]), key=lambda row: row["epoch"], default=None)
+    if best:
+        _best(best, len(log))
+    else:
+        terminal.note(f"{len(log)} epochs, none better than the model that training began with: that one is kept.")
+    terminal.note(f"Model, log and curves are in {run}. Look at {run}/curves.png, or: tensorboard --logdir {run}")
+    terminal.note(f"Test: looptagger evaluate {run} --data {data}    Tag: looptagger tag SOURCE -o OUT --model {run}")
+
+
+def _best(best: Mapping[str, Any], epochs: int) -> None:
     areas = {role: best[f"roc_auc_{role}"] for role in ROLES}
     known = ", ".join(f"{role} {value:.3f}" for role, value in areas.items() if value is not None)
     untold = [role for role, value in areas.items() if value is None]
-    terminal.note(
-        f"{len(log)} epochs; the best is {best['epoch']}: validation ROC-AUC {best['roc_auc']:.3f} ({known})."
-    )
+    terminal.note(f"{epochs} epochs; the best is {best['epoch']}: validation ROC-AUC {best['roc_auc']:.3f} ({known}).")
     if untold:
         terminal.note(f"Not judged, as no loop of the validation part (or every one) plays it: {', '.join(untold)}.")
-    terminal.note(f"Model, log and curves are in {run}. Look at {run}/curves.png, or: tensorboard --logdir {run}")
-    terminal.note(f"Test: looptagger evaluate {run} --data {data}    Tag: looptagger tag SOURCE -o OUT --model {run}")
 
 
 FIGURES = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "f1": "F1"}

@@ -95,6 +95,8 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
     events = events or Events()
     archive.check_place(job.out)
     site = _site(job)
+    if shared := _shared(site):
+        events.note(f"{shared:,} loops of {job.test} are learned from in {job.data}, too: their figures flatter.")
     with lock.held(site.out) as check:
         asked = site.runs(job.paper)
         wanted = [run for run in asked if run.stored(site.out) is None]
@@ -143,6 +145,15 @@ def _site(job: PaperJob) -> Site:
     if judged.sample_rate != found.sample_rate:
         raise UserError(f"{job.test}: holds audio at another rate than {job.data}; prepare it again with the same.")
     return site
+
+
+def _shared(site: Site) -> int:
+    """How many loops of another test set sound, sample by sample, as one that is learned from."""
+    if not site.is_other:
+        return 0
+    protocols = site.job.paper.protocols
+    learned = {each for protocol in protocols for each in table.audio_digests(*site.where(protocol, "train"))}
+    return sum(each in learned for each in table.audio_digests(*site.where(protocols[0], TEST)))
 
 
 def _extract(site: Site, events: Events) -> None:

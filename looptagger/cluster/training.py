@@ -192,6 +192,11 @@ def _end(outcome: Any) -> None:
     """Raise what ended a training that said nothing itself."""
     try:
         ray.get(outcome)
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        raise UserError(
+            "the training's worker was killed again and again, as where memory is short: set compute.keep_bytes or "
+            f"batch lower; the same command goes on after the last epoch ({one_line(error)[:120]})."
+        ) from error
     except ray.exceptions.RayError as error:
         raise RuntimeError(f"training failed: {one_line(getattr(error, 'cause', error))}") from error
 

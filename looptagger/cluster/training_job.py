@@ -59,7 +59,8 @@ def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
     archive.check_place(job.out)
     data, out = Folder.to_read(job.data, job.train.storage), Folder(job.out, job.train.storage)
     found = table.find(data)
-    settings, others = given(job.train)
+    kept = None if job.overwrite or not record.is_started(out) else out.read(record.START)
+    settings, others = given(job.train, kept)
     job = replace(job, train=settings)
     _check(job, found, data, out)
     with lock.held(out) as check:
@@ -83,12 +84,14 @@ def _license(out: Folder, settings: Train) -> None:
     """Have the weights' card name the licence that was asked for last: their epoch may be of before."""
     data = out.read(record.MODEL)
     if data and settings.licence not in (Train().licence, checkpoint.card(data, out.uri).licence):
-        out.write(record.MODEL, checkpoint.licensed(data, settings.licence))
+        out.write(record.MODEL, checkpoint.told_anew(data, licence=settings.licence))
 
 
 def _begin(job: TrainJob, found: Dataset, out: Folder, others: Given) -> None:
     wanted = record.identity(job.train, found) | others.noted()
     record.begin(out, wanted, {"started": _now(), "versions": _versions()})
+    if others.start and not record.is_started(out):
+        out.write(record.START, others.start)
 
 
 def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], events: Events) -> list[record.Row]:
@@ -165,6 +168,8 @@ def _check(job: TrainJob, found: Dataset, data: Folder, out: Folder) -> None:
     settings, counts = job.train, found.counts[job.train.split]
     if data.path == out.path:
         raise UserError(f"{job.out}: is the data set itself; choose another folder for the run.")
+    if job.out in checkpoint.NAMES:
+        raise UserError(f"{job.out}: is the name of a model that looptagger brings along; call the run otherwise.")
     if settings.audio.sample_rate != found.sample_rate:
         raise UserError(
             f"{job.data}: holds audio at {found.sample_rate:,} Hz, not at audio.sample_rate = "
@@ -214,6 +219,7 @@ def _card(job: TrainJob, found: Dataset, others: Given) -> Card:
         "settings": job.train.model_dump(mode="json", exclude={"storage"}),
         "versions": _versions(),
         **others.noted(),
+        **others.heard(),
     }
     card = Card(name=name, model=job.train.model, audio=job.train.audio, licence=job.train.licence)
     return card.model_copy(update={"provenance": provenance})

@@ -24,16 +24,19 @@ Figures = dict[str, tuple[Callable[[Truth, Floats], ByRole], intervals.Figure]]
 AREAS: Figures = {"roc_auc": (metrics.roc_auc, intervals.roc_auc), "pr_auc": (metrics.pr_auc, intervals.pr_auc)}
 
 
-def evaluate(
+def heard(
     predictor: Predictor,
     folder: Folder,
     dataset: Dataset,
     split: str,
     part: Part,
-    protocol: Protocol,
+    protocol: Protocol = "ours",
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Report:
-    """The figures of a model on one part of a split. Raises UserError where there is nothing to judge."""
+) -> tuple[Truth, Floats]:
+    """Truth and a model's scores of one part of a split, in the table's order.
+
+    Raises UserError where the part holds nothing, or audio at a rate that is not the model's.
+    """
     parts = [count["loops"] for name, count in dataset.counts[split].items() if part in (name, "all")]
     if not sum(parts):
         raise UserError(f"{folder.uri}: the {part} part of the {split} split holds no loops; choose another.")
@@ -45,7 +48,21 @@ def evaluate(
         found.append(pair)
         done += len(pair[0])
         progress(done, sum(parts))
-    truth, scores = joined(found)
+    return joined(found)
+
+
+def judged(
+    predictor: Predictor,
+    folder: Folder,
+    dataset: Dataset,
+    split: str,
+    part: Part,
+    protocol: Protocol,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Report, list[str], Truth, Floats]:
+    """The figures of a model on one part of a split, and the loops' ids, truth and scores. Raises UserError."""
+    truth, scores = heard(predictor, folder, dataset, split, part, protocol, progress)
+    makers, limits = table.makers(folder, dataset, split, part), predictor.thresholds
     about = {
         "model": predictor.model_id,
         "data": dataset.source,
@@ -53,9 +70,9 @@ def evaluate(
         "split": split,
         "part": part,
     }
-    groups, limits = list(table.makers(folder, dataset, split, part).values()), predictor.thresholds
+    groups = list(makers.values())
     figures = published(truth, scores, groups) if protocol == "published" else ours(truth, scores, limits, groups)
-    return {**about, "protocol": protocol, "loops": len(truth), **figures}
+    return {**about, "protocol": protocol, "loops": len(truth), **figures}, list(makers), truth, scores
 
 
 Groups = Sequence[Hashable] | None
@@ -102,21 +119,34 @@ def _place(source: str) -> tuple[str, ...]:
 
 
 def warning(predictor: Predictor, dataset: Dataset, split: str, part: Part) -> str | None:
-    """What is unfair about judging a model on these loops, in a sentence, or None."""
-    provenance = predictor.card.provenance
+    """What is unfair about judging a model on these loops, in a sentence, or None.
+
+    A model that began with another's weights, or was taught by it, knows what that one has heard.
+    """
+    own = predictor.card.provenance
+    for provenance, who in [(own, "The model"), *((each, "A model that it learned from") for each in _heard(own))]:
+        if why := _unfair(provenance, dataset, split, part):
+            return f"{who} {why}"
+    return None
+
+
+def _heard(provenance: Report) -> list[Report]:
+    found = provenance.get("heard")
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def _unfair(provenance: Report, dataset: Dataset, split: str, part: Part) -> str | None:
     data = provenance.get("data")
     if not isinstance(data, dict):
         return None
     if data.get("digest") != dataset.digest:
-        again = (
-            "The model was trained on a data set of this name, otherwise prepared: it may have heard some of this one."
-        )
+        again = "was trained on a data set of this name, otherwise prepared: it may have heard some of this one."
         return again if _place(str(data.get("source"))) == _place(dataset.source) else None
     same = (data.get("split"), data.get("seed"), tuple(data.get("shares", ()))) == (split, dataset.seed, dataset.shares)
     counts = provenance.get("counts", dataset.counts[split]), dataset.counts[split]
     dealt = data.get("dealt", {}).get(split), dataset.dealt.get(split)
     if not same or counts[0] != counts[1] or (all(dealt) and dealt[0] != dealt[1]):
-        return f"The model was trained on the {data.get('split')} split of these loops: it has heard some of this part."
+        return f"was trained on the {data.get('split')} split of these loops: it has heard some of this part."
     heard = {"test": None, "validation": "was chosen, and its thresholds set, on these loops"}
     why = heard.get(part, "has been trained on these loops")
-    return f"The model {why}: its figures here are flattering." if why else None
+    return f"{why}: its figures here are flattering." if why else None

@@ -18,28 +18,35 @@ class Given:
 
     def noted(self) -> dict[str, Any]:
         """What a run that goes on must be given again, and its model's card tells; empty where nothing is given."""
-        start, *teachers = [
-            data and checkpoint.model_id(data, checkpoint.card(data, "model")) for data in (self.start, *self.teachers)
-        ]
-        named = {"begin_with": start, "teachers": teachers}
-        return {"given": named} if any(named.values()) else {}
+        cards = [(data, checkpoint.card(data, "model")) for data in (self.start, *self.teachers) if data]
+        names = [checkpoint.model_id(data, card) for data, card in cards]
+        named = {"begin_with": names.pop(0) if self.start else None, "teachers": names}
+        return {"given": named} if cards else {}
+
+    def heard(self) -> dict[str, Any]:
+        """What those models were trained on themselves, for the card: `evaluate` warns of it."""
+        found = []
+        for data in (self.start, *self.teachers):
+            of = checkpoint.card(data, "model").provenance if data else {}
+            found += [{key: of[key] for key in ("data", "counts") if key in of}, *of.get("heard", ())]
+        return {"heard": found} if any(found) else {}
 
 
-def given(settings: Train) -> tuple[Train, Given]:
+def given(settings: Train, kept: bytes | None = None) -> tuple[Train, Given]:
     """The models that settings name, and the settings with the shape of the one to begin with.
 
+    `kept` is that one as it was when the run began: what its name stands for may have gone, or be another, since.
     Raises UserError for one that is not there, is of another shape than settings ask for, or hears other chunks.
     """
-    start, *teachers = [
-        checkpoint.resolve(name, settings.storage) if name else None
-        for name in (settings.begin_with, *settings.teachers)
-    ]
-    if start:
-        settings = _shaped(settings, checkpoint.card(start, str(settings.begin_with)))
+    start = None
+    if settings.begin_with:
+        start = kept or checkpoint.resolve(settings.begin_with, settings.storage)
+        settings = _shaped(settings, checkpoint.card(start, settings.begin_with))
+    teachers = tuple(checkpoint.resolve(name, settings.storage) for name in settings.teachers)
     for name, data in zip(settings.teachers, teachers, strict=True):
-        if data and checkpoint.card(data, name).audio != settings.audio:
+        if checkpoint.card(data, name).audio != settings.audio:
             raise UserError(f"teachers: {name} hears other chunks than audio says; leave it out, or change audio.")
-    return settings, Given(start, tuple(data for data in teachers if data))
+    return settings, Given(start, teachers)
 
 
 def _shaped(settings: Train, card: Card) -> Train:

@@ -75,17 +75,18 @@ def interval(
     size = len(numbers)
     if size < LEAST_GROUPS:
         return dict.fromkeys([*ROLES[: truth.shape[1]], "macro"])
-    picks = np.random.default_rng(seed).integers(size, size=(resamples, size))
-    counts = [np.array([np.bincount(pick, minlength=size) for pick in some], float) for some in _cut(picks)]
-    values = np.concatenate([figure(truth, scores, some[:, member]) for some in counts])
+    rng = np.random.default_rng(seed)
+    rows = [min(AT_ONCE, resamples - start) for start in range(0, resamples, AT_ONCE)]
+    values = np.concatenate([figure(truth, scores, _drawn(rng, some, size)[:, member]) for some in rows])
     judged = ~np.isnan(figure(truth, scores, np.ones((1, len(truth))))[0])
     told = [min(len(set(member[plays])), len(set(member[~plays]))) >= LEAST_PLAYING for plays in truth.T.astype(bool)]
     ends = {role: _middle(values[:, i]) if told[i] else None for i, role in enumerate(ROLES[: values.shape[1]])}
     return ends | {"macro": _middle(values[:, judged].mean(axis=1)) if any(ends.values()) else None}
 
 
-def _cut(picks: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    return [picks[start : start + AT_ONCE] for start in range(0, len(picks), AT_ONCE)]
+def _drawn(rng: np.random.Generator, resamples: int, size: int) -> Floats:
+    """How often each of `size` groups is drawn in some resamples: (resamples, size)."""
+    return np.array([np.bincount(rng.integers(size, size=size), minlength=size) for _ in range(resamples)], float)
 
 
 def _middle(values: Floats) -> tuple[float, float] | None:

@@ -17,8 +17,9 @@ from looptagger.config import Train
 from looptagger.errors import UserError
 from looptagger.learn.table import Dataset
 
-ASKED, STATE, LOG, MODEL, CURVES, BOARD = (
-    "run.json", "_run/state.pt", "log.jsonl", "model.safetensors", "curves.png", "tensorboard",
+ASKED, STATE, START, LOG, MODEL, CURVES, BOARD = (
+    "run.json", "_run/state.pt", "_run/start.safetensors", "log.jsonl", "model.safetensors", "curves.png",
+    "tensorboard",
 )  # fmt: skip
 
 Row = dict[str, Any]
@@ -58,7 +59,7 @@ def begin(folder: Folder, wanted: Mapping[str, Any], more: Mapping[str, Any]) ->
     for key, old, new in _differences(wanted, {name: have.get(name) for name in wanted}):
         raise UserError(
             f"{folder.uri}: holds a run with {key} = {json.dumps(old)}, not {json.dumps(new)}; "
-            "choose another folder, or start anew with --overwrite."
+            "choose another folder (begin_with this one goes on from its model), or start anew with --overwrite."
         )
 
 
@@ -80,7 +81,7 @@ def _differences(wanted: Any, have: Any, key: str = "") -> Iterator[tuple[str, A
 
 def clear(folder: Folder) -> None:
     """Delete a run, the state first."""
-    folder.delete([STATE, ASKED, LOG, MODEL, CURVES, *(f"{BOARD}/{name}" for name in folder.names(BOARD))])
+    folder.delete([STATE, ASKED, START, LOG, MODEL, CURVES, *(f"{BOARD}/{name}" for name in folder.names(BOARD))])
 
 
 def rows(folder: Folder) -> list[Row]:

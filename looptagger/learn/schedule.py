@@ -26,12 +26,12 @@ def rate(settings: Train, number: int, moment: float) -> float:
     phase = settings.phases[number]
     later = [each.from_epoch for each in settings.phases[number + 1 :]]
     length = min([settings.epochs, *later]) - phase.from_epoch
-    done = moment - phase.from_epoch
-    if done < phase.warmup_epochs:
-        return phase.lr * done / phase.warmup_epochs
+    done, warmup = moment - phase.from_epoch, min(phase.warmup_epochs, length / 2)  # a short trial comes down, too
+    if done < warmup:
+        return phase.lr * done / warmup
     if not phase.cosine:
         return phase.lr
-    share = (done - phase.warmup_epochs) / max(length - phase.warmup_epochs, 1e-9)
+    share = (done - warmup) / (length - warmup)
     return phase.lr * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
 

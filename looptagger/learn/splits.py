@@ -26,15 +26,34 @@ def splits(loops: Sequence[Loop], shares: Sequence[float], seed: int) -> dict[st
     `paper`: at random. `stratified`: each role has the same shares, as near as they go. `grouped`: the same, all loops
     of one uploader are in one part, and no uploader is more than a tenth of a held-out one if the loops of the others
     can fill it: figures on one person's loops tell nothing of others'. Loops that come with a part keep it in all
-    three; the others are dealt, and in `grouped` follow those of their uploader that have one.
+    three; the others are dealt to train and to the parts that no loop came with, and in `grouped` follow those of
+    their uploader that have one, into train where those have several.
     """
     fixed = [loop.part for loop in loops]
-    dealt = iter(zip(*_dealt_out([loop for loop in loops if not loop.part], shares, seed), strict=True))
+    open_to = [0.0 if part in fixed and part != PARTS[0] else share for part, share in zip(PARTS, shares, strict=True)]
+    open_to = open_to if any(open_to) else [1.0, 0.0, 0.0]
+    dealt = iter(zip(*_dealt_out([loop for loop in loops if not loop.part], open_to, seed), strict=True))
     parts = [[part] * len(SPLITS) if part else list(next(dealt)) for part in fixed]
-    settled = {loop.group: loop.part for loop in loops if loop.part}
+    settled = {group: min(marked, key=PARTS.index) for group, marked in _marked(loops).items()}
     for each, loop in zip(parts, loops, strict=True):
         each[GROUPED] = loop.part or settled.get(loop.group, each[GROUPED])
     return {name: [str(each[i]) for each in parts] for i, name in enumerate(SPLITS)}
+
+
+def _marked(loops: Sequence[Loop]) -> dict[str, set[str]]:
+    """Uploaders, each with the parts that loops of theirs came with."""
+    found: dict[str, set[str]] = {}
+    for loop in loops:
+        if loop.part:
+            found.setdefault(loop.group, set()).add(loop.part)
+    return found
+
+
+def carried(loops: Sequence[Loop]) -> tuple[int, int]:
+    """What given parts do to `grouped`: loops that follow others out of training, and uploaders on two sides."""
+    marked = _marked(loops)
+    followed = sum(not loop.part and PARTS[0] not in marked.get(loop.group, PARTS) for loop in loops)
+    return followed, sum(len(parts) > 1 for parts in marked.values())
 
 
 def _dealt_out(loops: Sequence[Loop], shares: Sequence[float], seed: int) -> list[list[str]]:
@@ -55,7 +74,7 @@ def _dealt_out(loops: Sequence[Loop], shares: Sequence[float], seed: int) -> lis
 
 
 def _random(count: int, shares: Sequence[float], seed: int) -> NDArray[np.int64]:
-    ends = np.rint(np.cumsum(shares)[:-1] * count)
+    ends = np.rint(np.cumsum(shares)[:-1] / sum(shares) * count)
     parts = np.searchsorted(ends, np.arange(count), side="right")
     return parts[np.random.default_rng(seed).permutation(count)]
 
@@ -67,7 +86,7 @@ def _balanced(
     names, member = np.unique(np.array(groups), return_inverse=True)
     counts = np.zeros((len(names), 1 + labels.shape[1]))
     np.add.at(counts, member, np.column_stack([np.ones(len(labels)), labels]))
-    wanted = np.outer(shares, counts.sum(axis=0)) + 1e-9
+    wanted = np.outer(np.array(shares) / sum(shares), counts.sum(axis=0)) + 1e-9
     tries = [_dealt(counts, wanted, np.random.default_rng([seed, i])) for i in range(TRIES)]
     _, parts = min(tries, key=lambda each: each[0])
     return parts[member]

@@ -112,6 +112,12 @@ def digest_lines(table: pa.Table) -> list[str]:
     return [f"{ids[i]} {''.join('01'[int(on)] for on in labels[i])} {pcm[i]}" for i in range(len(ids))]
 
 
+def audio_digests(folder: Folder, dataset: Dataset, split: str, part: str) -> Iterator[bytes]:
+    """The SHA-256 of each loop's waveform, of one part of a split."""
+    for some in rows(folder, dataset, split, part, ["waveform"]):
+        yield from (hashlib.sha256(wave.tobytes()).digest() for wave in waveforms(some))
+
+
 def truth(table: pa.Table) -> NDArray[np.bool_]:
     """The labels, (n_loops, 6) in ROLES order."""
     return np.column_stack([table.column(role).to_numpy(zero_copy_only=False) for role in ROLES]).astype(bool)

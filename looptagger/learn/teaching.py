@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from looptagger.config import Compute
+from looptagger.learn.peers import Peers
 from looptagger.model.predictor import Predictor
 
 
@@ -15,9 +16,8 @@ class Teachers:
     Distillation (Hinton, Vinyals, Dean, 2015), on the very crops that the student hears (Beyer et al., CVPR 2022).
     """
 
-    def __init__(self, models: Sequence[bytes], device: torch.device) -> None:
-        compute = Compute(device="cuda" if device.type == "cuda" else "cpu")
-        self.models = [Predictor(data, f"teacher {i}", compute) for i, data in enumerate(models, 1)]
+    def __init__(self, models: Sequence[bytes], peers: Peers) -> None:
+        self.models = [Predictor(data, "a teacher", Compute(device=peers.kind)) for data in models]
 
     def scores(self, waveform: Tensor) -> Tensor:
         """Chunks (n, samples) -> the mean of the models' scores, (n, 6)."""

@@ -47,17 +47,16 @@ def fit(task: Task, train: Loops, validation: Tables, folder: Folder, peers: Pee
     `train` gives this worker's share of the loops for an epoch, `validation` its share of those, anew each time. Only
     rank 0 writes.
     """
-    teachers = Teachers(task.given.teachers, peers.device) if task.given.teachers else None
+    teachers = Teachers(task.given.teachers, peers) if task.given.teachers else None
     learner = Learner(task.settings, task.census, peers, teachers)
-    if task.given.start:
-        learner.network.load_state_dict(checkpoint.load(task.given.start, "begin_with")[0].state_dict())
-    state = run.load(folder) or State()
-    if len(set(peers.gather(state.epoch))) > 1:
+    stored = run.load(folder)
+    if len(set(peers.gather(stored.epoch if stored else 0))) > 1:
         raise UserError(f"{folder.uri}: the workers see different files there; use s3:// or a folder that all share.")
-    if state.epoch:
-        learner.restore(state.learner)
-        if peers.rank == 0:
-            run.follow(folder, state)
+    state = stored or _begun(task, learner, validation)
+    if stored:
+        learner.restore(stored.learner)
+    if state.best and peers.rank == 0:
+        run.follow(folder, state)
     while state.epoch < task.settings.epochs:
         started = time.monotonic()
         learner.enter(state.epoch, state.best)
@@ -68,6 +67,17 @@ def fit(task: Task, train: Loops, validation: Tables, folder: Folder, peers: Pee
             run.save(folder, state, is_best)
             told.epoch(state.log[-1])
     return state
+
+
+def _begun(task: Task, learner: Learner, validation: Tables) -> State:
+    """The state before the first epoch: a model that training begins with is the best so far."""
+    if not task.given.start:
+        return State()
+    learner.network.load_state_dict(checkpoint.load(task.given.start, "begin_with")[0].state_dict())
+    truth, scores = score(checkpoint.dump(learner.network, task.card), learner, validation)
+    row = {"epoch": 0, **figures(truth, scores)}
+    best = checkpoint.dump(learner.network, _decided(task.card, truth, scores, row))
+    return State(best=best, best_value=row[task.settings.select])
 
 
 def _train(learner: Learner, epoch: int, train: Loops, told: Told) -> tuple[float, float]:
@@ -92,7 +102,7 @@ def _validated(
 ) -> tuple[State, bool]:
     """The state after an epoch, and whether it is the best so far. All workers find the same."""
     data = checkpoint.dump(learner.scored, task.card)
-    truth, scores = score(data, learner.peers, validation)
+    truth, scores = score(data, learner, validation)
     row |= figures(truth, scores)
     value = row[task.settings.select]
     is_best = state.best_value is None or _is_better(task.settings.select, value, state.best_value)
@@ -104,10 +114,11 @@ def _validated(
     return state, is_best
 
 
-def score(data: bytes, peers: Peers, validation: Tables) -> tuple[Truth, Floats]:
+def score(data: bytes, learner: Learner, validation: Tables) -> tuple[Truth, Floats]:
     """Truth and scores of all workers' validation loops, as tagging would score them."""
-    predictor = Predictor(data, compute=Compute(device="cuda" if peers.device.type == "cuda" else "cpu"))
-    return joined(peers.gather(joined(scored(validation(), predictor))))
+    wanted = learner.settings.compute.precision
+    compute = Compute(device=learner.peers.kind, precision="float32" if wanted == "float32" else "auto")
+    return joined(learner.peers.gather(joined(scored(validation(), Predictor(data, compute=compute)))))
 
 
 def figures(truth: Truth, scores: Floats) -> Row:

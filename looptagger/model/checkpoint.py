@@ -5,7 +5,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -26,6 +26,7 @@ STARTER = "starter"
 """The name of the model that looptagger brings along: MODEL_CARD.md says what it was trained on."""
 UNTRAINED = "untrained"
 """The name of a model with random weights from a fixed seed: it shows the pipeline, its scores mean nothing."""
+NAMES = (STARTER, UNTRAINED)
 SHIPPED = Path(__file__).with_name("starter.safetensors")
 
 
@@ -45,7 +46,9 @@ class Card(Settings):
     model: Model = Model()
     audio: Audio = Audio()
     roles: tuple[str, ...] = ROLES
-    thresholds: dict[str, float] = Field(default_factory=lambda: dict.fromkeys(ROLES, 0.5))
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=lambda: dict.fromkeys(ROLES, 0.5)
+    )
     licence: str = "unknown"
     about: str = ""
     """A sentence for users: what it was trained on."""
@@ -149,11 +152,11 @@ def dump(network: "HCNN", card: Card, half: bool = False) -> bytes:
     return safetensors.torch.save(weights, metadata={KEY: json.dumps(card.model_dump(mode="json"), sort_keys=True)})
 
 
-def licensed(data: bytes, licence: str) -> bytes:
-    """A checkpoint's bytes with another licence in its card."""
+def told_anew(data: bytes, **words: Any) -> bytes:
+    """A checkpoint's bytes with other words in its card, such as its licence; the weights stay as they are."""
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
-    about = json.loads(header["__metadata__"][KEY]) | {"licence": licence}
+    about = json.loads(header["__metadata__"][KEY]) | words
     header["__metadata__"][KEY] = json.dumps(about, sort_keys=True)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # what follows stays aligned

@@ -87,7 +87,14 @@ class Predictor:
         return chunk.raised(cut[loud], chunking.quiet_db)
 
     def clip_scores(self, clips: Sequence[NDArray[np.int16]]) -> Floats:
-        """Scores (n_clips, 6) of clips given as their chunks: the mean over each clip's chunks."""
+        """Scores (n_clips, 6) of clips given as their chunks: the mean over each clip's chunks.
+
+        Raises ValueError where one has none.
+        """
+        if not all(len(clip) for clip in clips):
+            raise ValueError("a clip needs at least one chunk")
+        if not len(clips):
+            return np.zeros((0, len(ROLES)), np.float32)
         scores, _ = self.chunk_scores(np.concatenate(clips))
         return segment_means(scores, np.array([len(clip) for clip in clips]))
 

@@ -90,9 +90,9 @@ def digest(*of: Any) -> str:
     return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def table(ids: Sequence[str], part: str, truth: Truth, scores: Floats) -> pa.Table:
-    """Scores as a run keeps them."""
-    columns: dict[str, Any] = {"id": ids, "part": [part] * len(ids)}
+def table(ids: Sequence[str], part: str, truth: Truth, scores: Floats, **same: str) -> pa.Table:
+    """Scores as a run keeps them, with further columns that are the same in all rows."""
+    columns: dict[str, Any] = {"id": ids} | {name: [value] * len(ids) for name, value in {**same, "part": part}.items()}
     columns |= {f"is_{role}": truth[:, i] for i, role in enumerate(ROLES)}
     return pa.table(columns | {role: scores[:, i].astype(np.float32) for i, role in enumerate(ROLES)})
 

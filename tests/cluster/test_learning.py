@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.drills.processes import alive, descendants, kill, named
@@ -81,7 +82,14 @@ def test_from_fsld_to_figures_though_a_worker_dies(
     assert "epoch 5/5" in said.err
     assert {record.CURVES, record.MODEL, record.ASKED} <= {path.name for path in run.iterdir()}
     main(["train", str(out), "-o", str(run), *flags("epochs=5")])  # nothing is left to do
-    main(["evaluate", str(run), "--data", str(out), "-o", str(tmp_path / "figures.json")])
+    each = tmp_path / "scores.parquet"
+    main(["evaluate", str(run), "--data", str(out), "-o", str(tmp_path / "figures.json"), "--scores", str(each)])
+    rows = pq.read_table(each)
+    assert rows.num_rows == data[1].counts["grouped"]["test"]["loops"]
+    assert {"id", "model", "part", "is_bass", "bass"} < set(rows.column_names)
+    chosen = tmp_path / "chosen.safetensors"
+    main(["model", "thresholds", str(run), "--data", str(out), "-o", str(chosen)])
+    assert Predictor.load(chosen).card.thresholds == pytest.approx(Predictor.load(run).card.thresholds)
     said = capsys.readouterr()
     assert "mean of 6 roles" in said.out
     (report,) = json.loads((tmp_path / "figures.json").read_text())
@@ -276,7 +284,12 @@ def _log_after(left: dict[int, str], folder: Folder) -> list[Any]:
         (["prepare", "{tree}", "-o", "{data}"], "--overwrite replaces it"),
         (["prepare", "{tree}", "-o", "{out}/data", "--licence", "by-nc"], "no loop has a licence of by-nc"),
         (["prepare", "{tree}", "-o", "{out}/data", "--set", "shares=[1,1]"], "shares"),
+        (["train", "{data}", "-o", "starter"], "the name of a model that looptagger brings along"),
+        (["train", "{data}", "-o", "{out}", "--set", "begin_with=nowhere"], "nowhere: no such model"),
         (["evaluate", "{out}", "--data", "{data}"], "no such model"),
+        (["evaluate", "untrained", "--data", "{data}", "--split", "grouped"], "use --splits grouped"),
+        (["evaluate", "untrained", "--data", "{data}", "--set", "limits.max_bytes=1"], "limits cannot be set here"),
+        (["model", "thresholds", "untrained", "--data", "{data}"], "name the checkpoint to write with -o"),
         (["evaluate", "untrained", "--data", "{out}"], "looptagger prepare SOURCE"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from looptagger.errors import UserError
 from looptagger.learn import labels
 from looptagger.learn.loops import Collection, Drops, Loop, family, short_licence, with_licences
-from looptagger.learn.splits import PARTS, splits
+from looptagger.learn.splits import PARTS, carried, splits
 from looptagger.roles import ROLES
 
 
@@ -120,9 +120,8 @@ def test_loops_that_come_with_a_part_keep_it(tmp_path: Path) -> None:
     found = splits(loops, (0.8, 0.1, 0.1), 0)
     for parts in found.values():
         assert set(parts[:30]) == {"test"}
-        assert Counter(parts[30:]) == {"train": 56, "validation": 7, "test": 7}
-    alone = splits(loops[30:], (0.8, 0.1, 0.1), 0)
-    assert {name: parts[30:] for name, parts in found.items()} == alone
+        assert Counter(parts[30:]) == {"train": 62, "validation": 8}, "whoever marks a test part has no other"
+    assert splits(loops[30:], (0.8, 0.1, 0.1), 0)["paper"].count("test") == 7
     assert splits(loops[:30], (0.8, 0.1, 0.1), 0) == {name: ["test"] * 30 for name in found}
 
 
@@ -134,6 +133,10 @@ def test_loops_that_are_dealt_follow_their_uploaders_that_are_not() -> None:
     found = splits(loops, (0.8, 0.1, 0.1), 0)
     assert {found["grouped"][i] for i in range(3, 100, 10)} == {"test"}
     assert len({found["paper"][i] for i in range(3, 100, 10)}) > 1
+    assert carried(loops) == (8, 0)
+    torn = [*loops, Loop("100", "", frozenset({"fx"}), uploader="3", part="train")]
+    assert {splits(torn, (0.8, 0.1, 0.1), 0)["grouped"][i] for i in range(23, 100, 10)} == {"train"}
+    assert carried(torn) == (0, 1)
 
 
 def test_splits_are_seeded_and_do_not_depend_on_order() -> None:

@@ -154,4 +154,6 @@ def test_loops_that_are_on_two_sides_under_two_names_are_told_of(
     _, dataset = store(tmp_path, tmp_path / "out")
     assert dataset.twins == {"paper": 3, "stratified": 3, "grouped": 3}
     tables.prepared(Collection("here", "", 8, [], Drops()), dataset, "out")
-    assert "Loops whose very audio is in another part, too: paper 3, stratified 3" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Loops whose very audio is in another part, too: paper 3, stratified 3" in said
+    assert "Under 5 loops of a held-out part play bass, fx: figures" in said

@@ -60,6 +60,7 @@ def test_the_id_is_name_and_hash(small: bytes) -> None:
         ({"roles": ["bass", "chord"]}, "roles"),
         ({"model": {"channels": 8}}, "weights do not fit"),
         ({"thresholds": {"bass": 0.5}}, "roles are bass, not"),
+        ({"thresholds": dict.fromkeys(ROLES, 7.0)}, "less than or equal to 1"),
         ({"audio": {"chunk_samples": 8000}}, "128 of each at least"),
         ({"audio": {"chunk_samples": 16_000_000}, "model": {"hop": 1}}, "1,048,576 places at most"),
         ({"audio": {"chunk_samples": 4000}, "model": {"hop": 16, "n_fft": 16_384}}, "does not fit a chunk"),

@@ -64,6 +64,12 @@ def test_other_types_and_shapes_are_refused(predictor: Predictor, bad: np.ndarra
         predictor(bad, 16_000)
 
 
+def test_clips_without_chunks_are_refused_and_no_clips_have_no_scores(predictor: Predictor) -> None:
+    with pytest.raises(ValueError, match="at least one chunk"):
+        predictor.clip_scores([np.zeros((1, 48_000), np.int16), np.zeros((0, 48_000), np.int16)])
+    assert predictor.clip_scores([]).shape == (0, 6)
+
+
 def test_scores_that_are_no_numbers_are_an_error() -> None:
     """In half floats what is over 65,504 is infinite."""
     network, card = checkpoint.load(checkpoint.untrained(Model(channels=4)), "untrained")
