@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError, UnauthorizedSSOTokenError
 from jobs.drills.proxy import Faults, Proxy
 from looptagger.archive import lock, manifest
 from looptagger.archive.opening import BLOCK_BYTES, WHOLE_BYTES, open_files
-from looptagger.archive.patience import is_stores_fault
+from looptagger.archive.patience import StoreAway, is_stores_fault
 from looptagger.archive.sources import BATCH_ROWS, open_sources
 from looptagger.archive.storage import Folder
 from looptagger.cluster.job import Events, Summary, TagJob, tag
@@ -184,9 +184,29 @@ def test_a_large_file_that_breaks_off_is_no_short_clip(
 def test_an_object_that_only_gives_errors_is_a_row(
     source: str, proxy: Callable[[Faults], Proxy], tiny_model: str, tmp_path: Path
 ) -> None:
-    faulty = proxy(Faults(slow_down=1.0, keys="loop7"))
+    faulty = proxy(Faults(broken=1.0, keys="loop7"))
     done = run(source, str(tmp_path / "out"), tiny_model, settings(faulty.endpoint, attempts=1))
     assert done.by_status == {"ok": CLIPS - 1, "unreadable": 1}
+
+
+def test_a_prefix_that_is_throttled_is_waited_for_though_the_store_answers(
+    source: str, proxy: Callable[[Faults], Proxy]
+) -> None:
+    """Throttling is by prefix: lists are answered meanwhile, and four such answers say nothing against a clip."""
+    faulty = proxy(Faults(slow_down=1.0, keys="/faulty/"))
+    how = settings(faulty.endpoint, attempts=1, patience_s=8.0).storage
+    with pytest.raises(StoreAway, match="has not answered for 8 s"):
+        open_files([f"{source}/loop1.wav", f"{source}/loop2.wav"], how, Limits())
+    assert faulty.counts["slow_down"] > 2 * 4
+
+
+def test_the_head_of_a_large_file_is_fetched_once(s3: S3, proxy: Callable[[Faults], Proxy]) -> None:
+    whole = bytes(range(256)) * (40 << 10)
+    s3.fs.pipe_file("private/once.bin", whole)
+    faulty = proxy(Faults())
+    (file,) = open_files(["s3://private/once.bin"], settings(faulty.endpoint, timeout_s=20).storage, Limits())
+    assert file.read() == whole  # type: ignore[union-attr]
+    assert faulty.sent < len(whole) + BLOCK_BYTES
 
 
 def test_a_job_that_was_taken_for_dead_stops_writing(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +225,8 @@ def test_a_job_that_was_taken_for_dead_stops_writing(s3: S3, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("status", "code", "expected"),
     [(503, "SlowDownRead", True), (502, "502", True), (500, "InternalError", True), (429, "429", True),
-     (403, "InvalidToken", True), (403, "RequestTimeTooSkewed", True), (403, "AccessDenied", False),
+     (403, "InvalidToken", True), (403, "SignatureDoesNotMatch", True), (403, "InvalidSecurity", True),
+     (403, "RequestTimeTooSkewed", True), (403, "AccessDenied", False),
      (404, "NoSuchKey", False), (403, "ExpiredToken", True)],
 )  # fmt: skip
 def test_whose_fault_an_answer_is(status: int, code: str, expected: bool) -> None:

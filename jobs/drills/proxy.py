@@ -29,6 +29,7 @@ class Faults:
     """
 
     slow_down: float = 0.0
+    broken: float = 0.0
     reset: float = 0.0
     truncate: float = 0.0
     stall: float = 0.0
@@ -74,7 +75,7 @@ class Proxy:
             fault = ""
             if faults.keys in path and start >= faults.after:
                 self.place = (self.place + GOLDEN) % 1  # spread evenly: every fault comes, and soon
-                drawn, names = self.place, ("slow_down", "reset", "truncate", "stall")
+                drawn, names = self.place, ("slow_down", "broken", "reset", "truncate", "stall")
                 for name in names if is_read else names[:1]:
                     share = getattr(faults, name)
                     fault, drawn = (name if 0 <= drawn < share and not fault else fault), drawn - share
@@ -100,6 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(403, "ExpiredToken", "The provided token has expired.")
         elif fault == "slow_down":
             self._error(503, "SlowDown", "Please reduce your request rate.")
+        elif fault == "broken":
+            self._error(500, "InternalError", "We encountered an internal error.")
         elif parts.path.strip("/") == "many" and self.proxy.faults.many:
             self._list(parse_qs(parts.query))
         elif parts.path in self.proxy.faults.huge:

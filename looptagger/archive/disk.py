@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from urllib.parse import quote
@@ -10,8 +11,11 @@ from looptagger.archive import paths
 from looptagger.archive.storage import local_path
 from looptagger.errors import UserError
 
-Found = Callable[[list[str]], Iterator[str]]
-"""The URIs of a source; what is passed over is noted in the list."""
+Found = Callable[[Counter[str]], Iterator[str]]
+"""The URIs of a source; what is passed over is counted."""
+
+
+KERNELS = ("/proc", "/sys", "/dev", "/run")
 
 
 def find(source: str) -> Found:
@@ -44,6 +48,16 @@ def uri_of(path: bytes) -> str:
         return "file://" + quote(path)
 
 
+def mounts() -> list[str]:
+    """Where disks are mounted now, on Linux; the root, and what is the kernel's own, left out."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            places = [line.split(" ")[4].replace("\\040", " ") for line in file]
+    except OSError:
+        return []
+    return sorted({each for each in places if each != "/" and not each.startswith(KERNELS) and os.path.isdir(each)})
+
+
 def _listed(tops: Iterable[str]) -> Iterator[bytes]:
     """Folders' files, and files, in name order. Linked folders are followed, but no folder is listed twice."""
     roots: set[bytes] = set()
@@ -61,6 +75,8 @@ def _entries(folder: bytes) -> list[tuple[bytes, bool, bool]]:
     try:
         with os.scandir(folder) as entries:
             found = [(entry.name, _is_folder(entry), entry.is_symlink()) for entry in entries]
+    except FileNotFoundError:
+        return []  # gone since its name was read, as passing folders go
     except OSError as error:
         raise UserError(f"{os.fsdecode(folder)}: cannot be listed: {error.strerror}; give read permission.") from None
     return sorted(each for each in found if each[0] != b"lost+found")  # a disk's own, that only root may list

@@ -1,6 +1,7 @@
 """An output begun, gone on with, added to, or begun anew: what a job asks for against what is there."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,9 @@ from looptagger.archive.storage import Folder
 from looptagger.config import Storage
 from looptagger.errors import UserError
 
+ENDINGS = 5
+"""So many are named of the files that were passed over."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -25,6 +29,9 @@ class Request:
     update: bool = False
     overwrite: bool = False
     shard_rows: int | None = None
+    check: Callable[[], None] = lambda: None
+    """Raises where the output is another job's by now, see lock.held: asked before anything there is touched."""
+    note: Callable[[str], None] = lambda text: None
 
 
 def prepare(folder: Folder, request: Request, storage: Storage, listed: Callable[[int], None]) -> Record:
@@ -68,6 +75,7 @@ def _extended(
     sources = tuple(dict.fromkeys((*(old.sources if old else ()), *request.sources)))
     limit = None if old and old.limit is None else request.limit  # what was begun without one is no trial
     record = record.model_copy(update={"sources": sources, "limit": limit, "anew": request.overwrite})
+    request.check()
     save(folder, record)
     return record
 
@@ -83,6 +91,7 @@ def _replaced(folder: Folder, request: Request, storage: Storage, listed: Callab
     """A new record in place of an old one, whose parts go. Cut off at any moment, one of the two is whole."""
     _refuse_strangers(folder, ours=True)
     record = _frozen(folder, request, storage, listed, (), old.files).model_copy(update={"anew": True})
+    request.check()
     _clear_parts(folder)
     save(folder, record)
     withdraw(folder, record.files)
@@ -98,7 +107,13 @@ def _frozen(
     beside: tuple[ManifestFile, ...] = (),
 ) -> Record:
     """List the sources into manifest files that follow those `before`, and spare those `beside`. Stores no record."""
+
+    def written(rows: int) -> None:
+        request.check()  # before the next file
+        listed(rows)
+
     try:
+        request.check()
         listings = open_sources(request.sources, storage)
         tags.schema(joint_schema(listing.schema for listing in listings), request.identity["embedding_size"])
         files = manifest.freeze(
@@ -108,13 +123,16 @@ def _frozen(
             shard_rows=request.shard_rows,
             before=before,
             beside=beside,
-            written=listed,
+            written=written,
         )
         if not files and not before:
             raise UserError(_nothing(request.sources, listings))
     except BaseException:
+        request.check()
         withdraw(folder, (*before, *beside))
         raise
+    if passed := _passed_over(listings):
+        request.note(f"Passed over, as their names say no audio: {passed}.")
     return Record(
         identity=dict(request.identity), sources=request.sources, limit=request.limit, files=(*before, *files)
     )
@@ -123,9 +141,16 @@ def _frozen(
 def _nothing(sources: Sequence[str], listings: Sequence[Listing]) -> str:
     if all(map(tables.is_manifest, sources)):
         return f"{' '.join(sources)}: the manifest has no rows."
-    skipped = sum(len(listing.skipped) for listing in listings)
+    skipped = sum(listing.skipped.total() for listing in listings)
     also = f" among the {skipped:,} files there" if skipped else ""
     return f"{' '.join(sources)}: no audio files found{also}; check the path, or name the files themselves."
+
+
+def _passed_over(listings: Sequence[Listing]) -> str:
+    """How many files were no audio by their names, and the commonest endings; nothing for none."""
+    endings = sum((listing.skipped for listing in listings), Counter[str]())
+    some = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in endings.most_common(ENDINGS))
+    return f"{endings.total():,} files ({some}{', ...' if len(endings) > ENDINGS else ''})" if endings else ""
 
 
 def _refuse_strangers(folder: Folder, ours: bool) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, BinaryIO, TypeVar
 
+from fsspec.caching import ReadAheadCache
+
 from looptagger.archive.patience import Patience, StoreAway, answers, is_stores_fault, patiently, refuse_expired
 from looptagger.archive.storage import filesystem, local_path, scheme
 from looptagger.config import Limits, Storage
@@ -20,7 +22,10 @@ WHOLE_BYTES = 8 << 20
 T = TypeVar("T")
 BLOCK_BYTES = 1 << 20
 """Bytes asked for at once of such a remote file: more than a chunk of CD audio, and few requests where all is read."""
-DISK_GONE = (errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ESHUTDOWN)
+DISK_GONE = (
+    errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ESHUTDOWN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN,
+    errno.ENETUNREACH, errno.ETIMEDOUT, errno.ECONNREFUSED, errno.ECONNABORTED, errno.ECONNRESET,
+)  # fmt: skip
 """What a network file system, or FUSE, says of any file once it is away."""
 
 
@@ -60,18 +65,21 @@ def _open_local(uri: str, limits: Limits) -> BinaryIO | Unread:
         if info.st_size > limits.max_bytes:
             return _too_large(info.st_size, limits)
         if info.st_size > WHOLE_BYTES:
-            return Lazy(partial(open, path, "rb"))
+            return Lazy(partial(open, path, "rb"), path)
         with open(path, "rb") as file:
             return io.BytesIO(file.read())
     except OSError as error:
-        if error.errno in DISK_GONE:
-            place = os.path.dirname(os.fsdecode(path))
-            raise StoreAway(
-                f"{place}: its disk is gone ({error.strerror}); mount it and run the same command."
-            ) from None
+        _refuse_lost(error, path)
         return unread(error)
     except ValueError:
         return Unread("missing", "not a possible file name")
+
+
+def _refuse_lost(error: Exception, path: str | bytes) -> None:
+    """Raise StoreAway where an error is of the disk that a local file lies on."""
+    if isinstance(error, OSError) and error.errno in DISK_GONE:
+        place = os.path.dirname(os.fsdecode(path))
+        raise StoreAway(f"{place}: its disk is gone ({error.strerror}); mount it and run the same command.") from None
 
 
 def _heads(fs: Any, paths: Sequence[str], storage: Storage) -> list[bytes | BaseException]:
@@ -91,12 +99,12 @@ def _open_remote(
     fs: Any, path: str, head: bytes | BaseException, storage: Storage, limits: Limits
 ) -> BinaryIO | Unread:
     if isinstance(head, BaseException):
-        empty = "not satisfiable" in str(head)  # what S3 says of any range of an object of 0 bytes
+        empty = "not satisfiable" in str(head).lower()  # what stores say of any range of a file of 0 bytes
         return io.BytesIO() if empty else unread(head)
     if len(head) != WHOLE_BYTES:  # more: servers that know no ranges send all
         return _too_large(len(head), limits) if len(head) > limits.max_bytes else io.BytesIO(head)
     try:
-        file = patiently(lambda: Remote(fs, path), storage, lambda: answers(fs, path))
+        file = patiently(lambda: Remote(fs, path, head), storage, lambda: answers(fs, path))
         return _too_large(file.size, limits) if file.size > limits.max_bytes else file
     except StoreAway:
         raise
@@ -109,8 +117,8 @@ class Lazy(io.RawIOBase, BinaryIO):  # type: ignore[misc]
 
     file: Any = None
 
-    def __init__(self, opened: Callable[[], Any]) -> None:
-        self.file = opened()
+    def __init__(self, opened: Callable[[], Any], path: str | bytes) -> None:
+        self.file, self.path = opened(), path
         self.failure: Exception | None = None
         self.waited_s = 0.0
         """So long reads took."""
@@ -160,10 +168,12 @@ class Lazy(io.RawIOBase, BinaryIO):  # type: ignore[misc]
 class Remote(Lazy):
     """One on a store."""
 
-    def __init__(self, fs: Any, path: str) -> None:
-        self.fs, self.path = fs, path
-        super().__init__(lambda: fs.open(path, "rb", block_size=BLOCK_BYTES, cache_type="readahead"))
+    def __init__(self, fs: Any, path: str, head: bytes = b"") -> None:
+        self.fs, self.key = fs, path
+        super().__init__(lambda: fs.open(path, "rb", block_size=BLOCK_BYTES, cache_type="readahead"), path)
         self.size: int = self.file.size
+        if isinstance(cache := getattr(self.file, "cache", None), ReadAheadCache):
+            cache.cache, cache.start, cache.end = head, 0, len(head)  # as if read: it is not fetched again
 
 
 def delay_s(file: BinaryIO | Unread, storage: Storage) -> float:
@@ -180,7 +190,7 @@ def whole(file: BinaryIO, work: Callable[[BinaryIO], T], storage: Storage, again
 
     Raises what `work` does, Unread for a read that failed, StoreAway for a store that does not come back.
     """
-    patience = Patience(storage, lambda: not isinstance(file, Remote) or answers(file.fs, file.path))
+    patience = Patience(storage, lambda: not isinstance(file, Remote) or answers(file.fs, file.key))
     while True:
         raised: Exception | None = None
         try:
@@ -193,6 +203,8 @@ def whole(file: BinaryIO, work: Callable[[BinaryIO], T], storage: Storage, again
             raise raised
         if failure is None:
             return result
+        if not isinstance(file, Remote):
+            _refuse_lost(failure, getattr(file, "path", ""))
         if not isinstance(file, Remote) or not is_stores_fault(failure) or not patience.wait(failure):
             raise unread(failure)
         file = patiently(partial(_reopened, file, again), storage)
@@ -200,7 +212,7 @@ def whole(file: BinaryIO, work: Callable[[BinaryIO], T], storage: Storage, again
 
 def _reopened(file: Remote, again: Callable[[], None]) -> Remote:
     again()  # time spent waiting for the store is not time spent decoding
-    return Remote(file.fs, file.path)
+    return Remote(file.fs, file.key)
 
 
 def _too_large(size: int, limits: Limits) -> Unread:
@@ -211,6 +223,8 @@ def unread(error: BaseException) -> Unread:
     """The status and reason of an error met while reading a file."""
     if isinstance(error, FileNotFoundError):
         return Unread("missing", "no such file")
-    if isinstance(error, PermissionError):
+    if "InvalidObjectState" in str(error) or "InvalidObjectState" in str(error.__cause__):
+        return Unread("unreadable", "archived (as in Glacier); restore it first")
+    if isinstance(error, PermissionError) and (error.errno == errno.EACCES or not error.args):
         return Unread("unreadable", "permission denied")
     return Unread("unreadable", one_line(getattr(error, "strerror", None) or error))

@@ -1,6 +1,7 @@
 """Paths and keys as text: which are audio, and which lie in folders that are given, too."""
 
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
 AUDIO_ENDINGS = frozenset(
@@ -11,21 +12,24 @@ AUDIO_ENDINGS = frozenset(
     }
 )
 """Endings taken from folders and prefixes. A file named outright is taken whatever its ending."""
+ENDING = 8
+"""Letters by which other endings are told apart."""
 
 
 def is_audio(name: str) -> bool:
     """Whether a file's ending says audio, and it is not a hidden file such as macOS's `._` companions."""
     base = name.rsplit("/", 1)[-1]
-    return not base.startswith(".") and base.rpartition(".")[2].lower() in AUDIO_ENDINGS
+    stem, _, ending = base.rpartition(".")
+    return bool(stem) and not base.startswith(".") and ending.lower() in AUDIO_ENDINGS
 
 
-def kept(uris: Iterator[str], skipped: list[str]) -> Iterator[str]:
-    """The audio files among `uris`; of the others the endings are noted, so that a summary can name them."""
+def kept(uris: Iterator[str], skipped: Counter[str]) -> Iterator[str]:
+    """The audio files among `uris`; the others are counted by their endings."""
     for uri in uris:
         if is_audio(uri):
             yield uri
-        elif len(skipped) < 1_000_000:
-            skipped.append(os.path.splitext(uri)[1].lower())
+        else:
+            skipped[os.path.splitext(uri)[1].lower()[:ENDING]] += 1
 
 
 def depth(path: str, folders: Collection[str]) -> int:

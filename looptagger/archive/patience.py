@@ -10,9 +10,14 @@ from looptagger.errors import UserError, one_line
 
 EXPIRED = frozenset(
     {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidAccessKeyId", "InvalidToken",
-     "RequestTimeTooSkewed"}
+     "RequestTimeTooSkewed", "RequestExpired", "InvalidSecurity", "AccountProblem", "AllAccessDisabled",
+     "NotSignedUp"}
 )  # fmt: skip
-"""What stores answer to credentials, or a machine's clock, that they take for no object."""
+"""What stores answer to credentials, an account or a machine's clock that they take for no object."""
+DOUBTED = "SignatureDoesNotMatch"
+"""Of all objects where the secret key is wrong, of one where its name is odd: then others are answered."""
+THROTTLED = frozenset({"SlowDown", "RequestLimitExceeded", "Throttling", "ThrottlingException", "TooManyRequests"})
+"""Too much was asked, of a prefix mostly: that others are answered says nothing against the object."""
 LONGEST_S = 20.0
 OWN_FAULT = 3
 """An object that fails so often again while the store answers other requests is itself at fault."""
@@ -30,11 +35,18 @@ def is_stores_fault(error: BaseException) -> bool:
 
 
 def _is_away(error: BaseException) -> bool:
+    from aiohttp import ClientConnectionError
     from s3fs.core import S3_RETRYABLE_ERRORS  # no connection, no answer in time, an answer that breaks off
 
-    return any(
-        isinstance(each, S3_RETRYABLE_ERRORS) or _answer(each)[1] in (429, 500, 502, 503, 504) for each in _chain(error)
-    )
+    lost = (*S3_RETRYABLE_ERRORS, ClientConnectionError)
+    answers = [_answer(each) for each in _chain(error)]
+    is_lost = any(isinstance(each, lost) for each in _chain(error))
+    return is_lost or any(code == DOUBTED or status in (429, 500, 502, 503, 504) for code, status in answers)
+
+
+def _is_throttled(error: object) -> bool:
+    chain = _chain(error if isinstance(error, BaseException) else None)
+    return any(code in THROTTLED or status == 429 for code, status in map(_answer, chain))
 
 
 def _is_expired(error: BaseException) -> bool:
@@ -68,7 +80,8 @@ def _answer(error: BaseException) -> tuple[str, int]:
     """The code and the HTTP status of a store's answer; nothing and 0 for any other error."""
     response: Any = getattr(error, "response", None)
     if not isinstance(response, dict):
-        return "", 0
+        status = getattr(error, "status", 0)  # a web server's
+        return "", status if isinstance(status, int) else 0
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return str(response.get("Error", {}).get("Code", "")), int(status)
 
@@ -98,7 +111,7 @@ class Patience:
         """
         if isinstance(error, BaseException):
             refuse_expired(error)
-        self.answered += self.answers()
+        self.answered += not _is_throttled(error) and self.answers()
         if self.answered > OWN_FAULT:
             return False
         now = time.monotonic()

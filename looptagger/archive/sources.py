@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -26,8 +27,8 @@ class Listing:
     name: str
     schema: pa.Schema
     batches: Callable[[], Iterator[pa.RecordBatch]]
-    skipped: list[str] = field(default_factory=list)
-    """Endings of the files passed over because they are not audio (one entry a file, up to a bound)."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Files passed over because they are not audio, by their endings."""
 
 
 def absolute(source: str) -> str:
@@ -38,10 +39,11 @@ def absolute(source: str) -> str:
 
 
 def roots(sources: Sequence[str]) -> tuple[str, ...]:
-    """Those of an output's sources that are local folders, or were: files, patterns and manifests are left out."""
-    plain = [source for source in sources if scheme(source) == "file" and not glob.has_magic(source)]
+    """Local folders below which clips may go missing together: sources that are folders, or were, and mounted disks."""
+    local = [source for source in sources if scheme(source) == "file"]
+    plain = [source for source in local if not glob.has_magic(source) and not tables.is_manifest(source)]
     files = [each for each in plain if paths.is_audio(each) or os.path.isfile(local_path(each))]
-    return tuple(each for each in plain if each not in files and not tables.is_manifest(each))
+    return (*(each for each in plain if each not in files), *(disk.mounts() if local else ()))
 
 
 def holds_anything(root: str) -> bool:
@@ -87,11 +89,17 @@ def _is_file(source: str, storage: Storage) -> bool:
 
 
 def _manifests(source: str, storage: Storage) -> list[str]:
-    """A glob of manifests as its matches; any other source as it is, also one whose name looks like a glob."""
-    if not (tables.is_manifest(source) and glob.has_magic(source)) or _is_file(source, storage):
+    """A glob of manifests as its matches, a folder that is named as one, as Spark writes it, as the files in it.
+
+    Any other source as it is, also one whose name looks like a glob.
+    """
+    if not tables.is_manifest(source) or _is_file(source, storage):
         return [source]
     fs = filesystem(source, storage, storage.anonymous)
-    matches = sorted(fs.glob(source))
+    is_folder = not glob.has_magic(source) and fs.isdir(source)
+    if not is_folder and not glob.has_magic(source):
+        return [source]
+    matches = sorted(fs.glob(f"{source.rstrip('/')}/*{os.path.splitext(source)[1]}" if is_folder else source))
     if not matches:
         raise UserError(f"{source}: no manifest matches.")
     return [fs.unstrip_protocol(match) if scheme(source) != "file" else match for match in matches]
@@ -104,7 +112,7 @@ def _open(source: str, storage: Storage) -> Listing:
         as_ = ", ".join(tables.ENDINGS)
         raise UserError(f"{source}: manifests are read as {as_}; unpack it, or save it as one of these.")
     found = disk.find(source) if scheme(source) == "file" else _remote(source, storage)
-    skipped: list[str] = []
+    skipped: Counter[str] = Counter()
     return Listing(source, LISTED, lambda: _batched(found(skipped)), skipped)
 
 
@@ -137,7 +145,7 @@ def _remote(source: str, storage: Storage) -> disk.Found:
     except Exception as error:
         raise unlisted(source, error) from None
 
-    def each(skipped: list[str]) -> Iterator[str]:
+    def each(skipped: Counter[str]) -> Iterator[str]:
         found = (key for top in tops for key in (keys(fs, top) if top in folders else (top,)))
         return paths.kept((prefix + key for key in _guarded(source, found)), skipped)
 

@@ -91,7 +91,15 @@ def _status(folder: Folder) -> Status:
 def runs(folder: Folder) -> list[dict[str, Any]]:
     """The records of past runs, oldest first."""
     names = [name for name in folder.names("_run") if name.startswith("run-")]
-    return [json.loads(folder.read(f"_run/{name}") or b"{}") for name in names]
+    return [run for name in names if (run := _run(folder.read(f"_run/{name}") or b""))]
+
+
+def _run(data: bytes) -> dict[str, Any] | None:
+    """A run's record, or None for one that is cut off, or somebody else's."""
+    with suppress(ValueError, TypeError):
+        found = dict(json.loads(data))
+        return found if {"clips", "seconds", "started"} <= found.keys() else None
+    return None
 
 
 def verify(folder: Folder) -> list[str]:

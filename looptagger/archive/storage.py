@@ -43,6 +43,11 @@ def filesystem(uri: str, storage: Storage, anonymous: bool = False) -> Any:
                 "max_pool_connections": 64,
             },
         }
+    if kind in ("http", "https"):
+        from aiohttp import ClientTimeout
+
+        waits = ClientTimeout(total=None, sock_connect=storage.timeout_s, sock_read=storage.timeout_s)
+        options["client_kwargs"] = {"timeout": waits}
     try:
         fs = fsspec.filesystem(kind, **(options if kind != "file" else {}))
         if kind in ("s3", "s3a"):

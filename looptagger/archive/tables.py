@@ -110,7 +110,8 @@ def _normal(batch: pa.RecordBatch, schema: pa.Schema, base: str, name: str, firs
 
 def _joined(base: str, uris: pa.Array) -> pa.Array:
     """Relative URIs made absolute. Folders know `..` in a path; in a store's keys it is taken out here."""
-    relative = pc.invert(pc.match_substring_regex(uris, r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)"))
+    relative = pc.invert(pc.match_substring_regex(uris, r"^(/|file:/|[A-Za-z][A-Za-z0-9+.-]*://)"))
+    uris = pc.replace_substring_regex(uris, r"^file:/([^/])", r"file:///\1")  # as Java writes it
     whole = pc.if_else(relative, pc.binary_join_element_wise(base, uris, "/"), uris)
     dotted = pc.and_(relative, pc.match_substring_regex(uris, DOTS))
     if "://" not in base or not pc.any(dotted).as_py():

@@ -60,6 +60,8 @@ def read_csv(opened: Opener) -> Batches:
                 last = None
                 for last in rows:
                     _quoted(last)
+                if coded := [column.name for column in schema if pa.types.is_binary(column.type)]:
+                    raise pa.ArrowInvalid(f"the column {coded[0]!r} is not UTF-8; save the file as UTF-8")
                 _check_closed(opened, last)
                 return Batches(schema, batches)
             except pa.ArrowInvalid as error:
@@ -67,7 +69,7 @@ def read_csv(opened: Opener) -> Batches:
                 tried = None if field is None else types.get(field.name, field.type)
                 if field is None or tried == pa.string():
                     raise
-                types[field.name] = WIDER.get(tried, pa.string())
+                types[field.name] = WIDER.get(tried, pa.string()) if NUMBER.search(str(error)) else pa.string()
 
 
 MOST_LINES = 1_000
@@ -78,6 +80,10 @@ MANY_LINES = pa.csv.ParseOptions(newlines_in_values=True)
 
 WIDER = {pa.null(): pa.int64(), pa.int64(): pa.uint64(), pa.uint64(): pa.float64()}
 """What a CSV column is taken for next when a value does not fit; others become text."""
+
+
+NUMBER = re.compile(r"invalid value '([-+0-9.e\s]*|[-+]?inf(inity)?)'", re.I)
+"""In Arrow's words for a value that a wider number may fit."""
 
 
 def _quoted(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -1,5 +1,6 @@
 """The command line: parse, call, print. Exit codes: 0 done, 1 failures, 2 wrong use, 130 interrupted."""
 
+import errno
 import os
 import signal
 import sys
@@ -48,6 +49,10 @@ def main(args: list[str] | None = None) -> None:
         _end(log, 2, error.format_message())
     except UserError as error:
         _end(log, 2, str(error) if log else f"Error: {error}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            _end(log, 1, fault(error))
+        _end(log, 2, "Error: the disk is full; free some space and run the same command again.")
     except Exception as error:
         _end(log, 1, fault(error))
 

@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
 from looptagger import config, terminal
 from looptagger.cli.options import ADDRESS, EXAMPLE, folder, settings, storage_options
@@ -90,6 +91,8 @@ def show(out: str, rows: int, role: str | None, as_csv: bool, **storage: Any) ->
     """
     from looptagger.archive import looking
 
+    if as_csv and (role or click.get_current_context().get_parameter_source("rows") is ParameterSource.COMMANDLINE):
+        raise click.UsageError("--csv writes all rows: leave --role and --rows out.")
     place = folder(out, storage)
     if as_csv:
         looking.write_csv(place, sys.stdout.buffer)

@@ -4,7 +4,7 @@ import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -95,7 +95,9 @@ def tag(job: TagJob, events: Events | None = None) -> Summary:
         events.note(f"The model {card.name}: {card.about}")
     folder = Folder(job.out, job.tag.storage)
     with lock.held(folder) as check:
-        record = prepare(folder, _request(job, model, card), job.tag.storage, events.listed)
+        asked = replace(_request(job, model, card), check=check, note=events.note)
+        record = prepare(folder, asked, job.tag.storage, events.listed)
+        check()
         dataset.tidy(folder)
         if job.chunks:
             compact.finish(folder)

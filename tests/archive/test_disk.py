@@ -1,6 +1,7 @@
 """Folders that link to each other, and patterns over them: every file once, in time."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from looptagger.errors import UserError
 
 def found(source: object) -> list[str]:
     """The files of a source, by name."""
-    return [Path(uri).name for uri in disk.find(str(source))([])]
+    return [Path(uri).name for uri in disk.find(str(source))(Counter())]
 
 
 def folder(path: Path, *names: str) -> Path:

@@ -40,6 +40,26 @@ def prepare(folder: Folder, wanted: Request) -> Record:
         return growing.prepare(folder, wanted, Storage(), lambda rows: None)
 
 
+def test_a_job_that_was_taken_over_while_it_listed_touches_nothing(tmp_path: Path) -> None:
+    """Its successor has listed, too: what lies there is that one's."""
+    folder = Folder(str(tmp_path / "out"))
+    theirs = prepare(folder, request(write_manifest(tmp_path / "m.csv", range(9))))
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+    def lost() -> None:
+        raise UserError("another job took this one for dead")
+
+    for how in ({"overwrite": True}, {"update": True}):
+        with pytest.raises(UserError, match="took this one for dead"):
+            growing.prepare(folder, request(tmp_path / "m.csv", check=lost, **how), Storage(), lambda rows: None)
+    folder.delete(["_run/dataset.json"])  # as where the successor has not stored its record yet
+    with pytest.raises(UserError, match="took this one for dead"):
+        growing.prepare(folder, request(tmp_path / "nowhere.csv", check=lost), Storage(), lambda rows: None)
+    after = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert after == {path: data for path, data in before.items() if path.name != "dataset.json"}
+    assert theirs.rows == 9
+
+
 def write_manifest(path: Path, rows: range) -> Path:
     path.write_text("id,uri,bpm\n" + "".join(f"clip{i},/x/{i}.wav,{i}\n" for i in rows))
     return path

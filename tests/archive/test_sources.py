@@ -1,9 +1,10 @@
 import json
 import os
+import shutil
 import tempfile
 import threading
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
@@ -12,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from aiohttp import ClientPayloadError
 
-from looptagger.archive import columns, manifest, sources, texts
+from looptagger.archive import columns, disk, manifest, sources, texts
+from looptagger.archive.opening import open_files
 from looptagger.archive.paths import is_audio
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
-from looptagger.config import Storage
+from looptagger.config import Limits, Storage
 from looptagger.errors import UserError
 
 
@@ -54,7 +56,7 @@ def test_a_folder_gives_its_audio_in_order_and_counts_the_rest(tree: Path) -> No
     rows = [row for batch in listing.batches() for row in batch.to_pylist()]
     assert [Path(row["uri"]).name for row in rows] == ["a.FLAC", "b.wav", "c.ogg"]
     assert all(row["id"] == row["uri"] and os.path.isabs(row["uri"]) for row in rows)
-    assert len(listing.skipped) == 4
+    assert listing.skipped == {".txt": 1, ".wav": 2, ".xyz": 1}
 
 
 def test_files_are_taken_whatever_their_ending(tree: Path) -> None:
@@ -171,6 +173,50 @@ def test_globs_of_manifests(tmp_path: Path) -> None:
     write_manifest(tmp_path / "a.csv")
     (tmp_path / "b.csv").write_text("uri,bpm\nc.wav,3\n")
     assert uris(tmp_path / "*.csv") == ["a.wav", "b.wav", "c.wav"]
+    (tmp_path / "all.parquet").mkdir()  # as Spark and Dask write
+    for part in "ab":
+        pq.write_table(pa.table({"uri": [f"/x/{part}.wav"]}), tmp_path / "all.parquet" / f"part-{part}.parquet")
+    (tmp_path / "all.parquet" / "_SUCCESS").touch()
+    assert uris(tmp_path / "all.parquet") == ["a.wav", "b.wav"]
+
+
+def test_paths_as_java_writes_them(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("uri\nfile:/data/a.wav\nfile:b.wav\n")
+    assert whole(tmp_path / "m.csv") == ["file:///data/a.wav", f"{tmp_path}/file:b.wav"]
+
+
+def test_a_folder_that_vanishes_while_it_is_listed_has_nothing(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = disk._entries
+
+    def entries(folder: bytes) -> list[tuple[bytes, bool, bool]]:
+        if folder.endswith(b"/sub"):
+            shutil.rmtree(folder)
+        return found(folder)
+
+    monkeypatch.setattr(disk, "_entries", entries)
+    assert uris(tree) == ["a.FLAC", "b.wav"]
+
+
+def test_a_web_server_is_asked_again() -> None:
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            if len(asked) == 1:
+                self.send_error(503)
+            else:
+                self.send_response(200)
+                self.send_header("Content-Length", "3")
+                self.end_headers()
+                self.wfile.write(b"abc")
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}/a.wav"
+        (file,) = open_files([uri], Storage(patience_s=20), Limits())
+        assert file.read() == b"abc"  # type: ignore[union-attr]
+        server.shutdown()
 
 
 @pytest.mark.parametrize(
@@ -185,6 +231,7 @@ def test_globs_of_manifests(tmp_path: Path) -> None:
         ("m.jsonl", '{"uri": "a", "n": 1}\n{"uri": "b", "n": "x"}\n', "cannot be read"),
         ("m.csv", 'id,uri,t\n1,a.wav,x\n2,b.wav,"open\n3,c.wav,y\n4,d.wav,z\n', "is a quote not closed"),
         ("m.csv.gz", "packed", "unpack it, or save it as one of these"),
+        ("m.csv", "uri,pack\na.wav,caf\udce9\n", "'pack' is not UTF-8; save the file as UTF-8"),
         ("m.tsv", "uri\na.wav\n", r"manifests are read as .parquet, .csv, .jsonl, .ndjson;"),
         ("m.parquet", "junk", "cannot be read"),
         ("m.jsonl", "not json\n", "cannot be read"),
@@ -192,7 +239,7 @@ def test_globs_of_manifests(tmp_path: Path) -> None:
     ],
 )
 def test_manifests_that_are_wrong_are_named(tmp_path: Path, name: str, content: str, says: str | None) -> None:
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, errors="surrogateescape")
     if says is None:
         assert uris(tmp_path / name) == ["5"]
         return
@@ -259,6 +306,7 @@ def test_columns_of_several_sources_are_joined_or_refused(tmp_path: Path) -> Non
 def test_endings() -> None:
     assert is_audio("x/Y.W64")
     assert not is_audio("x.wav/readme")
+    assert not is_audio("/mnt/voc")
 
 
 def test_what_a_folder_passes_over_is_taken_where_it_is_named_too(tree: Path) -> None:
@@ -318,9 +366,11 @@ def test_an_address_on_the_web_stays_what_it_is(tmp_path: Path) -> None:
         server.shutdown()
 
 
-def test_folders_among_an_outputs_sources_are_told_from_files(tree: Path) -> None:
+def test_folders_among_an_outputs_sources_are_told_from_files(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [str(tree), f"{tree}/*.wav", f"{tree}/list.csv", "/gone/loops", "/gone/loop.wav", "s3://bucket/loops"]
-    assert sources.roots(names) == (str(tree), "/gone/loops")
+    monkeypatch.setattr(disk, "mounts", lambda: ["/data/disk1"])
+    assert sources.roots(names) == (str(tree), "/gone/loops", "/data/disk1")
+    assert sources.roots(["s3://bucket/loops"]) == ()
     assert sources.holds_anything(str(tree))
     (tree / "empty").mkdir()
     assert not sources.holds_anything(str(tree / "empty"))

@@ -4,12 +4,13 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
 
 from looptagger.archive import lock, storage
-from looptagger.archive.opening import Remote, Unread, delay_s, open_files
+from looptagger.archive.opening import WHOLE_BYTES, Lazy, Remote, Unread, delay_s, open_files, unread, whole
 from looptagger.archive.patience import StoreAway
 from looptagger.archive.storage import Folder
 from looptagger.config import Limits, Storage
@@ -60,13 +61,31 @@ def test_a_folder_by_its_uri_with_escapes(tmp_path: Path) -> None:
     assert (tmp_path / "my tags" / "a").read_bytes() == b"1"
 
 
-def test_a_disk_that_is_away_is_no_clip_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stale(*_: object) -> None:
-        raise OSError(errno.ESTALE, "Stale file handle")
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EHOSTDOWN, errno.ETIMEDOUT])
+def test_a_disk_that_is_away_is_no_clip_s_fault(code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def stale(*_: object) -> bytes:
+        raise OSError(code, os.strerror(code))
 
+    (tmp_path / "large.wav").write_bytes(bytes(WHOLE_BYTES + 1))
+    (file,) = open_files([str(tmp_path / "large.wav")], Storage(), Limits())
+    assert isinstance(file, Lazy)
+    file.file = SimpleNamespace(read=stale, close=lambda: None)
+    with pytest.raises(StoreAway, match=f"{tmp_path}: its disk is gone"):
+        whole(file, lambda each: each.read(1), Storage(), lambda: None)
     monkeypatch.setattr(os, "stat", stale)
     with pytest.raises(StoreAway, match="/mnt/loops: its disk is gone"):
         open_files(["/mnt/loops/a.wav"], Storage(), Limits())
+
+
+def test_why_a_store_refuses_an_object_is_said() -> None:
+    """s3fs makes one error of all that is forbidden."""
+    assert str(unread(PermissionError(errno.EACCES, "Permission denied"))) == "permission denied"
+    assert (
+        str(unread(PermissionError("not authorized to perform: kms:Decrypt")))
+        == "not authorized to perform: kms:Decrypt"
+    )
+    archived = OSError("[Errno 5] An error occurred (InvalidObjectState) when calling the GetObject operation")
+    assert "restore it first" in str(unread(archived))
 
 
 def test_a_file_is_not_written_over_another_kind_s(tmp_path: Path) -> None:

@@ -47,5 +47,5 @@ def test_parts_are_stored_tightly_and_come_back_the_same(tmp_path: Path) -> None
     group = pq.read_metadata(tmp_path / "part-0000000.parquet").row_group(0)
     coded = {group.column(i).path_in_schema: group.column(i).encodings for i in range(group.num_columns)}
     assert "DELTA_BYTE_ARRAY" in coded["id"]
-    assert "BYTE_STREAM_SPLIT" in coded["percussion"]
+    assert not any("BYTE_STREAM_SPLIT" in each for each in coded.values()), "Spark 4.1 and those before read none"
     assert {"RLE_DICTIONARY"} <= set(coded["roles.list.element"]) & set(coded["words.list.element"])
