@@ -39,6 +39,8 @@ def _over(default: Any, value: Any) -> Any:
 
     A list of groups is named as a whole, or some of it by number.
     """
+    if value is None and isinstance(default, dict):
+        return default  # a group of which all is commented out
     if not isinstance(value, dict):
         return value
     if isinstance(default, list | tuple) and value and value.keys() <= set(map(str, range(len(default)))):
@@ -48,9 +50,15 @@ def _over(default: Any, value: Any) -> Any:
     return value
 
 
+def _defaults(kind: type[Settings]) -> dict[str, Any]:
+    """What settings of a kind are, group by group, where nothing is said. What follows from others is left out."""
+    fixed = {name: field.default for name, field in kind.model_fields.items() if field.default_factory is None}
+    return kind(**fixed).model_dump(exclude_unset=True)
+
+
 def _validated(kind: type[S], values: Mapping[str, Any], where: str) -> S:
     try:
-        return kind.model_validate(_over(kind().model_dump(), values))
+        return kind.model_validate(_over(_defaults(kind), values))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -90,6 +90,7 @@ def bad(tmp_path: Path) -> Path:
         ("status {d}/empty", "no looptagger output there"),
         ("show {d}/empty", "no looptagger output there"),
         ("compact {d}/empty", "no looptagger output there"),
+        ("show {d}/empty --csv --role bass", "--csv writes all rows"),
         ("model info {d}/junk.pth", "not a safetensors checkpoint"),
         ("model import {d}/junk.pth -o {d}/out", "not a file of plain PyTorch weights"),
         ("model import {d}/junk.pth -o {d}/out --name=a:b", "letters, digits and"),

@@ -15,6 +15,8 @@ def test_overrides_come_after_the_file(tmp_path: Path) -> None:
     file.write_text("chunking: {max_chunks: 7, silence_db: -60}\n")
     tag = load(Tag, file, ["chunking.max_chunks=9", "storage.endpoint_url=http://localhost:1", "compute.device=cpu"])
     assert (tag.chunking.max_chunks, tag.chunking.silence_db) == (9, -60)
+    (tmp_path / "none.yaml").write_text("storage:\n  # endpoint_url: there\n")
+    assert load(Tag, tmp_path / "none.yaml") == Tag()
     assert tag.storage.endpoint_url == "http://localhost:1"
 
 
@@ -102,6 +104,9 @@ def test_a_group_named_in_part_keeps_the_rest_of_its_defaults() -> None:
     """Of this group: elsewhere its kind may have others."""
     assert load(Train, None, ["augment.gain_db=6"]).augment == Augment(mix=0.5, gain_db=6)
     assert load(Prepare, None, ["limits.max_decode_s=90"]).limits.max_seconds == 600
+    for rate, samples in ((22_050, 66_150), (8_000, 24_000)):
+        assert load(Train, None, [f"audio.sample_rate={rate}"]).audio.chunk_samples == samples, "3 s at any rate"
+    assert load(Paper, None, ["published.audio.sample_rate=8000"]).published.audio.chunk_samples == 24_000
     later = Phase(from_epoch=9, head_only=True)
     assert Train(phases=(Phase(), later)).recipe()["phases"][0].keys() == later.model_dump().keys() - {"head_only"}
 

@@ -7,14 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from looptagger.archive import counts, dataset, tags
+from looptagger.archive.several import several
 from looptagger.archive.storage import Folder
-from looptagger.errors import UserError
 
 ROWS = 1_000_000
 BYTES = 256 << 20
 """A compacted part stays under both, roughly: a size that query engines like and memory bears."""
-
-ABSENT = "is gone; delete the part of that name beside it, if there is one, and run the same `looptagger tag` again"
 
 
 def compact(folder: Folder, check: Callable[[], None] = lambda: None) -> tuple[int, int]:
@@ -29,9 +27,9 @@ def compact(folder: Folder, check: Callable[[], None] = lambda: None) -> tuple[i
     check()
     finish(folder)
     live, _ = dataset.parts(folder)
-    groups = _groups(folder, live)
-    kept, joint = counts.load(folder), dict[str, Counter[str]]()
     subs = (f"{dataset.CHUNKS}/", "") if folder.names(dataset.CHUNKS) else ("",)
+    groups = _groups(folder, live, subs)
+    kept, joint = counts.load(folder), dict[str, Counter[str]]()
     folder.delete([counts.NAME])
     for group in groups:
         joined = tags.Part(group[0].first, group[-1].last)
@@ -57,12 +55,13 @@ def finish(folder: Folder) -> None:
             _join(folder, [part.name for part in group], joined.name)
 
 
-def _groups(folder: Folder, live: Sequence[tags.Part]) -> list[list[tags.Part]]:
-    """Runs of neighbouring parts that together stay under the bounds."""
+def _groups(folder: Folder, live: Sequence[tags.Part], subs: Sequence[str]) -> list[list[tags.Part]]:
+    """Runs of neighbouring parts that together stay under the bounds; of their chunks, the bytes count."""
     groups: list[list[tags.Part]] = []
     rows = size = 0
-    for part in live:
-        more_rows, more_size = tags.measure(folder, part.name)
+    measured = several(lambda part: [_measured(folder, sub + part.name) for sub in subs], live)
+    for part, found in zip(live, measured, strict=True):
+        more_rows, more_size = found[-1][0], max(size for _, size in found)
         follows = bool(groups) and part.first == groups[-1][-1].last + 1
         if follows and rows + more_rows <= ROWS and size + more_size <= BYTES:
             groups[-1].append(part)
@@ -91,7 +90,10 @@ def _join(folder: Folder, names: Sequence[str], joined: str) -> None:
 
 
 def _read(folder: Folder, name: str) -> pa.Table:
-    try:
+    with tags.present(folder, name):
         return tags.read_part(folder, name)
-    except FileNotFoundError:
-        raise UserError(f"{folder.uri}/{name}: {ABSENT}.") from None
+
+
+def _measured(folder: Folder, name: str) -> tuple[int, int]:
+    with tags.present(folder, name):
+        return tags.measure(folder, name)

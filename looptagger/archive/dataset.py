@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from looptagger.archive import counts, manifest, tables, tags
 from looptagger.archive.manifest import ManifestFile, Shard
+from looptagger.archive.several import several
 from looptagger.archive.storage import Folder
 from looptagger.config import Settings
 from looptagger.errors import UserError
@@ -86,7 +87,7 @@ def check_place(out: str) -> None:
     if not out:
         raise UserError("the output's name is empty; give a folder (`.` is this one).")
     if tables.is_manifest(out):
-        raise UserError(f"{out}: the output is a folder of Parquet files; give it a name without such an ending.")
+        raise UserError(f"{out}: the output is a folder; give it a name without such an ending.")
     folder = Folder(out)
     if folder.is_local and folder.fs.isfile(folder.path):
         raise UserError(f"{out}: is a file; give a folder for the output.")
@@ -147,12 +148,13 @@ def failed(folder: Folder, record: Record, statuses: Sequence[str]) -> list[Work
     """The rows of finished parts whose status is one of `statuses`, shard by shard."""
     every = manifest.shards(record.files)
     works, kept = [], counts.load(folder)
-    for part in parts(folder)[0]:
-        if part.name in kept and not kept[part.name].keys() & set(statuses):
-            continue
-        status = tags.read_part(folder, part.name, ["status"]).column("status").to_pylist()
-        offset = 0
-        for shard in every[part.first : part.last + 1]:
+    some = [part for part in parts(folder)[0] if part.name not in kept or kept[part.name].keys() & set(statuses)]
+    read = several(lambda part: tags.read_part(folder, part.name, ["status"]).column("status").to_pylist(), some)
+    for part, status in zip(some, read, strict=True):
+        offset, shards = 0, every[part.first : part.last + 1]
+        if len(status) != sum(shard.rows for shard in shards):
+            raise UserError(f"{folder.uri}/{part.name}: does not hold just its rows of the manifest; {tags.AGAIN}.")
+        for shard in shards:
             only = tuple(row for row in range(shard.rows) if status[offset + row] in statuses)
             if only:
                 works.append(Work(part.name, shard, offset, only))

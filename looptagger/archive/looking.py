@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from looptagger.archive import dataset, tags
+from looptagger.archive.several import several
 from looptagger.archive.status import settled
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
@@ -27,8 +28,7 @@ def head(folder: Folder, rows: int, role: str | None = None) -> pa.Table:
 
 def _parts(folder: Folder) -> Iterator[pa.Table]:
     dataset.require(folder)
-    for part in dataset.parts(folder)[0]:
-        yield tags.read_part(folder, part.name, tags.OWN.names)
+    yield from several(lambda part: tags.read_part(folder, part.name, tags.OWN.names), dataset.parts(folder)[0])
 
 
 def _first(folder: Folder, rows: int) -> pa.Table:

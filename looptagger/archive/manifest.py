@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from looptagger.archive.columns import as_stored, conformed, grown, joint_schema
 from looptagger.archive.known import Known, digests
+from looptagger.archive.patience import patiently
 from looptagger.archive.sources import Listing
 from looptagger.archive.storage import Folder
 from looptagger.config import Settings
@@ -132,7 +133,8 @@ class _Writer:
         if head.num_rows:
             sink = pa.BufferOutputStream()
             pq.write_table(head, sink, row_group_size=GROUP_ROWS, compression="zstd")
-            self.folder.write(self.name(len(self.rows)), sink.getvalue())
+            name, data = self.name(len(self.rows)), sink.getvalue()
+            patiently(lambda: self.folder.write(name, data), self.folder.storage)
             self.rows.append(head.num_rows)
             self.written(sum(self.rows))
 

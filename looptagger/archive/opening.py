@@ -179,7 +179,7 @@ class Remote(Lazy):
 def delay_s(file: BinaryIO | Unread, storage: Storage) -> float:
     """How much longer than others a file may take because it is read as it is decoded: disk or store may be away.
 
-    Each of s3fs's tries of a read is as many of botocore's; only then does patience begin.
+    s3fs tries a read `attempts` times, and botocore each of those as often; only then does patience begin.
     """
     one_read_s = storage.attempts**2 * storage.timeout_s if isinstance(file, Remote) else 0.0
     return one_read_s + storage.patience_s if isinstance(file, Lazy) else 0.0

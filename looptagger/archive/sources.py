@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from looptagger.archive import disk, paths, tables
+from looptagger.archive.patience import patiently
 from looptagger.archive.storage import filesystem, local_path, scheme
 from looptagger.config import Storage
 from looptagger.errors import UserError, one_line
@@ -133,7 +134,8 @@ def _remote(source: str, storage: Storage) -> disk.Found:
     fs = filesystem(source, storage, storage.anonymous)
     path = str(fs._strip_protocol(source))
     prefix = "" if "://" in path else f"{scheme(source)}://"  # http's paths are whole
-    keys = _s3_keys if scheme(source) in ("s3", "s3a") else lambda fs, top: iter(sorted(fs.find(top)))
+    is_s3 = scheme(source) in ("s3", "s3a")
+    keys = (lambda fs, top: _s3_keys(fs, top, storage)) if is_s3 else (lambda fs, top: iter(sorted(fs.find(top))))
     tops, folders = [path], {path}
     try:
         if glob.has_magic(path) and not fs.exists(path):
@@ -168,12 +170,15 @@ def unlisted(source: str, error: Exception) -> UserError:
     return UserError(f"{source}: cannot be listed: {one_line(error)}; check the credentials and the endpoint.")
 
 
-def _s3_keys(fs: Any, path: str) -> Iterator[str]:
-    """Keys below an S3 prefix in key order, a page of 1,000 at a time, so that millions cost no memory."""
+def _s3_keys(fs: Any, path: str, storage: Storage) -> Iterator[str]:
+    """Keys below an S3 prefix in key order, a page of 1,000 at a time, so that millions cost no memory.
+
+    A store that is away is waited for: what is listed already may have taken half an hour.
+    """
     bucket, _, prefix = path.partition("/")
     more = {"Prefix": f"{prefix.rstrip('/')}/" if prefix else ""}
     while True:
-        page = fs.call_s3("list_objects_v2", Bucket=bucket, **more)
+        page = patiently(lambda: fs.call_s3("list_objects_v2", Bucket=bucket, **more), storage)
         yield from (f"{bucket}/{entry['Key']}" for entry in page.get("Contents", ()) if entry["Key"][-1] != "/")
         if not page.get("IsTruncated"):
             return

@@ -4,7 +4,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -15,12 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from looptagger.archive import counts, dataset, lock, manifest, tags
-from looptagger.archive.compact import ABSENT
+from looptagger.archive.several import several
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
 
-READERS = 16
-"""Parts read at once whose counts are not kept."""
 JOINED = "is in a larger one, as a compaction was cut off or is at it; `looptagger compact` ends it"
 STRANGE = f"does not hold just the chunks of its clips; {tags.AGAIN}"
 TRIES, PAUSE_S = 10, 0.2
@@ -80,11 +77,8 @@ def _status(folder: Folder) -> Status:
     record = dataset.require(folder)
     live, _ = dataset.parts(folder)
     kept = counts.load(folder)
-    with ThreadPoolExecutor(READERS) as pool:
-        read = pool.map(
-            lambda part: kept.get(part.name) or counts.of(tags.read_part(folder, part.name, ["status"])), live
-        )
-        by_status = sum(read, Counter[str]())
+    count = lambda part: kept.get(part.name) or counts.of(tags.read_part(folder, part.name, ["status"]))  # noqa: E731
+    by_status = sum(several(count, live), Counter[str]())
     return Status(record.rows, by_status, len(live), lock.holder(folder), runs(folder))
 
 
@@ -122,6 +116,9 @@ def _verify(folder: Folder) -> list[str]:
         if part.first > number:
             problems.append(_absent(number, part.first))
         number = part.last + 1
+        if number > len(shards):
+            problems.append(f"{part.name}: holds shards that the manifest has not; {tags.AGAIN}")
+            break
         ids = [manifest.read(folder, shard).column("id") for shard in shards[part.first : number]]
         problems += _part_problems(folder, part, schema, pa.chunked_array([c for i in ids for c in i.chunks]), chunked)
     if number < len(shards):
@@ -155,7 +152,7 @@ def _chunk_problems(folder: Folder, part: tags.Part, clips: pa.Table, chunked: S
     name = f"{dataset.CHUNKS}/{part.name}"
     if part not in chunked:
         is_joined = any(each.first <= part.first and part.last <= each.last for each in chunked)
-        return [f"{name}: {JOINED if is_joined else ABSENT}"]
+        return [f"{name}: {JOINED if is_joined else tags.ABSENT}"]
     ids, found = clips.column("id").combine_chunks(), np.zeros(clips.num_rows, np.int64)
     with tags.opened(folder, name) as file, pq.ParquetFile(file) as parquet:
         if not parquet.schema_arrow.equals(tags.CHUNKS):

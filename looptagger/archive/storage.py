@@ -11,6 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 import fsspec
 
+from looptagger.archive.several import several
 from looptagger.config import Storage
 from looptagger.errors import Unreachable, UserError, one_line
 
@@ -170,10 +171,16 @@ class Folder:
             raise
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete files; those that are not there are passed over."""
-        for name in names:
-            with suppress(FileNotFoundError), self.reached():
-                self.fs.rm_file(self.at(name))
+        """Delete files, the first before all others; those that are not there are passed over."""
+        first, *others = [*names] or [""]
+        if first:
+            self._delete(first)
+        for _ in several(self._delete, others):
+            pass
+
+    def _delete(self, name: str) -> None:
+        with suppress(FileNotFoundError), self.reached():
+            self.fs.rm_file(self.at(name))
 
 
 def file_at(uri: str, storage: Storage = Storage(), endings: tuple[str, ...] = ()) -> tuple[Folder, str]:

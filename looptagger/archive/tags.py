@@ -16,6 +16,8 @@ from looptagger.roles import ROLES
 STATUSES = ("ok", "missing", "unreadable", "undecodable", "empty", "silent", "too_large")
 AGAIN = "delete it, and the part of its name beside it if there is one, and run the same command again"
 """What helps where a part, or its chunks, are not as they should be."""
+ABSENT = "is gone; delete the part of that name beside it, if there is one, and run the same `looptagger tag` again"
+"""The same where one of the two is not there."""
 GROUP_ROWS = 131_072
 EMBEDDED_GROUP_ROWS = 4_096
 """Rows a row group, and where there are embeddings: a query for a few of those reads no more than their groups."""
@@ -141,6 +143,15 @@ def measure(folder: Folder, name: str) -> tuple[int, int]:
     """A part's rows and bytes. Raises UserError as `read_part` does."""
     with opened(folder, name) as file:
         return pq.read_metadata(file).num_rows, folder.fs.size(folder.at(name))
+
+
+@contextmanager
+def present(folder: Folder, name: str) -> Iterator[None]:
+    """Around what reads a part that must be there. Raises UserError where it is not."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{folder.uri}/{name}: {ABSENT}.") from None
 
 
 @contextmanager

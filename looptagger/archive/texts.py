@@ -112,7 +112,7 @@ def _refused(error: pa.ArrowInvalid, schema: pa.Schema) -> pa.Field | None:
 
 def read_json(opened: Opener) -> Batches:
     """A file of JSON lines, with the columns and types that all of its rows together have."""
-    schema = reduce(joint, (_parsed(lines).schema for lines in _blocks(opened)), pa.schema([]))
+    schema = reduce(joint, _schemas(opened), pa.schema([]))
     whole = pa.schema([_as_written(column) if column.name in TEXT else column for column in schema])
     kept = whole  # a fraction in the place of an id does not become one, 1.0 does
     if whole != schema and _fits(opened, whole):
@@ -123,6 +123,23 @@ def read_json(opened: Opener) -> Batches:
             yield from _parsed(lines, schema).select(schema.names).cast(kept).to_batches()
 
     return Batches(kept, batches)
+
+
+def _schemas(opened: Opener) -> Iterator[pa.Schema]:
+    """Each block's columns and types. Arrow counts rows from the block's first one; an error says the file's line."""
+    before = 0
+    for lines in _blocks(opened):
+        try:
+            yield _parsed(lines).schema
+        except pa.ArrowInvalid as error:
+            named = ROW.search(str(error))
+            line = f"line {before + int(named[1]) + 1:,}" if named else ""
+            raise pa.ArrowInvalid(ROW.sub(line, str(error))) from None
+        before += lines.count(b"\n")
+
+
+ROW = re.compile(r"row (\d+)")
+"""How Arrow names a row of JSON, from 0."""
 
 
 def _fits(opened: Opener, schema: pa.Schema) -> bool:

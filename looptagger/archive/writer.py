@@ -46,6 +46,7 @@ class PartWriter:
         self.merged: dict[str, set[int]] = {work.part: set() for work in works if work.only is not None}
         """Places in a part whose rows are of another try, and in it."""
         self.pending: dict[str, list[pa.Table]] = {}
+        self.written: set[str] = set()
         self.left = self.expected.total()
         """Rows of parts that are not written yet."""
         self.keeper = counts.Keeper(folder, self.expected)
@@ -58,6 +59,8 @@ class PartWriter:
     def add(self, table: pa.Table) -> None:
         """Take in tagged rows, of one part or several; write what they complete."""
         for name in pc.unique(table.column(PART)).to_pylist():
+            if name in self.written:
+                continue  # a retried task has delivered it twice
             rows = self._new(name, table.filter(pc.equal(table.column(PART), name)))
             gathered = self.pending.setdefault(name, [])
             gathered.append(rows)
@@ -102,10 +105,12 @@ class PartWriter:
             self.merged[name].update(table.column(ROW).to_pylist())
             if len(self.merged[name]) < self.expected[name]:
                 return  # its counts are not of what will be in it
+        self.written.add(name)
         self.keeper.count(name, rows)
 
     def _read(self, name: str) -> pa.Table:
-        return patiently(lambda: tags.read_part(self.folder, name), self.folder.storage)
+        with tags.present(self.folder, name):
+            return patiently(lambda: tags.read_part(self.folder, name), self.folder.storage)
 
     def _write(self, name: str, rows: pa.Table) -> None:
         self.check()
@@ -133,8 +138,6 @@ def _without(table: pa.Table, ids: pa.ChunkedArray) -> pa.Table:
 def exploded(table: pa.Table) -> pa.Table:
     """The chunk rows of tagged clips: id, chunk, start_s and six scores."""
     counts = table.column("n_chunks").to_numpy()
-    scored = pc.list_value_length(table.column(CHUNK_STARTS)).to_numpy(zero_copy_only=False)
-    counts = np.where(np.isnan(scored.astype(float)), 0, counts).astype(np.int64)
     scores = pc.list_flatten(table.column(CHUNK_SCORES)).to_numpy().reshape(-1, len(ROLES))
     number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     columns = {

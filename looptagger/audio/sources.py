@@ -58,6 +58,10 @@ class _Onward(soundfile.SoundFile):  # type: ignore[misc]
         return False
 
 
+UNKNOWN_FRAMES = 1 << 62
+"""libsndfile's number of frames of a FLAC that was written to a pipe is over this."""
+
+
 class LibsndfileSource:
     """A file open in libsndfile. `ended`: whether it gave all that it would."""
 
@@ -68,7 +72,7 @@ class LibsndfileSource:
         self.rate, self.channels = sound.samplerate, sound.channels
         name = (sound.format if sound.format == "FLAC" else sound.subtype).lower()
         self.codec = CODEC_NAMES.get(name, name)
-        self.frames = sound.frames if super(_Onward, sound).seekable() else 0
+        self.frames = sound.frames if super(_Onward, sound).seekable() and sound.frames < UNKNOWN_FRAMES else 0
         self.dtype: Literal["int16", "float32"] = "int16" if sound.subtype == "PCM_16" else "float32"
 
     def blocks(self) -> Iterator[Samples]:

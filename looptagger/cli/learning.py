@@ -132,7 +132,9 @@ def evaluate(models: tuple[str, ...], data: str, out: str | None, scores: str | 
         raise UserError("limits cannot be set here: the loops have been decoded, by looptagger prepare.")
     folder = Folder.to_read(data, given.storage)
     dataset, part = table.find(folder), options["part"]
-    weights = [checkpoint.resolve(name, given.storage) for name in models]  # before any is judged
+    weights = [checkpoint.resolve(name, given.storage) for name in models]  # before any is judged, this and the next
+    figures = file_at(out, given.storage, (".json",)) if out else None
+    table_of = file_at(scores, given.storage, (".parquet",)) if scores else None
     reports, kept = [], []
     for name, each in zip(models, weights, strict=True):
         predictor = Predictor(each, name, given.compute)
@@ -146,11 +148,10 @@ def evaluate(models: tuple[str, ...], data: str, out: str | None, scores: str | 
         tables.evaluated(report, evaluation.warning(predictor, dataset, split, part))
     if len(reports) > 1:
         tables.compared(reports)
-    if out:
-        to, name = file_at(out, given.storage, (".json",))
-        to.write(name, json.dumps(reports, indent=1).encode())
-    if scores:
-        write_part(*file_at(scores, given.storage, (".parquet",)), pa.concat_tables(kept))
+    if figures:
+        figures[0].write(figures[1], json.dumps(reports, indent=1).encode())
+    if table_of:
+        write_part(*table_of, pa.concat_tables(kept))
 
 
 def _split(provenance: dict[str, Any]) -> str:

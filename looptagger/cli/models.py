@@ -2,14 +2,15 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from looptagger import terminal
-from looptagger.cli.options import EXAMPLE
+from looptagger import config, terminal
+from looptagger.cli.options import EXAMPLE, settings, storage_options
 from looptagger.errors import UserError
 from looptagger.learn.splits import SPLITS
+from looptagger.roles import ROLES
 
 if TYPE_CHECKING:
     from looptagger.learn.evaluation import Part
@@ -73,24 +74,32 @@ def import_(path: Path, out: str, name: str | None, licence: str) -> None:
     help="The part to choose on; judge on another.",
 )
 @click.option("-o", "--out", metavar="FILE", help="The checkpoint to write; by default MODEL itself.")
-def thresholds(path: str, data: str, splits: str, part: "Part", out: str | None) -> None:
+@storage_options
+def thresholds(path: str, data: str, splits: str, part: "Part", out: str | None, **options: Any) -> None:
     """Choose the thresholds of a checkpoint anew: those at which F1 is highest on loops whose roles are known.
 
     Example: looptagger model thresholds hcnn.safetensors --data fsld
     """
     from looptagger.archive.storage import Folder, file_at
-    from looptagger.config import Storage
     from looptagger.learn import evaluation, metrics, table
     from looptagger.model import checkpoint
     from looptagger.model.predictor import Predictor
 
     if out is None and not path.endswith(".safetensors"):
         raise UserError(f"{path}: name the checkpoint to write with -o FILE.")
-    weights, folder = checkpoint.resolve(path), Folder.to_read(data, Storage())
-    limits = metrics.best_thresholds(
-        *evaluation.heard(Predictor(weights, path), folder, table.find(folder), splits, part)
-    )
-    to, file = file_at(out or path, endings=(".safetensors",))
-    to.write(file, checkpoint.told_anew(weights, thresholds=limits))
-    chosen = ", ".join(f"{role} {limit:.2f}" for role, limit in limits.items())
-    terminal.note(f"{out or path}: roles from these scores on: {chosen}.")
+    given = settings(config.Tag, options)
+    to, file = file_at(out or path, given.storage, (".safetensors",))
+    weights, folder = checkpoint.resolve(path, given.storage), Folder.to_read(data, given.storage)
+    predictor, dataset = Predictor(weights, path, given.compute), table.find(folder)
+    with terminal.progress_view() as view:
+        progress = lambda done, total: view.show(f"{done:,}/{total:,} loops scored", done == total)  # noqa: E731
+        truth, scores = evaluation.heard(predictor, folder, dataset, splits, part, progress=progress)
+    chosen = metrics.best_thresholds(truth, scores)
+    kept = [role for i, role in enumerate(ROLES) if truth[:, i].all() or not truth[:, i].any()]
+    limits = {**chosen, **{role: predictor.card.thresholds[role] for role in kept}}
+    on = {"data": dataset.source, "digest": dataset.digest, "split": splits, "part": part}
+    about = {**predictor.card.provenance, "thresholds_of": on}
+    to.write(file, checkpoint.told_anew(weights, thresholds=limits, provenance=about))
+    said = ", ".join(f"{role} {limit:.2f}" for role, limit in limits.items())
+    untold = f" Of {', '.join(kept)} the loops tell nothing: as before." if kept else ""
+    terminal.note(f"{out or path}: roles from these scores on: {said}.{untold}")

@@ -130,7 +130,7 @@ def evaluated(report: Mapping[str, Any], unfair: str | None) -> None:
     if "said" in report:
         said = ", ".join(f"{name} ({share:.0%})" for name, share in report["said"].items())
         terminal.out.print(
-            f"The highest score is right for {report['first_right']:.1%} of the loops. Roles said a loop: {said}.",
+            f"The highest score is right for {report['first_right']:.1%} of the loops. Roles per loop: {said}.",
             soft_wrap=True,
         )
     if report["not_judged"]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from looptagger.archive import lock
+from looptagger.archive import dataset, lock
 from looptagger.archive.opening import Unread, open_files
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
@@ -55,7 +55,7 @@ def _checked(what: str, look: Callable[[], str]) -> Finding:
     except UserError as error:
         return Finding(what, False, str(error))
     except Exception as error:  # whatever is wrong is what was asked for
-        return Finding(what, False, f"{one_line(error)}")
+        return Finding(what, False, one_line(error))
 
 
 def _decoders() -> str:
@@ -183,6 +183,7 @@ def _source(source: str, tag: Tag) -> str:
 
 def _output(out: str, tag: Tag) -> str:
     """Write a file there, read it again and delete it."""
+    dataset.check_place(out)
     folder = Folder(out, tag.storage)
     who = lock.holder(folder)
     if who:

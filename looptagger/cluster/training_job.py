@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -118,7 +119,11 @@ def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], event
         try:
             training.run(details, force, job.train.compute.retries, _hearer(events, pictures))
         finally:
-            pictures.close()
+            with suppress(
+                UserError
+            ):  # what ended it matters more than pictures, which another job may be drawing by now
+                events.check()
+                pictures.close()
     return record.rows(out)
 
 
@@ -136,7 +141,8 @@ class Pictures:
         self.log.append(row)
         self.board.add(row)
         if time.monotonic() - self.drawn > PICTURES_S:
-            self._draw()
+            with suppress(UserError):  # no picture is worth a training
+                self._draw()
 
     def _draw(self) -> None:
         log = record.rows(self.out)  # which has the epochs that ended while nobody listened, too
@@ -147,8 +153,10 @@ class Pictures:
 
     def close(self) -> None:
         """Draw what is not drawn yet."""
-        self._draw()
-        self.board.close()
+        try:
+            self._draw()
+        finally:
+            self.board.close()
 
 
 def _hearer(events: Events, pictures: Pictures) -> Callable[[str, Any], None]:
@@ -191,8 +199,8 @@ def _check_force(settings: Train, force: Workforce, census: Census) -> None:
         raise UserError(f"{census.loops:,} loops to learn from are too few for {force}; set compute.workers lower.")
     if not parts_evenly(settings.batch, force.workers):
         raise UserError(
-            f"batch: {settings.batch} crops do not part evenly, two at least, over {force.workers} workers; "
-            "set batch to a multiple, or compute.workers to another number."
+            f"batch: {settings.batch} crops cannot be divided evenly, two each at least, among {force.workers} "
+            "workers; set batch to a multiple, or compute.workers to another number."
         )
 
 

@@ -79,7 +79,7 @@ def batches(
 ) -> Iterator[Batch]:
     """One worker's batches of an epoch: always `census.steps`, so that the workers stay in step.
 
-    What the source holds too little is filled up with further crops of loops that came before.
+    Where the source holds too few, further crops of loops that came before fill up.
     """
     count, steps = settings.batch // world, census.steps(settings)
     size, augment = settings.audio.chunk_samples, augment_at(settings, epoch)

@@ -16,18 +16,22 @@ class Given:
     start: bytes | None = None
     teachers: tuple[bytes, ...] = ()
 
+    @property
+    def models(self) -> tuple[bytes, ...]:
+        """All of them."""
+        return (self.start, *self.teachers) if self.start else self.teachers
+
     def noted(self) -> dict[str, Any]:
         """What a run that goes on must be given again, and its model's card tells; empty where nothing is given."""
-        cards = [(data, checkpoint.card(data, "model")) for data in (self.start, *self.teachers) if data]
-        names = [checkpoint.model_id(data, card) for data, card in cards]
+        names = [checkpoint.model_id(data, checkpoint.card(data, "model")) for data in self.models]
         named = {"begin_with": names.pop(0) if self.start else None, "teachers": names}
-        return {"given": named} if cards else {}
+        return {"given": named} if self.models else {}
 
     def heard(self) -> dict[str, Any]:
         """What those models were trained on themselves, for the card: `evaluate` warns of it."""
         found = []
-        for data in (self.start, *self.teachers):
-            of = checkpoint.card(data, "model").provenance if data else {}
+        for data in self.models:
+            of = checkpoint.card(data, "model").provenance
             found += [{key: of[key] for key in ("data", "counts") if key in of}, *of.get("heard", ())]
         return {"heard": found} if any(found) else {}
 

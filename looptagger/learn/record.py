@@ -1,7 +1,8 @@
 """A run's folder as the one who started it sees it: what was asked, the log, and the pictures made of the log.
 
-`run.json` holds what was asked, `log.jsonl` a row an epoch, `model.safetensors` the best epoch's checkpoint,
-`curves.png` and `tensorboard/` the log as pictures. The workers write the log and the checkpoint, this writes the rest.
+`run.json` holds what was asked, `_run/start.safetensors` the model that training began with, `log.jsonl` a row an
+epoch, `model.safetensors` the best epoch's checkpoint, `curves.png` and `tensorboard/` the log as pictures. The workers
+write the log and the checkpoint, the one who started the run writes the rest.
 """
 
 import io
@@ -121,10 +122,12 @@ class Board:
 
     def close(self) -> None:
         """End with everything stored."""
-        self.store()
-        self.writer.close()
-        if not self.folder.is_local:
-            shutil.rmtree(self.place, ignore_errors=True)
+        try:
+            self.store()
+        finally:
+            self.writer.close()
+            if not self.folder.is_local:
+                shutil.rmtree(self.place, ignore_errors=True)
 
 
 def _tag(key: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
 from looptagger.learn.record import LOG, MODEL, STATE
@@ -47,8 +48,8 @@ def save(folder: Folder, state: State, is_best: bool) -> None:
     best = torch.frombuffer(bytearray(state.best or b""), dtype=torch.uint8)
     packed = {"epoch": state.epoch, "learner": state.learner, "best": best, "best_value": state.best_value}
     torch.save({**packed, "log": json.dumps(state.log)}, file)
-    folder.write(STATE, file.getvalue())
-    follow(folder, state, is_best)
+    patiently(lambda: folder.write(STATE, file.getvalue()), folder.storage)
+    patiently(lambda: follow(folder, state, is_best), folder.storage)
 
 
 def follow(folder: Folder, state: State, is_best: bool = True) -> None:

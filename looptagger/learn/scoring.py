@@ -12,7 +12,7 @@ from looptagger.audio import chunk
 from looptagger.config import Audio, Chunking
 from looptagger.learn import table
 from looptagger.learn.metrics import Floats, Truth
-from looptagger.model.predictor import Predictor, segment_means
+from looptagger.model.predictor import Predictor
 from looptagger.roles import ROLES
 
 Protocol = Literal["ours", "published"]
@@ -31,8 +31,7 @@ def scored(
         for start in range(0, rows.num_rows, GROUP_LOOPS):
             some = rows.slice(start, GROUP_LOOPS)
             chunks = [windows(*each, predictor.card.audio, protocol) for each in _loops(some)]
-            scores, _ = predictor.chunk_scores(np.concatenate(chunks))
-            yield table.truth(some), segment_means(scores, np.array([len(each) for each in chunks]))
+            yield table.truth(some), predictor.clip_scores(chunks)
 
 
 def joined(found: Iterable[tuple[Truth, Floats]]) -> tuple[Truth, Floats]:

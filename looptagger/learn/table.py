@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
+from looptagger.archive.patience import StoreAway, patiently
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import read_part
 from looptagger.config import Settings
@@ -80,7 +81,7 @@ def write_part(folder: Folder, number: int, table: pa.Table) -> None:
     coded = {"waveform.list.item": "DELTA_BINARY_PACKED"}
     flat = [name for name in SCHEMA.names if name != "waveform"]
     pq.write_table(table, sink, compression="zstd", use_dictionary=flat, column_encoding=coded)
-    folder.write(part_name(number), sink.getvalue())
+    patiently(lambda: folder.write(part_name(number), sink.getvalue()), folder.storage)
 
 
 def find(folder: Folder) -> Dataset:
@@ -139,8 +140,8 @@ def rows(
 def read(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of one file of a table, or some of its columns. Raises UserError for one that is not there or broken."""
     try:
-        return read_part(folder, name, columns)
-    except Unreachable:
+        return patiently(lambda: read_part(folder, name, columns), folder.storage)
+    except (StoreAway, Unreachable):
         raise
     except (FileNotFoundError, UserError):
         remedy = "copy the data set again, or prepare it again with --overwrite"

@@ -44,7 +44,8 @@ TOLD_S = 0.5
 def fit(task: Task, train: Loops, validation: Tables, folder: Folder, peers: Peers, told: Told) -> State:
     """Train to the last epoch and return the state there. Goes on from the state that the folder holds.
 
-    `train` gives this worker's share of the loops for an epoch, `validation` its share of those, anew each time. Only
+    `train` gives this worker's share of the loops for an epoch, `validation` its share of the validation loops, anew
+    each time. Only
     rank 0 writes.
     """
     teachers = Teachers(task.given.teachers, peers) if task.given.teachers else None

@@ -90,7 +90,7 @@ class HCNN(nn.Module):
         return self.dense, self.dense_norm, self.out
 
     def maps(self, waveform: Tensor) -> Tensor:
-        """Chunks (batch, samples) -> what the trunk sees, (batch, n_harmonic, n_band, frames)."""
+        """Chunks (batch, samples) -> what the trunk sees, (batch, n_harmonic or 1, n_band, frames)."""
         seen: Tensor = self.norm(self.front(waveform))
         return seen
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from looptagger.archive import counts, dataset, growing, lock, looking, manifest, status, tags, writer
-from looptagger.archive.compact import ABSENT, compact, finish
+from looptagger.archive.compact import compact, finish
 from looptagger.archive.dataset import Record, Work
 from looptagger.archive.growing import Request
 from looptagger.archive.storage import Folder
@@ -192,8 +192,9 @@ def test_a_task_delivered_twice_gives_rows_once(folder: Folder, tmp_path: Path) 
     works = dataset.missing(folder, record)
     writer = PartWriter(folder, works, dataset.output_schema(folder, record), chunks=True)
     table = tagged(folder, works[0])
-    for piece in (table.slice(0, 3), table.slice(0, 3), table.slice(3)):
+    for piece in (table.slice(0, 3), table.slice(0, 3), table.slice(3), table):
         writer.add(piece)
+    assert writer.left == 0
     assert status.verify(folder) == []
 
 
@@ -281,6 +282,28 @@ def test_verify_finds_torn_and_foreign_parts(folder: Folder, done: Record) -> No
     assert "another schema" in status.verify(folder)[0]
 
 
+def test_parts_that_are_not_as_they_should_be_are_sentences(folder: Folder, done: Record) -> None:
+    whole = folder.read("part-0000000.parquet") or b""
+    folder.write("part-0000007.parquet", whole)
+    assert "part-0000007.parquet: holds shards that the manifest has not" in status.verify(folder)[-1]
+    folder.delete(["part-0000007.parquet"])
+    works = dataset.failed(folder, done, ["missing"])
+    folder.delete(["chunks/part-0000000.parquet"])
+    with pytest.raises(UserError, match="part-0000000.parquet: is gone; delete the part of that name"):
+        tag(folder, done, works, bad=None)
+    folder.write("part-0000000.parquet", pq_bytes(pq.read_table(io.BytesIO(whole)).slice(1)))
+    folder.delete([counts.NAME])
+    with pytest.raises(UserError, match="part-0000000.parquet: does not hold just its rows"):
+        dataset.failed(folder, done, ["missing"])
+
+
+def test_a_run_s_record_that_is_cut_off_is_passed_over(folder: Folder, done: Record) -> None:
+    before = status.status(folder).runs
+    folder.write("_run/run-1.json", b'{"started": "20')
+    folder.write("_run/run-2.json", b"[1]")
+    assert status.status(folder).runs == before
+
+
 def test_verify_looks_at_chunks_too(folder: Folder, done: Record) -> None:
     name = "chunks/part-0000001.parquet"
     whole = folder.read(name) or b""
@@ -294,7 +317,7 @@ def test_verify_looks_at_chunks_too(folder: Folder, done: Record) -> None:
         assert name in problem
         assert says in problem
     folder.delete([name])
-    assert status.verify(folder) == [f"{name}: {ABSENT}"]
+    assert status.verify(folder) == [f"{name}: {tags.ABSENT}"]
     with pytest.raises(UserError, match=f"{name}: is gone"):
         compact(folder)
     folder.write(name, pq_bytes(pq.read_table(io.BytesIO(whole)).slice(1)))

@@ -58,3 +58,4 @@ def test_each_thing_that_is_wrong_is_said(tmp_path: Path, capsys: pytest.Capture
     assert "FAIL  output" in text
     assert "The job cannot run yet" in text
     assert "Traceback" not in text
+    assert "the output is a folder" in said([str(LOOPS), "-o", str(tmp_path / "out.parquet")], capsys)[1]

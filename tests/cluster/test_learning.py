@@ -90,6 +90,7 @@ def test_from_fsld_to_figures_though_a_worker_dies(
     chosen = tmp_path / "chosen.safetensors"
     main(["model", "thresholds", str(run), "--data", str(out), "-o", str(chosen)])
     assert Predictor.load(chosen).card.thresholds == pytest.approx(Predictor.load(run).card.thresholds)
+    assert Predictor.load(chosen).card.provenance["thresholds_of"]["part"] == "validation"
     said = capsys.readouterr()
     assert "mean of 6 roles" in said.out
     (report,) = json.loads((tmp_path / "figures.json").read_text())
@@ -182,7 +183,7 @@ def test_what_ends_a_worker_is_said_in_a_sentence(
 def test_a_run_is_not_deleted_for_one_that_cannot_start(data: tuple[Folder, table.Dataset], tmp_path: Path) -> None:
     fit(data, tmp_path, settings(*SHORT))
     job = TrainJob(data[0].path, str(tmp_path), settings(*SHORT, "compute.workers=3"), overwrite=True)
-    with pytest.raises(UserError, match="do not part evenly|CPU"):
+    with pytest.raises(UserError, match="cannot be divided evenly|CPU"):
         train(job)
     assert record.is_started(Folder(str(tmp_path)))
     fewer = replace(job, train=settings(*SHORT, "epochs=1", "compute.device=cpu"))

@@ -88,7 +88,7 @@ def test_labels_count_for_what_the_teachers_leave(model: Path, share: float, is_
 def test_what_was_given_is_noted(model: Path) -> None:
     data = model.read_bytes()
     name = checkpoint.model_id(data, checkpoint.card(data, "model"))
-    assert Given().noted() == {}
+    assert Given().noted() == Given().heard() == {}
     assert Given(data, (data,)).noted() == {"given": {"begin_with": name, "teachers": [name]}}
     assert not {"begin_with", "teachers", "teachers_share"} & set(Train().recipe())  # runs of before go on
     assert Train(teachers=("starter",)).recipe()["teachers_share"] == 0.75

@@ -1,0 +1,28 @@
+"""Parts of an output read several at once: on a store, each is two answers to wait for."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+READERS = 16
+"""Read at once, and held at most."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def several(read: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """What `read` gives of each item, in order; it is called a few items ahead, in threads. Raises what it does."""
+    with ThreadPoolExecutor(READERS) as pool:
+        coming = deque[Future[R]]()
+        try:
+            for item in items:
+                coming.append(pool.submit(read, item))
+                if len(coming) >= READERS:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            for each in coming:
+                each.cancel()
