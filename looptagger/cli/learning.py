@@ -82,9 +82,9 @@ class Part(click.Choice[str]):
     """A part of a split; a split's name is sent where it belongs."""
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The part. Raises UsageError."""
+        """The part. Raises UserError."""
         if value in SPLITS:
-            self.fail(f"{value!r} is a split, not a part of one: use --splits {value}.", param, ctx)
+            raise UserError(f"{value} is a split, not a part of one: use --splits {value}.")
         return super().convert(value, param, ctx)
 
 
