@@ -149,8 +149,11 @@ def _nothing(sources: Sequence[str], listings: Sequence[Listing]) -> str:
 def _passed_over(listings: Sequence[Listing]) -> str:
     """How many files were no audio by their names, and the commonest endings; nothing for none."""
     endings = sum((listing.skipped for listing in listings), Counter[str]())
+    if not endings:
+        return ""
     some = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in endings.most_common(ENDINGS))
-    return f"{endings.total():,} files ({some}{', ...' if len(endings) > ENDINGS else ''})" if endings else ""
+    more = ", ..." if len(endings) > ENDINGS else ""
+    return f"{endings.total():,} file{'s' * (endings.total() > 1)} ({some}{more})"
 
 
 def _refuse_strangers(folder: Folder, ours: bool) -> None:
