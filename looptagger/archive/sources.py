@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -173,12 +174,14 @@ def unlisted(source: str, error: Exception) -> UserError:
 def _s3_keys(fs: Any, path: str, storage: Storage) -> Iterator[str]:
     """Keys below an S3 prefix in key order, a page of 1,000 at a time, so that millions cost no memory.
 
-    A store that is away is waited for: what is listed already may have taken half an hour.
+    A store that goes away is waited for: what is listed already may have taken half an hour. One that was never there
+    is not.
     """
     bucket, _, prefix = path.partition("/")
     more = {"Prefix": f"{prefix.rstrip('/')}/" if prefix else ""}
     while True:
-        page = patiently(lambda: fs.call_s3("list_objects_v2", Bucket=bucket, **more), storage)
+        ask = partial(fs.call_s3, "list_objects_v2", Bucket=bucket, **more)
+        page = patiently(ask, storage) if "ContinuationToken" in more else ask()
         yield from (f"{bucket}/{entry['Key']}" for entry in page.get("Contents", ()) if entry["Key"][-1] != "/")
         if not page.get("IsTruncated"):
             return

@@ -298,7 +298,7 @@ def test_a_gpu_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be_asked_for_together_is_refused(tmp_path: Path, tiny_model: str) -> None:
     with pytest.raises(UserError, match="use one of the two"):
         run(LOOPS, tmp_path / "out", tiny_model, update=True, overwrite=True)
-    with pytest.raises(UserError, match="the output is a folder of Parquet files"):
+    with pytest.raises(UserError, match="the output is a folder; give it a name"):
         run(LOOPS, tmp_path / "tags.csv", tiny_model)
     quick = Tag(compute=Compute(device="cpu", precision="bfloat16"))
     run(LOOPS, tmp_path / "one", tiny_model, limit=1)
