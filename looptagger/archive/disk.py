@@ -75,11 +75,20 @@ def _entries(folder: bytes) -> list[tuple[bytes, bool, bool]]:
     try:
         with os.scandir(folder) as entries:
             found = [(entry.name, _is_folder(entry), entry.is_symlink()) for entry in entries]
-    except FileNotFoundError:
-        return []  # gone since its name was read, as passing folders go
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and holds_anything(os.path.dirname(folder)):
+            return []  # gone since its name was read, as passing folders go; with all beside it, a disk has gone
         raise UserError(f"{os.fsdecode(folder)}: cannot be listed: {error.strerror}; give read permission.") from None
     return sorted(each for each in found if each[0] != b"lost+found")  # a disk's own, that only root may list
+
+
+def holds_anything(folder: bytes) -> bool:
+    """Whether a folder is there and not empty."""
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False
 
 
 def _below(folder: bytes, real: bytes, roots: set[bytes]) -> Iterator[bytes]:

@@ -50,11 +50,7 @@ def roots(sources: Sequence[str]) -> tuple[str, ...]:
 
 def holds_anything(root: str) -> bool:
     """Whether a local folder is there and not empty, as the place of a disk that is not mounted is."""
-    try:
-        with os.scandir(local_path(root)) as entries:
-            return next(entries, None) is not None
-    except OSError:
-        return False
+    return disk.holds_anything(os.fsencode(local_path(root)))
 
 
 def open_sources(sources: Sequence[str], storage: Storage) -> list[Listing]:

@@ -126,10 +126,7 @@ def evaluate(models: tuple[str, ...], data: str, out: str | None, scores: str | 
     from looptagger.paper import runs
 
     given = settings(config.Tag, options)
-    if given.chunking != config.Chunking():
-        raise UserError("chunking cannot be set here: what is heard of a loop, --protocol says.")
-    if given.limits != config.Limits():
-        raise UserError("limits cannot be set here: the loops have been decoded, by looptagger prepare.")
+    _refuse_idle(given)
     folder = Folder.to_read(data, given.storage)
     dataset, part = table.find(folder), options["part"]
     weights = [checkpoint.resolve(name, given.storage) for name in models]  # before any is judged, this and the next
@@ -152,6 +149,14 @@ def evaluate(models: tuple[str, ...], data: str, out: str | None, scores: str | 
         figures[0].write(figures[1], json.dumps(reports, indent=1).encode())
     if table_of:
         write_part(*table_of, pa.concat_tables(kept))
+
+
+def _refuse_idle(given: config.Tag) -> None:
+    """Refuse settings of tagging that mean nothing here. Raises UserError."""
+    if given.chunking != config.Chunking():
+        raise UserError("chunking cannot be set here: what is heard of a loop, --protocol says.")
+    if given.limits != config.Limits():
+        raise UserError("limits cannot be set here: the loops have been decoded, by looptagger prepare.")
 
 
 def _split(provenance: dict[str, Any]) -> str:

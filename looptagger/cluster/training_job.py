@@ -119,9 +119,7 @@ def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], event
         try:
             training.run(details, force, job.train.compute.retries, _hearer(events, pictures))
         finally:
-            with suppress(
-                UserError
-            ):  # what ended it matters more than pictures, which another job may be drawing by now
+            with suppress(UserError):  # what ended it matters more than pictures, which may be another job's by now
                 events.check()
                 pictures.close()
     return record.rows(out)

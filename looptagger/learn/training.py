@@ -45,8 +45,7 @@ def fit(task: Task, train: Loops, validation: Tables, folder: Folder, peers: Pee
     """Train to the last epoch and return the state there. Goes on from the state that the folder holds.
 
     `train` gives this worker's share of the loops for an epoch, `validation` its share of the validation loops, anew
-    each time. Only
-    rank 0 writes.
+    each time. Only rank 0 writes.
     """
     teachers = Teachers(task.given.teachers, peers) if task.given.teachers else None
     learner = Learner(task.settings, task.census, peers, teachers)

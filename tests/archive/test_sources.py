@@ -195,6 +195,10 @@ def test_a_folder_that_vanishes_while_it_is_listed_has_nothing(tree: Path, monke
 
     monkeypatch.setattr(disk, "_entries", entries)
     assert uris(tree) == ["a.FLAC", "b.wav"]
+    monkeypatch.setattr(disk, "holds_anything", lambda folder: False)
+    (tree / "sub").mkdir()
+    with pytest.raises(UserError, match="sub: cannot be listed"):  # a disk that is no longer mounted
+        uris(tree)
 
 
 def test_a_web_server_is_asked_again() -> None:
