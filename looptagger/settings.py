@@ -107,7 +107,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
 def _entered(values: Any, name: str, override: str) -> Any:
     """The group of that name, made where there is none. It is copied: in YAML, two can be one (`&name`, `*name`)."""
     key = _key(values, name, override)
-    group = values[key] if isinstance(values, list) else values.setdefault(key, {})
+    group = values[key] if isinstance(values, list) else values.get(key)
+    group = {} if group is None else group  # all in it is commented out
     if not isinstance(group, dict | list):
         raise UserError(f"--set {override}: {name} is not a group of settings.")
     values[key] = group.copy()

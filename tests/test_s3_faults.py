@@ -16,7 +16,7 @@ from aiohttp import ClientPayloadError
 from botocore.exceptions import ClientError, UnauthorizedSSOTokenError
 
 from jobs.drills.proxy import Faults, Proxy
-from looptagger.archive import lock, manifest
+from looptagger.archive import lock, manifest, opening, patience
 from looptagger.archive.opening import BLOCK_BYTES, WHOLE_BYTES, open_files
 from looptagger.archive.patience import StoreAway, is_stores_fault
 from looptagger.archive.sources import BATCH_ROWS, open_sources
@@ -222,18 +222,21 @@ def test_a_job_that_was_taken_for_dead_stops_writing(s3: S3, monkeypatch: pytest
     assert json.loads(folder.read(lock.NAME) or b"{}") == other
 
 
+def refused(status: int, code: str) -> OSError:
+    error = OSError("busy")
+    error.__cause__ = ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "Any")
+    return error
+
+
 @pytest.mark.parametrize(
     ("status", "code", "expected"),
     [(503, "SlowDownRead", True), (502, "502", True), (500, "InternalError", True), (429, "429", True),
      (403, "InvalidToken", True), (403, "SignatureDoesNotMatch", True), (403, "InvalidSecurity", True),
-     (403, "RequestTimeTooSkewed", True), (403, "AccessDenied", False),
+     (403, "RequestTimeTooSkewed", True), (403, "AccessDenied", False), (403, "AllAccessDisabled", False),
      (404, "NoSuchKey", False), (403, "ExpiredToken", True)],
 )  # fmt: skip
 def test_whose_fault_an_answer_is(status: int, code: str, expected: bool) -> None:
-    answer: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    error = OSError("busy")
-    error.__cause__ = ClientError(answer, "GetObject")
-    assert is_stores_fault(error) is expected
+    assert is_stores_fault(refused(status, code)) is expected
     assert is_stores_fault(UnauthorizedSSOTokenError())
     assert is_stores_fault(ClientPayloadError("not completed"))
     assert not is_stores_fault(OSError("no"))
@@ -269,3 +272,19 @@ def test_an_outage_in_the_middle_of_a_group_is_waited_out(
     files = open_files(uris, settings(faulty.endpoint, attempts=1).storage, Limits())
     assert [getattr(file, "status", "open") for file in files] == [*["open"] * 4, "missing"]
     assert faulty.counts["slow_down"] + faulty.counts["truncate"] > 0
+
+
+@pytest.mark.parametrize("code", ["SlowDown", "SlowDownRead", "503"])  # a HEAD's answer is a number
+def test_a_broken_object_says_nothing_of_throttled_ones_beside_it(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    asked: list[int] = []
+
+    class Throttled:
+        def cat_ranges(self, paths: list[str], *_: Any, **__: Any) -> list[bytes | BaseException]:
+            asked.append(len(paths))
+            slow: bytes | BaseException = refused(503, code) if len(asked) <= 2 * patience.OWN_FAULT else b"audio"
+            return [refused(500, "InternalError") if path == "bad" else slow for path in paths]
+
+    bad, *others = opening._heads(Throttled(), ["bad", "1", "2"], Storage())
+    assert isinstance(bad, OSError)
+    assert others == [b"audio", b"audio"]

@@ -27,7 +27,7 @@ def compact(folder: Folder, check: Callable[[], None] = lambda: None) -> tuple[i
     check()
     finish(folder)
     live, _ = dataset.parts(folder)
-    subs = (f"{dataset.CHUNKS}/", "") if folder.names(dataset.CHUNKS) else ("",)
+    subs = (f"{dataset.CHUNKS}/", "") if dataset.require(folder).identity["chunks"] else ("",)
     groups = _groups(folder, live, subs)
     kept, joint = counts.load(folder), dict[str, Counter[str]]()
     folder.delete([counts.NAME])

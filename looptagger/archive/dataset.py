@@ -4,16 +4,19 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from looptagger.archive import counts, manifest, tables, tags
 from looptagger.archive.manifest import ManifestFile, Shard
-from looptagger.archive.several import several
+from looptagger.archive.several import READERS, several
 from looptagger.archive.storage import Folder
 from looptagger.config import Settings
 from looptagger.errors import UserError
@@ -122,6 +125,14 @@ def parts(folder: Folder, sub: str = "") -> tuple[list[tags.Part], list[tags.Par
     return live, stale
 
 
+def rows(folder: Folder, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Some columns of all rows, part by part, in the manifest's order; joined parts one at a time, as each is large."""
+    live = parts(folder)[0]
+    are_small = all(part.first == part.last for part in live)
+    read = lambda part: tags.read_part(folder, part.name, columns)  # noqa: E731
+    yield from several(read, live, READERS if are_small else 1)
+
+
 def tidy(folder: Folder) -> None:
     """Remove what cut-off jobs left: half-written files, manifest files of no record, parts that were compacted."""
     record = load(folder)
@@ -149,17 +160,21 @@ def failed(folder: Folder, record: Record, statuses: Sequence[str]) -> list[Work
     every = manifest.shards(record.files)
     works, kept = [], counts.load(folder)
     some = [part for part in parts(folder)[0] if part.name not in kept or kept[part.name].keys() & set(statuses)]
-    read = several(lambda part: tags.read_part(folder, part.name, ["status"]).column("status").to_pylist(), some)
-    for part, status in zip(some, read, strict=True):
+    wanted = lambda part: _are_of(tags.read_part(folder, part.name, ["status"]), statuses)  # noqa: E731
+    for part, found in zip(some, several(wanted, some), strict=True):
         offset, shards = 0, every[part.first : part.last + 1]
-        if len(status) != sum(shard.rows for shard in shards):
+        if len(found) != sum(shard.rows for shard in shards):
             raise UserError(f"{folder.uri}/{part.name}: does not hold just its rows of the manifest; {tags.AGAIN}.")
         for shard in shards:
-            only = tuple(row for row in range(shard.rows) if status[offset + row] in statuses)
+            only = tuple(np.flatnonzero(found[offset : offset + shard.rows]).tolist())
             if only:
                 works.append(Work(part.name, shard, offset, only))
             offset += shard.rows
     return works
+
+
+def _are_of(rows: pa.Table, statuses: Sequence[str]) -> npt.NDArray[np.bool_]:
+    return pc.is_in(rows.column("status").cast(pa.string()), pa.array(statuses, pa.string())).to_numpy()  # type: ignore[no-any-return]
 
 
 def output_schema(folder: Folder, record: Record) -> pa.Schema:

@@ -14,7 +14,6 @@ from looptagger.errors import UserError
 Found = Callable[[Counter[str]], Iterator[str]]
 """The URIs of a source; what is passed over is counted."""
 
-
 KERNELS = ("/proc", "/sys", "/dev", "/run")
 
 
@@ -78,7 +77,10 @@ def _entries(folder: bytes) -> list[tuple[bytes, bool, bool]]:
     except OSError as error:
         if isinstance(error, FileNotFoundError) and holds_anything(os.path.dirname(folder)):
             return []  # gone since its name was read, as passing folders go; with all beside it, a disk has gone
-        raise UserError(f"{os.fsdecode(folder)}: cannot be listed: {error.strerror}; give read permission.") from None
+        gone = "went away while it was listed; mount its disk, and run the same command again"
+        denied = f"cannot be listed: {error.strerror}; give read permission"
+        why = gone if isinstance(error, FileNotFoundError) else denied
+        raise UserError(f"{os.fsdecode(folder)}: {why}.") from None
     return sorted(each for each in found if each[0] != b"lost+found")  # a disk's own, that only root may list
 
 

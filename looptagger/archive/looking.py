@@ -8,7 +8,6 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from looptagger.archive import dataset, tags
-from looptagger.archive.several import several
 from looptagger.archive.status import settled
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
@@ -28,7 +27,7 @@ def head(folder: Folder, rows: int, role: str | None = None) -> pa.Table:
 
 def _parts(folder: Folder) -> Iterator[pa.Table]:
     dataset.require(folder)
-    yield from several(lambda part: tags.read_part(folder, part.name, tags.OWN.names), dataset.parts(folder)[0])
+    yield from dataset.rows(folder, tags.OWN.names)
 
 
 def _first(folder: Folder, rows: int) -> pa.Table:

@@ -20,6 +20,7 @@ from looptagger.archive.known import Known, digests
 from looptagger.archive.patience import patiently
 from looptagger.archive.sources import Listing
 from looptagger.archive.storage import Folder
+from looptagger.archive.tags import is_torn
 from looptagger.config import Settings
 from looptagger.errors import UserError
 
@@ -76,7 +77,7 @@ def read(folder: Folder, shard: Shard) -> pa.Table:
     Raises UserError for a file that is not there or broken.
     """
     first, last = shard.start // GROUP_ROWS, (shard.stop - 1) // GROUP_ROWS
-    with _opened(folder, shard.file) as file, pq.ParquetFile(file) as parquet:
+    with _opened(folder, shard.file) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
         table = parquet.read_row_groups(list(range(first, last + 1)))
     return table.slice(shard.start - first * GROUP_ROWS, shard.rows)
 
@@ -87,7 +88,9 @@ def _opened(folder: Folder, name: str) -> Iterator[BinaryIO]:
     try:
         with folder.fs.open(folder.at(name), "rb", block_size=BLOCK_BYTES) as file:
             yield file
-    except (FileNotFoundError, pa.ArrowInvalid):
+    except (pa.ArrowException, OSError) as error:
+        if not isinstance(error, FileNotFoundError) and not is_torn(error):
+            raise
         remedy = "put it back and run the same command, or start anew with --overwrite"
         raise UserError(f"{folder.uri}/{name}: is missing, or cannot be read whole; {remedy}.") from None
 
@@ -132,7 +135,7 @@ class _Writer:
         self.pending, self.waiting = tail.to_batches(), tail.num_rows
         if head.num_rows:
             sink = pa.BufferOutputStream()
-            pq.write_table(head, sink, row_group_size=GROUP_ROWS, compression="zstd")
+            pq.write_table(head, sink, row_group_size=GROUP_ROWS, compression="zstd", write_page_checksum=True)
             name, data = self.name(len(self.rows)), sink.getvalue()
             patiently(lambda: self.folder.write(name, data), self.folder.storage)
             self.rows.append(head.num_rows)

@@ -11,7 +11,15 @@ from typing import Any, BinaryIO, TypeVar
 
 from fsspec.caching import ReadAheadCache
 
-from looptagger.archive.patience import Patience, StoreAway, answers, is_stores_fault, patiently, refuse_expired
+from looptagger.archive.patience import (
+    Patience,
+    StoreAway,
+    answers,
+    is_stores_fault,
+    is_throttled,
+    patiently,
+    refuse_expired,
+)
 from looptagger.archive.storage import filesystem, local_path, scheme
 from looptagger.config import Limits, Storage
 from looptagger.errors import one_line
@@ -87,7 +95,8 @@ def _heads(fs: Any, paths: Sequence[str], storage: Storage) -> list[bytes | Base
     heads: list[bytes | BaseException] = fs.cat_ranges(paths, 0, WHOLE_BYTES, on_error="return")
     patience = Patience(storage, lambda: answers(fs, paths[0]))
     while away := [i for i, head in enumerate(heads) if isinstance(head, BaseException) and is_stores_fault(head)]:
-        if not patience.wait(heads[away[0]]):
+        slowed = (heads[i] for i in away if is_throttled(heads[i]))
+        if not patience.wait(next(slowed, heads[away[0]])):  # a broken object says nothing of one that is throttled
             break
         again = fs.cat_ranges([paths[i] for i in away], 0, WHOLE_BYTES, on_error="return")
         for i, head in zip(away, again, strict=True):

@@ -10,13 +10,12 @@ from looptagger.errors import UserError, one_line
 
 EXPIRED = frozenset(
     {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidAccessKeyId", "InvalidToken",
-     "RequestTimeTooSkewed", "RequestExpired", "InvalidSecurity", "AccountProblem", "AllAccessDisabled",
-     "NotSignedUp"}
+     "RequestTimeTooSkewed", "RequestExpired", "InvalidSecurity", "AccountProblem", "NotSignedUp"}
 )  # fmt: skip
-"""What stores answer to credentials, an account or a machine's clock that they take for no object."""
+"""What stores answer to the credentials, account or clock of who asks: they take them for no object."""
 DOUBTED = "SignatureDoesNotMatch"
 """Of all objects where the secret key is wrong, of one where its name is odd: then others are answered."""
-THROTTLED = frozenset({"SlowDown", "RequestLimitExceeded", "Throttling", "ThrottlingException", "TooManyRequests"})
+THROTTLED = frozenset({"503", "RequestLimitExceeded", "Throttling", "ThrottlingException", "TooManyRequests"})
 """Too much was asked, of a prefix mostly: that others are answered says nothing against the object."""
 LONGEST_S = 20.0
 OWN_FAULT = 3
@@ -44,9 +43,12 @@ def _is_away(error: BaseException) -> bool:
     return is_lost or any(code == DOUBTED or status in (429, 500, 502, 503, 504) for code, status in answers)
 
 
-def _is_throttled(error: object) -> bool:
+def is_throttled(error: object) -> bool:
+    """Whether the store says that too much is asked. A HEAD's answer has no words, only the number: 503 or 429."""
     chain = _chain(error if isinstance(error, BaseException) else None)
-    return any(code in THROTTLED or status == 429 for code, status in map(_answer, chain))
+    return any(
+        code.startswith("SlowDown") or code in THROTTLED or status == 429 for code, status in map(_answer, chain)
+    )
 
 
 def _is_expired(error: BaseException) -> bool:
@@ -111,7 +113,7 @@ class Patience:
         """
         if isinstance(error, BaseException):
             refuse_expired(error)
-        self.answered += not _is_throttled(error) and self.answers()
+        self.answered += not is_throttled(error) and self.answers()
         if self.answered > OWN_FAULT:
             return False
         now = time.monotonic()

@@ -12,14 +12,14 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def several(read: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """What `read` gives of each item, in order; it is called a few items ahead, in threads. Raises what it does."""
-    with ThreadPoolExecutor(READERS) as pool:
+def several(read: Callable[[T], R], items: Iterable[T], most: int = READERS) -> Iterator[R]:
+    """What `read` gives of each item, in order, `most` of them at once, in threads. Raises what it does."""
+    with ThreadPoolExecutor(most) as pool:
         coming = deque[Future[R]]()
         try:
             for item in items:
                 coming.append(pool.submit(read, item))
-                if len(coming) >= READERS:
+                if len(coming) >= most:
                     yield coming.popleft().result()
             while coming:
                 yield coming.popleft().result()

@@ -154,7 +154,7 @@ def _chunk_problems(folder: Folder, part: tags.Part, clips: pa.Table, chunked: S
         is_joined = any(each.first <= part.first and part.last <= each.last for each in chunked)
         return [f"{name}: {JOINED if is_joined else tags.ABSENT}"]
     ids, found = clips.column("id").combine_chunks(), np.zeros(clips.num_rows, np.int64)
-    with tags.opened(folder, name) as file, pq.ParquetFile(file) as parquet:
+    with tags.opened(folder, name) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
         if not parquet.schema_arrow.equals(tags.CHUNKS):
             return [f"{name}: has another schema; {tags.AGAIN}"]
         for batch in parquet.iter_batches(columns=["id"]):

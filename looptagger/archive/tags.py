@@ -118,7 +118,7 @@ def encoding(schema: pa.Schema) -> dict[str, Any]:
     others = [field for field in schema if field.name not in {*coded, *CODE} and field.type != pa.float32()]
     lists = {field.name: f"{field.name}.list.element" for field in others if pa.types.is_list(field.type)}
     named = [lists.get(field.name, field.name) for field in others]
-    return {"compression": "zstd", "use_dictionary": named, "column_encoding": coded}
+    return {"compression": "zstd", "use_dictionary": named, "column_encoding": coded, "write_page_checksum": True}
 
 
 def group_rows(schema: pa.Schema) -> int:
@@ -136,7 +136,7 @@ def write_part(folder: Folder, name: str, table: pa.Table) -> None:
 def read_part(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """A part's rows, or some of its columns. Raises UserError for a file that is not whole Parquet."""
     with opened(folder, name) as file:
-        return pq.read_table(file, columns=list(columns) if columns else None)
+        return pq.read_table(file, columns=list(columns) if columns else None, page_checksum_verification=True)
 
 
 def measure(folder: Folder, name: str) -> tuple[int, int]:
@@ -161,5 +161,12 @@ def opened(folder: Folder, name: str) -> Iterator[Any]:
         try:
             with folder.fs.open(folder.at(name), "rb") as file:
                 yield file
-        except pa.ArrowInvalid:
+        except (pa.ArrowException, OSError) as error:
+            if not is_torn(error):
+                raise
             raise UserError(f"{folder.uri}/{name}: not a whole Parquet file; {AGAIN}.") from None
+
+
+def is_torn(error: BaseException) -> bool:
+    """Whether Arrow could not read what is in a file. Of damaged pages it says so as an OSError without a number."""
+    return isinstance(error, pa.ArrowException) or (type(error) is OSError and error.errno is None)

@@ -8,7 +8,7 @@ import click
 
 from looptagger import config, terminal
 from looptagger.cli import tables
-from looptagger.cli.options import ADDRESS, EXAMPLE, settings, storage_options
+from looptagger.cli.options import ADDRESS, EXAMPLE, refuse_idle, settings, storage_options
 from looptagger.errors import UserError
 from looptagger.learn.splits import SPLITS
 
@@ -120,13 +120,13 @@ def evaluate(models: tuple[str, ...], data: str, out: str | None, scores: str | 
 
     from looptagger.archive.storage import Folder, file_at
     from looptagger.archive.tags import write_part
-    from looptagger.learn import evaluation, table
+    from looptagger.learn import evaluation, fairness, table
     from looptagger.model import checkpoint
     from looptagger.model.predictor import Predictor
     from looptagger.paper import runs
 
     given = settings(config.Tag, options)
-    _refuse_idle(given)
+    refuse_idle(given)
     folder = Folder.to_read(data, given.storage)
     dataset, part = table.find(folder), options["part"]
     weights = [checkpoint.resolve(name, given.storage) for name in models]  # before any is judged, this and the next
@@ -142,21 +142,13 @@ def evaluate(models: tuple[str, ...], data: str, out: str | None, scores: str | 
             report, ids, truth, found = evaluation.judged(predictor, folder, dataset, *how)
         reports.append(report)
         kept.append(runs.table(ids, part, truth, found, model=predictor.model_id))
-        tables.evaluated(report, evaluation.warning(predictor, dataset, split, part))
+        tables.evaluated(report, fairness.warnings(predictor.card, dataset, split, part))
     if len(reports) > 1:
         tables.compared(reports)
     if figures:
         figures[0].write(figures[1], json.dumps(reports, indent=1).encode())
     if table_of:
         write_part(*table_of, pa.concat_tables(kept))
-
-
-def _refuse_idle(given: config.Tag) -> None:
-    """Refuse settings of tagging that mean nothing here. Raises UserError."""
-    if given.chunking != config.Chunking():
-        raise UserError("chunking cannot be set here: what is heard of a loop, --protocol says.")
-    if given.limits != config.Limits():
-        raise UserError("limits cannot be set here: the loops have been decoded, by looptagger prepare.")
 
 
 def _split(provenance: dict[str, Any]) -> str:

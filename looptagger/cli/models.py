@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from looptagger import config, terminal
-from looptagger.cli.options import EXAMPLE, settings, storage_options
+from looptagger.cli.options import EXAMPLE, refuse_idle, settings, storage_options
 from looptagger.errors import UserError
 from looptagger.learn.splits import SPLITS
 from looptagger.roles import ROLES
@@ -88,6 +88,7 @@ def thresholds(path: str, data: str, splits: str, part: "Part", out: str | None,
     if out is None and not path.endswith(".safetensors"):
         raise UserError(f"{path}: name the checkpoint to write with -o FILE.")
     given = settings(config.Tag, options)
+    refuse_idle(given)
     to, file = file_at(out or path, given.storage, (".safetensors",))
     weights, folder = checkpoint.resolve(path, given.storage), Folder.to_read(data, given.storage)
     predictor, dataset = Predictor(weights, path, given.compute), table.find(folder)

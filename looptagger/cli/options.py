@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from looptagger import config
+from looptagger.errors import UserError
 from looptagger.settings import load
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -47,6 +48,14 @@ def settings(kind: type[S], given: dict[str, Any], more: Sequence[str] = ()) -> 
     extra = [f"storage.endpoint_url={endpoint_url}"] if endpoint_url else []
     extra += ["storage.anonymous=true"] if anonymous else []
     return load(kind, config_file, [*overrides, *more, *extra])
+
+
+def refuse_idle(given: config.Tag) -> None:
+    """Refuse settings of tagging that mean nothing where loops are scored. Raises UserError."""
+    if given.chunking != config.Chunking():
+        raise UserError("chunking cannot be set here: what is heard of a loop, the protocol says.")
+    if given.limits != config.Limits():
+        raise UserError("limits cannot be set here: the loops have been decoded, by looptagger prepare.")
 
 
 def folder(uri: str, given: dict[str, Any]) -> Any:

@@ -109,7 +109,7 @@ def _best(best: Mapping[str, Any], epochs: int) -> None:
 FIGURES = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "f1": "F1"}
 
 
-def evaluated(report: Mapping[str, Any], unfair: str | None) -> None:
+def evaluated(report: Mapping[str, Any], unfair: Sequence[str]) -> None:
     """A model's figures, role by role and as the mean over the roles that can be judged."""
     from looptagger.learn.intervals import LEAST_GROUPS
 
@@ -138,8 +138,8 @@ def evaluated(report: Mapping[str, Any], unfair: str | None) -> None:
     if report["makers"] < LEAST_GROUPS:
         few = f"{terminal.plural(report['makers'], 'uploader')} (or packs) made the loops"
         terminal.note(f"No intervals: {few}; fewer than {LEAST_GROUPS} tell nothing of others.")
-    if unfair:
-        terminal.note(unfair)
+    for each in unfair:
+        terminal.note(each)
 
 
 def _with_interval(report: Mapping[str, Any], name: str, role: str) -> str:

@@ -22,7 +22,7 @@ from looptagger.paper.runs import TEST, VALIDATION, Run
 from looptagger.paper.settings import NETWORKS, PROTOCOLS, SYSTEMS, Paper
 from looptagger.roles import ROLES
 
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 """Another number where another code would give other features."""
 
 

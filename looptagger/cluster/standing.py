@@ -44,4 +44,5 @@ def _free() -> str:
     have, free = ray.cluster_resources(), ray.available_resources()
     kinds = [kind for kind in ("CPU", "GPU") if have.get(kind)]
     said = " and ".join(f"{free.get(kind, 0):g} of {have[kind]:g} {kind}s" for kind in kinds) or "no CPU"
-    return f"Ray has {said} free; long clips, another job that holds them, or nodes that are gone may be why."
+    why = "long clips, a store that is away, another job that holds them, or nodes that are gone may be why"
+    return f"Ray has {said} free; {why}."

@@ -17,6 +17,7 @@ from looptagger.cluster.plan import Workforce, parts_evenly
 from looptagger.config import Train, misfit
 from looptagger.errors import UserError
 from looptagger.learn import record, table
+from looptagger.learn.fairness import has_heard
 from looptagger.learn.given import Given, given
 from looptagger.learn.table import Dataset
 from looptagger.learn.task import Census, Task
@@ -60,8 +61,7 @@ def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
     archive.check_place(job.out)
     data, out = Folder.to_read(job.data, job.train.storage), Folder(job.out, job.train.storage)
     found = table.find(data)
-    kept = None if job.overwrite or not record.is_started(out) else out.read(record.START)
-    settings, others = given(job.train, kept)
+    settings, others = given(job.train, [] if job.overwrite else record.given(out))
     job = replace(job, train=settings)
     _check(job, found, data, out)
     with lock.held(out) as check:
@@ -91,8 +91,8 @@ def _license(out: Folder, settings: Train) -> None:
 def _begin(job: TrainJob, found: Dataset, out: Folder, others: Given) -> None:
     wanted = record.identity(job.train, found) | others.noted()
     record.begin(out, wanted, {"started": _now(), "versions": _versions()})
-    if others.start and not record.is_started(out):
-        out.write(record.START, others.start)
+    if not record.is_started(out):
+        record.keep_given(out, others.models)
 
 
 def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], events: Events) -> list[record.Row]:
@@ -114,6 +114,9 @@ def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], event
             record.clear(out)
             _begin(job, found, out, task.given)
         events.note(_announced(task, found, force))
+        for each in task.given.models:
+            if why := has_heard(checkpoint.card(each, "given"), found, task.settings.split):
+                events.note(f"Validation is flattering. {why}")
         pictures = Pictures(out, log)
         details = training.Job(task, data, found, out, storage_environment())
         try:
@@ -174,6 +177,9 @@ def _check(job: TrainJob, found: Dataset, data: Folder, out: Folder) -> None:
     settings, counts = job.train, found.counts[job.train.split]
     if data.path == out.path:
         raise UserError(f"{job.out}: is the data set itself; choose another folder for the run.")
+    named = [f"{name}/" for name in (settings.begin_with, *settings.teachers) if name]
+    if job.overwrite and any(name.startswith(f"{job.out.rstrip('/')}/") for name in named):
+        raise UserError(f"{job.out}: --overwrite would delete the model to learn from; choose another folder.")
     if job.out in checkpoint.NAMES:
         raise UserError(f"{job.out}: is the name of a model that looptagger brings along; call the run otherwise.")
     if settings.audio.sample_rate != found.sample_rate:

@@ -1,12 +1,11 @@
 """How good a model is on the loops of a data set: our protocol, with intervals, and the published code's."""
 
 from collections.abc import Callable, Hashable, Sequence
-from pathlib import PurePath
 from typing import Any, Literal
 
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
-from looptagger.learn import intervals, labels, metrics, table
+from looptagger.learn import intervals, metrics, table
 from looptagger.learn.metrics import ByRole, Floats, Truth
 from looptagger.learn.scoring import Protocol, joined, scored
 from looptagger.learn.table import Dataset
@@ -110,43 +109,3 @@ def _report(truth: Truth, scores: Floats, figures: Figures, groups: Groups) -> R
     report["makers"] = len(set(groups)) if groups else len(truth)
     report["not_judged"] = [role for role in roles if report["roc_auc"][role] is None]
     return report
-
-
-def _place(source: str) -> tuple[str, ...]:
-    """What a data set is called: its folder, and of many files called labels.csv the one in a folder of this name."""
-    path = PurePath(source)
-    return path.parts[-2:] if path.suffix in labels.ENDINGS else path.parts[-1:]
-
-
-def warning(predictor: Predictor, dataset: Dataset, split: str, part: Part) -> str | None:
-    """What is unfair about judging a model on these loops, in a sentence, or None.
-
-    A model that began with another's weights, or was taught by it, knows what that one has heard.
-    """
-    own = predictor.card.provenance
-    for provenance, who in [(own, "The model"), *((each, "A model that it learned from") for each in _heard(own))]:
-        if why := _unfair(provenance, dataset, split, part):
-            return f"{who} {why}"
-    return None
-
-
-def _heard(provenance: Report) -> list[Report]:
-    found = provenance.get("heard")
-    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
-
-
-def _unfair(provenance: Report, dataset: Dataset, split: str, part: Part) -> str | None:
-    data = provenance.get("data")
-    if not isinstance(data, dict):
-        return None
-    if data.get("digest") != dataset.digest:
-        again = "was trained on a data set of this name, otherwise prepared: it may have heard some of this one."
-        return again if _place(str(data.get("source"))) == _place(dataset.source) else None
-    same = (data.get("split"), data.get("seed"), tuple(data.get("shares", ()))) == (split, dataset.seed, dataset.shares)
-    counts = provenance.get("counts", dataset.counts[split]), dataset.counts[split]
-    dealt = data.get("dealt", {}).get(split), dataset.dealt.get(split)
-    if not same or counts[0] != counts[1] or (all(dealt) and dealt[0] != dealt[1]):
-        return f"was trained on the {data.get('split')} split of these loops: it has heard some of this part."
-    heard = {"test": None, "validation": "was chosen, and its thresholds set, on these loops"}
-    why = heard.get(part, "has been trained on these loops")
-    return f"{why}: its figures here are flattering." if why else None

@@ -1,5 +1,6 @@
 """Models that a training is given: the one whose weights it begins with, and its teachers. No torch here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,17 +37,18 @@ class Given:
         return {"heard": found} if any(found) else {}
 
 
-def given(settings: Train, kept: bytes | None = None) -> tuple[Train, Given]:
+def given(settings: Train, kept: Sequence[bytes] = ()) -> tuple[Train, Given]:
     """The models that settings name, and the settings with the shape of the one to begin with.
 
-    `kept` is that one as it was when the run began: what its name stands for may have gone, or be another, since.
-    Raises UserError for one that is not there, is of another shape than settings ask for, or hears other chunks.
+    `kept` are those that a run which goes on has kept, in the order of `Given.models`. Raises UserError for one that
+    is not there, is of another shape than settings ask for, or hears other chunks.
     """
-    start = None
-    if settings.begin_with:
-        start = kept or checkpoint.resolve(settings.begin_with, settings.storage)
-        settings = _shaped(settings, checkpoint.card(start, settings.begin_with))
-    teachers = tuple(checkpoint.resolve(name, settings.storage) for name in settings.teachers)
+    names = [settings.begin_with, *settings.teachers] if settings.begin_with else list(settings.teachers)
+    models = kept if len(kept) == len(names) else [checkpoint.resolve(name, settings.storage) for name in names]
+    start = models[0] if settings.begin_with else None
+    teachers = tuple(models[1:] if settings.begin_with else models)
+    if start:
+        settings = _shaped(settings, checkpoint.card(start, str(settings.begin_with)))
     for name, data in zip(settings.teachers, teachers, strict=True):
         if checkpoint.card(data, name).audio != settings.audio:
             raise UserError(f"teachers: {name} hears other chunks than audio says; leave it out, or change audio.")

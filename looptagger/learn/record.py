@@ -18,9 +18,8 @@ from looptagger.config import Train
 from looptagger.errors import UserError
 from looptagger.learn.table import Dataset
 
-ASKED, STATE, START, LOG, MODEL, CURVES, BOARD = (
-    "run.json", "_run/state.pt", "_run/start.safetensors", "log.jsonl", "model.safetensors", "curves.png",
-    "tensorboard",
+ASKED, STATE, LOG, MODEL, CURVES, BOARD = (
+    "run.json", "_run/state.pt", "log.jsonl", "model.safetensors", "curves.png", "tensorboard"
 )  # fmt: skip
 
 Row = dict[str, Any]
@@ -82,7 +81,23 @@ def _differences(wanted: Any, have: Any, key: str = "") -> Iterator[tuple[str, A
 
 def clear(folder: Folder) -> None:
     """Delete a run, the state first."""
-    folder.delete([STATE, ASKED, START, LOG, MODEL, CURVES, *(f"{BOARD}/{name}" for name in folder.names(BOARD))])
+    boards = [f"{BOARD}/{name}" for name in folder.names(BOARD)]
+    folder.delete([STATE, ASKED, LOG, MODEL, CURVES, *_given(folder), *boards])
+
+
+def keep_given(folder: Folder, models: Sequence[bytes]) -> None:
+    """Keep the models that a new run is given, in their order."""
+    for number, data in enumerate(models):
+        folder.write(f"_run/given-{number}.safetensors", data)
+
+
+def given(folder: Folder) -> list[bytes]:
+    """Those models as they were when the run began: what their names stand for may have gone, or be another, since."""
+    return [data for name in _given(folder) if is_started(folder) and (data := folder.read(name))]
+
+
+def _given(folder: Folder) -> list[str]:
+    return [f"_run/{name}" for name in folder.names("_run") if name.startswith("given-")]
 
 
 def rows(folder: Folder) -> list[Row]:

@@ -34,7 +34,7 @@ def splits(loops: Sequence[Loop], shares: Sequence[float], seed: int) -> dict[st
     open_to = open_to if any(open_to) else [1.0, 0.0, 0.0]
     dealt = iter(zip(*_dealt_out([loop for loop in loops if not loop.part], open_to, seed), strict=True))
     parts = [[part] * len(SPLITS) if part else list(next(dealt)) for part in fixed]
-    settled = {group: min(marked, key=PARTS.index) for group, marked in _marked(loops).items()}
+    settled = {group: _followed(marked) for group, marked in _marked(loops).items()}
     for each, loop in zip(parts, loops, strict=True):
         each[GROUPED] = loop.part or settled.get(loop.group, each[GROUPED])
     return {name: [str(each[i]) for each in parts] for i, name in enumerate(SPLITS)}
@@ -49,10 +49,15 @@ def _marked(loops: Sequence[Loop]) -> dict[str, set[str]]:
     return found
 
 
+def _followed(marked: set[str]) -> str:
+    """The part that other loops of an uploader follow."""
+    return PARTS[0] if len(marked) > 1 else next(iter(marked))
+
+
 def carried(loops: Sequence[Loop]) -> tuple[int, int]:
     """What given parts do to `grouped`: loops that follow others out of training, and uploaders on two sides."""
     marked = _marked(loops)
-    followed = sum(not loop.part and PARTS[0] not in marked.get(loop.group, PARTS) for loop in loops)
+    followed = sum(not loop.part and _followed(marked.get(loop.group, set(PARTS))) != PARTS[0] for loop in loops)
     return followed, sum(len(parts) > 1 for parts in marked.values())
 
 

@@ -80,7 +80,8 @@ def write_part(folder: Folder, number: int, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
     coded = {"waveform.list.item": "DELTA_BINARY_PACKED"}
     flat = [name for name in SCHEMA.names if name != "waveform"]
-    pq.write_table(table, sink, compression="zstd", use_dictionary=flat, column_encoding=coded)
+    how = {"compression": "zstd", "use_dictionary": flat, "column_encoding": coded, "write_page_checksum": True}
+    pq.write_table(table, sink, **how)
     patiently(lambda: folder.write(part_name(number), sink.getvalue()), folder.storage)
 
 

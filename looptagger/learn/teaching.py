@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from looptagger.config import Compute
-from looptagger.learn.peers import Peers
 from looptagger.model.predictor import Predictor
 
 
@@ -16,8 +15,8 @@ class Teachers:
     Distillation (Hinton, Vinyals, Dean, 2015), on the very crops that the student hears (Beyer et al., CVPR 2022).
     """
 
-    def __init__(self, models: Sequence[bytes], peers: Peers) -> None:
-        self.models = [Predictor(data, "a teacher", Compute(device=peers.kind)) for data in models]
+    def __init__(self, models: Sequence[bytes], compute: Compute) -> None:
+        self.models = [Predictor(data, "a teacher", compute) for data in models]
 
     def scores(self, waveform: Tensor) -> Tensor:
         """Chunks (n, samples) -> the mean of the models' scores, (n, 6)."""

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from looptagger.archive.storage import Folder
-from looptagger.config import Compute
+from looptagger.config import Compute, Train
 from looptagger.errors import UserError
 from looptagger.learn import metrics, run
 from looptagger.learn.augment import Tensors, tensors
@@ -47,7 +47,7 @@ def fit(task: Task, train: Loops, validation: Tables, folder: Folder, peers: Pee
     `train` gives this worker's share of the loops for an epoch, `validation` its share of the validation loops, anew
     each time. Only rank 0 writes.
     """
-    teachers = Teachers(task.given.teachers, peers) if task.given.teachers else None
+    teachers = Teachers(task.given.teachers, _compute(task.settings, peers)) if task.given.teachers else None
     learner = Learner(task.settings, task.census, peers, teachers)
     stored = run.load(folder)
     if len(set(peers.gather(stored.epoch if stored else 0))) > 1:
@@ -116,9 +116,14 @@ def _validated(
 
 def score(data: bytes, learner: Learner, validation: Tables) -> tuple[Truth, Floats]:
     """Truth and scores of all workers' validation loops, as tagging would score them."""
-    wanted = learner.settings.compute.precision
-    compute = Compute(device=learner.peers.kind, precision="float32" if wanted == "float32" else "auto")
-    return joined(learner.peers.gather(joined(scored(validation(), Predictor(data, compute=compute)))))
+    predictor = Predictor(data, compute=_compute(learner.settings, learner.peers))
+    return joined(learner.peers.gather(joined(scored(validation(), predictor))))
+
+
+def _compute(settings: Train, peers: Peers) -> Compute:
+    """How models are run that do not learn."""
+    precision = settings.compute.precision
+    return Compute(device=peers.kind, precision="float32" if precision == "float32" else "auto")
 
 
 def figures(truth: Truth, scores: Floats) -> Row:

@@ -8,8 +8,7 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
-from looptagger.archive import dataset, tags
-from looptagger.archive.several import several
+from looptagger.archive import dataset
 from looptagger.archive.status import settled
 from looptagger.archive.storage import Folder, local_path, scheme
 from looptagger.report.digest import BINS, COLUMNS, LENGTHS_S, Digest, Row
@@ -40,7 +39,7 @@ def digest(folder: Folder, progress: Callable[[int, int], None] = lambda done, t
 def _digest(folder: Folder, progress: Callable[[int, int], None]) -> Digest:
     record = dataset.require(folder)
     found = Digest()
-    for rows in several(lambda part: tags.read_part(folder, part.name, COLUMNS), dataset.parts(folder)[0]):
+    for rows in dataset.rows(folder, COLUMNS):
         found.add(rows)
         progress(found.clips, record.rows)
     return found

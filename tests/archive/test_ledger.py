@@ -283,6 +283,14 @@ def test_verify_finds_torn_and_foreign_parts(folder: Folder, done: Record) -> No
     whole = folder.read("part-0000001.parquet") or b""
     folder.write("part-0000001.parquet", whole[:-30])
     assert "not a whole Parquet file" in status.verify(folder)[0]
+    rows, found = pq.read_table(io.BytesIO(whole)), 0
+    for place in range(8, len(whole) // 2, 40):  # a bit that a disk turned
+        folder.write("part-0000001.parquet", whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        if problems := status.verify(folder):
+            found += "part-0000001.parquet: not a whole Parquet file" in problems[0]
+        else:  # in what tells of a page, not in what it holds
+            assert tags.read_part(folder, "part-0000001.parquet") == rows, place
+    assert found > 20
     folder.write("part-0000001.parquet", folder.read("part-0000000.parquet") or b"")
     assert "does not hold just its rows" in status.verify(folder)[0]
     pq.write_table(
@@ -515,6 +523,22 @@ def test_reading_begins_again_where_a_part_has_gone(
         looking.head(folder, 3)
 
 
+def test_large_parts_are_read_one_at_a_time(folder: Folder, done: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each can be a million rows: sixteen of them ahead, as of small ones, would not fit into a laptop's memory."""
+    asked: list[str] = []
+    read = tags.read_part
+    monkeypatch.setattr(tags, "read_part", lambda folder, name, *more: asked.append(name) or read(folder, name, *more))
+    first, *others = [part.name for part in dataset.parts(folder)[0]]
+    assert looking.head(folder, 1).num_rows == 1
+    assert len(asked) > 1
+    os.rename(
+        folder.at(others[-1]), folder.at(tags.Part(len(others), len(others) + 1).name)
+    )  # as a joined one is named
+    asked.clear()
+    assert looking.head(folder, 1).num_rows == 1
+    assert asked == [first]
+
+
 def test_rows_are_shown_by_a_role_and_as_csv(folder: Folder, done: Record) -> None:
     every = looking.head(folder, 1000)
     best = looking.head(folder, 2, "bass").column("bass").to_pylist()
@@ -658,7 +682,7 @@ def test_kept_counts_are_what_the_parts_say(tmp_path: Path) -> None:
     schema = dataset.output_schema(folder, record)
 
     def write(works: list[Work], bad: int | None) -> None:
-        writer = PartWriter(folder, works, schema, chunks=False)
+        writer = PartWriter(folder, works, schema, chunks=True)
         for work in works:
             writer.add(tagged(folder, work, bad))
         writer.close()
@@ -668,7 +692,7 @@ def test_kept_counts_are_what_the_parts_say(tmp_path: Path) -> None:
     assert status.status(folder).by_status == {"ok": 18, "missing": 2}
     failed = dataset.failed(folder, record, ["missing"])
     assert [work.rows for work in failed] == [1, 1]
-    PartWriter(folder, failed, schema, chunks=False)  # a job that is killed at once
+    PartWriter(folder, failed, schema, chunks=True)  # a job that is killed at once
     assert not {work.part for work in failed} & set(counts.load(folder))
     assert status.status(folder).by_status == {"ok": 18, "missing": 2}
     write(failed, None)

@@ -197,7 +197,9 @@ def test_a_folder_that_vanishes_while_it_is_listed_has_nothing(tree: Path, monke
     assert uris(tree) == ["a.FLAC", "b.wav"]
     monkeypatch.setattr(disk, "holds_anything", lambda folder: False)
     (tree / "sub").mkdir()
-    with pytest.raises(UserError, match="sub: cannot be listed"):  # a disk that is no longer mounted
+    with pytest.raises(
+        UserError, match="sub: went away while it was listed; mount its disk"
+    ):  # one that is no longer mounted
         uris(tree)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from looptagger.config import Model, Phase, Train
+from looptagger.config import Compute, Model, Phase, Train
 from looptagger.errors import UserError
 from looptagger.learn import record
 from looptagger.learn.augment import Tensors
@@ -69,7 +69,7 @@ def test_teachers_score_what_the_student_hears(model: Path) -> None:
     two = [model.read_bytes(), checkpoint.untrained(NARROW, seed=6)]
     heard = batch(0.0).samples
     wanted = np.mean([Predictor(data).chunk_scores(heard.numpy())[0] for data in two], axis=0)
-    scores = Teachers(two, Peers()).scores(heard.float() / 32768)
+    scores = Teachers(two, Compute(device="cpu")).scores(heard.float() / 32768)
     assert np.allclose(scores, wanted, atol=1e-5)
 
 
@@ -78,7 +78,7 @@ def test_labels_count_for_what_the_teachers_leave(model: Path, share: float, is_
     found = []
     for labels in (0.0, 1.0):
         chosen = settings("batch=4", f"teachers=[{model}]", f"teachers_share={share}")
-        learner = Learner(chosen, CENSUS, Peers(), Teachers([model.read_bytes()], Peers()))
+        learner = Learner(chosen, CENSUS, Peers(), Teachers([model.read_bytes()], Compute(device="cpu")))
         learner.enter(0, None)
         list(learner.train(0, [batch(labels)]))
         found.append(learner.network.out.bias.detach().clone())
@@ -109,8 +109,11 @@ def test_models_that_do_not_fit_are_refused(model: Path, override: str, why: str
 
 
 def test_a_run_goes_on_though_the_model_it_began_with_has_gone(model: Path) -> None:
-    chosen, models = given(load(Train, None, ["begin_with=nowhere"]), model.read_bytes())
+    chosen, models = given(load(Train, None, ["begin_with=nowhere"]), [model.read_bytes()])
     assert (chosen.model, models.start) == (NARROW, model.read_bytes())
+    teacher = checkpoint.untrained(NARROW, seed=6)
+    kept = given(load(Train, None, ["begin_with=nowhere", "teachers=[nowhere]"]), [model.read_bytes(), teacher])[1]
+    assert kept == Given(model.read_bytes(), (teacher,))
     assert load(Train, None, ["begin_with=starter", "phases=[{head_only: true}]"]).phases[0].head_only
 
 

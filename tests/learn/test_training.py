@@ -15,7 +15,8 @@ from looptagger.config import Augment, Phase, Train
 from looptagger.errors import UserError
 from looptagger.learn import record, run, table, training
 from looptagger.learn.augment import Tensors
-from looptagger.learn.evaluation import Report, judged, warning
+from looptagger.learn.evaluation import Report, judged
+from looptagger.learn.fairness import has_heard, warnings
 from looptagger.learn.given import Given
 from looptagger.learn.learner import Learner, Trainee
 from looptagger.learn.peers import Peers
@@ -68,6 +69,10 @@ def evaluate(*args: Any) -> Report:
     return judged(*args)[0]
 
 
+def warning(card: checkpoint.Card, dataset: table.Dataset, split: str, part: str) -> str | None:
+    return next(iter(warnings(card, dataset, split, part)), None)
+
+
 def weights(data: bytes | None) -> dict[str, torch.Tensor]:
     return safetensors.torch.load(data or b"")
 
@@ -92,23 +97,27 @@ def test_a_narrow_network_learns_the_roles(data: Data, tmp_path: Path) -> None:
     published = evaluate(predictor, *data, "grouped", "test", "published")
     assert set(published["positives"]) == set(ROLES[:5])
     assert 0 < published["f1_samples"] <= 1
-    assert warning(predictor, data[1], "grouped", "test") is None
-    assert "flattering" in str(warning(predictor, data[1], "grouped", "train"))
-    assert "has heard some" in str(warning(predictor, data[1], "paper", "test"))
+    assert warning(predictor.card, data[1], "grouped", "test") is None
+    assert "flattering" in str(warning(predictor.card, data[1], "grouped", "train"))
+    assert "has heard some" in str(warning(predictor.card, data[1], "paper", "test"))
     counts = {**data[1].counts, "grouped": {**data[1].counts["grouped"], "test": {"loops": 1}}}
     dealt_anew = data[1].model_copy(update={"counts": counts})
-    assert "has heard some" in str(warning(predictor, dealt_anew, "grouped", "test"))
+    assert "has heard some" in str(warning(predictor.card, dealt_anew, "grouped", "test"))
     learned = (tmp_path / record.MODEL).read_bytes()
     heir = Predictor(checkpoint.told_anew(learned, provenance=Given(None, (learned,)).heard()))
-    assert "learned from has been trained on" in str(warning(heir, data[1], "grouped", "train"))
-    assert warning(heir, data[1], "grouped", "test") is None
+    assert "learned from has been trained on" in str(warning(heir.card, data[1], "grouped", "train"))
+    assert warning(heir.card, data[1], "grouped", "test") is None
     again = data[1].model_copy(update={"digest": "of another rule"})
-    assert "a data set of this name, otherwise prepared" in str(warning(predictor, again, "grouped", "test"))
-    assert warning(predictor, again.model_copy(update={"source": "/other"}), "grouped", "test") is None
-    assert (
-        warning(Predictor.load("starter"), again.model_copy(update={"source": "mine/labels.csv"}), "grouped", "test")
-        is None
-    )
+    assert "a data set of this name, otherwise prepared" in str(warning(predictor.card, again, "grouped", "test"))
+    assert warning(predictor.card, again.model_copy(update={"source": "/other"}), "grouped", "test") is None
+    mine = again.model_copy(update={"source": "mine/labels.csv"})
+    assert warning(Predictor.load("starter").card, mine, "grouped", "test") is None
+    assert has_heard(heir.card, data[1], "grouped") is None
+    assert "has heard some" in str(has_heard(heir.card, data[1], "paper")), "its validation loops are none to it"
+    on = {"digest": data[1].digest, "split": "grouped", "part": "test"}
+    tuned = predictor.card.model_copy(update={"provenance": {**predictor.card.provenance, "thresholds_of": on}})
+    assert "thresholds were chosen on some" in str(warning(tuned, data[1], "grouped", "test"))
+    assert [*warnings(tuned, data[1], "grouped", "train")] == [*warnings(predictor.card, data[1], "grouped", "train")]
 
 
 def test_a_phase_of_the_head_alone_leaves_the_rest_as_it_was(data: Data, tmp_path: Path) -> None:

@@ -1,0 +1,63 @@
+"""Whether a model is judged on loops that it has heard: what its card says of its training. No torch here."""
+
+from pathlib import PurePath
+from typing import Any
+
+from looptagger.learn import labels
+from looptagger.learn.table import Dataset
+from looptagger.model.checkpoint import Card
+
+
+def warnings(card: Card, dataset: Dataset, split: str, part: str) -> list[str]:
+    """What is unfair about judging a model on these loops, a sentence each.
+
+    A model that began with another's weights, or was taught by it, knows what that one has heard.
+    """
+    own = card.provenance
+    of = [("The model", own), *(("A model that it learned from", each) for each in _forebears(own))]
+    found = [f"{who} {why}" for who, provenance in of if (why := _trained_on(provenance, dataset, split, part))]
+    if _is_tuned_on(own.get("thresholds_of"), dataset, split, part):
+        found.append("The model's thresholds were chosen on some of these loops: its F1 is flattering.")
+    return found
+
+
+def has_heard(card: Card, dataset: Dataset, split: str) -> str | None:
+    """Why a model that a training begins with cannot be judged on its validation part, or None."""
+    found = warnings(card, dataset, split, "validation")
+    return next((why for why in found if "heard some" in why), None)
+
+
+def _forebears(provenance: dict[str, Any]) -> list[dict[str, Any]]:
+    found = provenance.get("heard")
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def _trained_on(provenance: dict[str, Any], dataset: Dataset, split: str, part: str) -> str | None:
+    data = provenance.get("data")
+    if not isinstance(data, dict):
+        return None
+    if data.get("digest") != dataset.digest:
+        again = "was trained on a data set of this name, otherwise prepared: it may have heard some of this one."
+        return again if _place(str(data.get("source"))) == _place(dataset.source) else None
+    same = (data.get("split"), data.get("seed"), tuple(data.get("shares", ()))) == (split, dataset.seed, dataset.shares)
+    counts = provenance.get("counts", dataset.counts[split]), dataset.counts[split]
+    dealt = data.get("dealt", {}).get(split), dataset.dealt.get(split)
+    if not same or counts[0] != counts[1] or (all(dealt) and dealt[0] != dealt[1]):
+        return f"was trained on the {data.get('split')} split of these loops: it has heard some of this part."
+    heard = {"test": None, "validation": "was chosen, and its thresholds set, on these loops"}
+    why = heard.get(part, "has been trained on these loops")
+    return f"{why}: its figures here are flattering." if why else None
+
+
+def _is_tuned_on(thresholds_of: Any, dataset: Dataset, split: str, part: str) -> bool:
+    """Whether `looptagger model thresholds` chose on some of these loops."""
+    if not isinstance(thresholds_of, dict) or thresholds_of.get("digest") != dataset.digest:
+        return False
+    parts = {part, thresholds_of.get("part")}
+    return thresholds_of.get("split") != split or len(parts) == 1 or "all" in parts
+
+
+def _place(source: str) -> tuple[str, ...]:
+    """What a data set is called: its folder, and of many files called labels.csv the one in a folder of this name."""
+    path = PurePath(source)
+    return path.parts[-2:] if path.suffix in labels.ENDINGS else path.parts[-1:]
