@@ -16,6 +16,14 @@ def fault(error: Exception) -> str:
     return f"Internal error: {one_line(error)}. Please report it with {log.name}; no tags are lost."
 
 
+class ClipFailed(Exception):
+    """A clip that gives no audio: `status` is one of the output's statuses, the text its reason in one line."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
 class Unreachable(UserError):
     """Storage that does not answer, or lets nobody in: what is there may be well."""
 

@@ -12,13 +12,13 @@ import pytest
 import s3fs
 
 from looptagger.archive import dataset, lock, status
-from looptagger.archive.opening import Unread, open_files
+from looptagger.archive.opening import open_files
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
 from looptagger.cli import main
 from looptagger.cluster.job import Summary, TagJob, tag
 from looptagger.config import Compute, Limits, Storage, Tag
-from looptagger.errors import UserError
+from looptagger.errors import ClipFailed, UserError
 from looptagger.model import checkpoint
 from tests.conftest import S3, audio_bytes, tone
 
@@ -169,14 +169,14 @@ def test_prefixes_globs_files_and_what_is_not_there(s3: S3, prefix: str) -> None
 def test_reasons_of_single_objects(s3: S3, prefix: str) -> None:
     storage = settings(s3).storage
     (gone,) = open_files([f"{prefix}/gone.wav"], storage, Limits())
-    assert isinstance(gone, Unread)
+    assert isinstance(gone, ClipFailed)
     assert gone.status == "missing"
     s3.fs.pipe_file("private/large.wav", b"\0" * (9 << 20))
     (large, over) = (
         open_files(["s3://private/large.wav"], storage, Limits(max_bytes=n))[0] for n in (1 << 30, 1 << 20)
     )
     assert len(large.read()) == 9 << 20  # type: ignore[union-attr]
-    assert isinstance(over, Unread)
+    assert isinstance(over, ClipFailed)
     assert over.status == "too_large"
 
 

@@ -24,7 +24,7 @@ from jobs.starter.shelf import Sound, fetch, shelf
 from jobs.starter.stems import MAKERS, Stem
 from jobs.starter.stock import Stock, pick
 from jobs.starter.synth import RATE, Wave
-from looptagger.audio.decode import Undecoded
+from looptagger.errors import ClipFailed
 
 STORED_RATE = 16_000
 COMBINATIONS = (
@@ -91,7 +91,7 @@ def _write(task: tuple[int, int, str, str]) -> dict[str, Any] | None:
     if not row_file.exists():
         try:
             wave, roles, source, kind = clip(seed, number, part, _STOCKS[part])
-        except Undecoded:  # a sound on the shelf that is broken, or silent
+        except ClipFailed:  # a sound on the shelf that is broken, or silent
             return None
         except Exception as error:
             raise RuntimeError(f"clip {name}: {error}") from error

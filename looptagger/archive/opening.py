@@ -22,7 +22,7 @@ from looptagger.archive.patience import (
 )
 from looptagger.archive.storage import filesystem, local_path, scheme
 from looptagger.config import Limits, Storage
-from looptagger.errors import one_line
+from looptagger.errors import ClipFailed, one_line
 
 WHOLE_BYTES = 8 << 20
 """Files up to this size are read whole; larger ones are opened, and only what the decoder asks for is read."""
@@ -37,15 +37,7 @@ DISK_GONE = (
 """What a network file system, or FUSE, says of any file once it is away."""
 
 
-class Unread(Exception):
-    """A file that gave no bytes: `status` is one of the output's statuses, the text its reason in one line."""
-
-    def __init__(self, status: str, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
-def open_files(uris: Sequence[str], storage: Storage, limits: Limits) -> list[BinaryIO | Unread]:
+def open_files(uris: Sequence[str], storage: Storage, limits: Limits) -> list[BinaryIO | ClipFailed]:
     """Open files of one scheme, remote ones fetched concurrently; a file that fails gives its reason instead.
 
     Raises StoreAway where the store, and not a file, is at fault.
@@ -64,12 +56,12 @@ def open_files(uris: Sequence[str], storage: Storage, limits: Limits) -> list[Bi
     return [_open_remote(fs, path, head, storage, limits) for path, head in zip(paths, heads, strict=True)]
 
 
-def _open_local(uri: str, limits: Limits) -> BinaryIO | Unread:
+def _open_local(uri: str, limits: Limits) -> BinaryIO | ClipFailed:
     path = local_path(uri)
     try:
         info = os.stat(path)
         if not stat.S_ISREG(info.st_mode):
-            return Unread("unreadable", "not a regular file")
+            return ClipFailed("unreadable", "not a regular file")
         if info.st_size > limits.max_bytes:
             return _too_large(info.st_size, limits)
         if info.st_size > WHOLE_BYTES:
@@ -80,7 +72,7 @@ def _open_local(uri: str, limits: Limits) -> BinaryIO | Unread:
         _refuse_lost(error, path)
         return unread(error)
     except ValueError:
-        return Unread("missing", "not a possible file name")
+        return ClipFailed("missing", "not a possible file name")
 
 
 def _refuse_lost(error: Exception, path: str | bytes) -> None:
@@ -106,7 +98,7 @@ def _heads(fs: Any, paths: Sequence[str], storage: Storage) -> list[bytes | Base
 
 def _open_remote(
     fs: Any, path: str, head: bytes | BaseException, storage: Storage, limits: Limits
-) -> BinaryIO | Unread:
+) -> BinaryIO | ClipFailed:
     if isinstance(head, BaseException):
         empty = "not satisfiable" in str(head).lower()  # what stores say of any range of a file of 0 bytes
         return io.BytesIO() if empty else unread(head)
@@ -185,7 +177,7 @@ class Remote(Lazy):
             cache.cache, cache.start, cache.end = head, 0, len(head)  # as if read: it is not fetched again
 
 
-def delay_s(file: BinaryIO | Unread, storage: Storage) -> float:
+def delay_s(file: BinaryIO | ClipFailed, storage: Storage) -> float:
     """How much longer than others a file may take because it is read as it is decoded: disk or store may be away.
 
     s3fs tries a read `attempts` times, and botocore each of those as often; only then does patience begin.
@@ -197,7 +189,7 @@ def delay_s(file: BinaryIO | Unread, storage: Storage) -> float:
 def whole(file: BinaryIO, work: Callable[[BinaryIO], T], storage: Storage, again: Callable[[], None]) -> T:
     """What `work` makes of a file when all that it asks for can be read; `again` is called before it has to try anew.
 
-    Raises what `work` does, Unread for a read that failed, StoreAway for a store that does not come back.
+    Raises what `work` does, ClipFailed for a read that failed, StoreAway for a store that does not come back.
     """
     patience = Patience(storage, lambda: not isinstance(file, Remote) or answers(file.fs, file.key))
     while True:
@@ -224,16 +216,16 @@ def _reopened(file: Remote, again: Callable[[], None]) -> Remote:
     return Remote(file.fs, file.key)
 
 
-def _too_large(size: int, limits: Limits) -> Unread:
-    return Unread("too_large", f"{size:,} bytes, over limits.max_bytes = {limits.max_bytes:,}")
+def _too_large(size: int, limits: Limits) -> ClipFailed:
+    return ClipFailed("too_large", f"{size:,} bytes, over limits.max_bytes = {limits.max_bytes:,}")
 
 
-def unread(error: BaseException) -> Unread:
+def unread(error: BaseException) -> ClipFailed:
     """The status and reason of an error met while reading a file."""
     if isinstance(error, FileNotFoundError):
-        return Unread("missing", "no such file")
+        return ClipFailed("missing", "no such file")
     if "InvalidObjectState" in str(error) or "InvalidObjectState" in str(error.__cause__):
-        return Unread("unreadable", "archived (as in Glacier); restore it first")
+        return ClipFailed("unreadable", "archived (as in Glacier); restore it first")
     if isinstance(error, PermissionError) and (error.errno == errno.EACCES or not error.args):
-        return Unread("unreadable", "permission denied")
-    return Unread("unreadable", one_line(getattr(error, "strerror", None) or error))
+        return ClipFailed("unreadable", "permission denied")
+    return ClipFailed("unreadable", one_line(getattr(error, "strerror", None) or error))

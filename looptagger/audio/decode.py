@@ -18,7 +18,7 @@ from looptagger.audio import chunk
 from looptagger.audio.sources import AudioSource, Clock, Samples, open_ffmpeg, open_libsndfile
 from looptagger.audio.vorbis import open_vorbis
 from looptagger.config import Audio, Chunking, Limits
-from looptagger.errors import one_line
+from looptagger.errors import ClipFailed, one_line
 
 EDGE_S = 0.05
 """Seconds decoded around a chunk, so that the resampler's edges fall outside it."""
@@ -28,14 +28,6 @@ SHORT_BYTES = 1 << 20
 ANY = (("libsndfile", open_libsndfile), ("FFmpeg", open_ffmpeg))
 SHORT_VORBIS = (("FFmpeg", open_vorbis), ("FFmpeg", open_ffmpeg), ("libsndfile", open_libsndfile))
 """FFmpeg decodes Vorbis twice as fast as libsndfile, but only libsndfile can leave parts out."""
-
-
-class Undecoded(Exception):
-    """A clip that gave no chunks: `status` is one of the output's statuses, the text its reason in one line."""
-
-    def __init__(self, status: str, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -55,7 +47,7 @@ class Clip:
 def decode(file: BinaryIO, audio: Audio, chunking: Chunking, limits: Limits) -> Clip:
     """The chunks of an audio file; `file` is any seekable binary file.
 
-    Raises Undecoded: `undecodable`, `empty`, `silent` or `too_large`; and MemoryError.
+    Raises ClipFailed: `undecodable`, `empty`, `silent` or `too_large`; and MemoryError.
     """
 
     def heard(source: AudioSource) -> Clip:
@@ -65,7 +57,7 @@ def decode(file: BinaryIO, audio: Audio, chunking: Chunking, limits: Limits) -> 
 
 
 def decode_whole(file: BinaryIO, audio: Audio, limits: Limits, silence_db: float) -> Clip:
-    """An audio file as one chunk of its own length: `pcm` is (1, n_samples). Raises Undecoded as `decode` does."""
+    """An audio file as one chunk of its own length: `pcm` is (1, n_samples). Raises ClipFailed as `decode` does."""
 
     def heard(source: AudioSource) -> Clip:
         waveform, duration_s = _whole(source, audio, limits)
@@ -76,10 +68,10 @@ def decode_whole(file: BinaryIO, audio: Audio, limits: Limits, silence_db: float
 
 
 def _first_that_reads(file: BinaryIO, limits: Limits, heard: Callable[[AudioSource], Clip]) -> Clip:
-    """What is heard through the first decoder that can read the file. Raises Undecoded."""
+    """What is heard through the first decoder that can read the file. Raises ClipFailed."""
     head = file.read(VORBIS_HEAD)
     if not head:
-        raise Undecoded("empty", "0 bytes")
+        raise ClipFailed("empty", "0 bytes")
     decoders = SHORT_VORBIS if _is_short_vorbis(head, file) else ANY
     clock = Clock(limits.max_decode_s, file)
     refusals, empty = {}, None
@@ -88,19 +80,19 @@ def _first_that_reads(file: BinaryIO, limits: Limits, heard: Callable[[AudioSour
             file.seek(0)
             with opened(file, clock) as source:
                 return heard(source)
-        except Undecoded as undecoded:
+        except ClipFailed as undecoded:
             if undecoded.status != "empty" or opened is decoders[-1][1]:
                 raise
             empty = undecoded
         except TimeoutError:
-            raise Undecoded("undecodable", f"decoding took longer than {limits.max_decode_s:g} s") from None
+            raise ClipFailed("undecodable", f"decoding took longer than {limits.max_decode_s:g} s") from None
         except MemoryError:
             raise
         except Exception as error:  # codecs raise anything on broken input, and each is only this clip's reason
             refusals[name] = _reason(error)
     if empty:
         raise empty
-    raise Undecoded("undecodable", "no decoder could read it (" + "; ".join(map(": ".join, refusals.items())) + ")")
+    raise ClipFailed("undecodable", "no decoder could read it (" + "; ".join(map(": ".join, refusals.items())) + ")")
 
 
 def _is_short_vorbis(head: bytes, file: BinaryIO) -> bool:
@@ -133,10 +125,10 @@ def _heard(source: AudioSource, audio: Audio, chunking: Chunking, limits: Limits
 
 
 def _loud(pcm: NDArray[np.int16], silence_db: float) -> NDArray[np.bool_]:
-    """Which chunks are not silent. Raises Undecoded where all are."""
+    """Which chunks are not silent. Raises ClipFailed where all are."""
     loud = chunk.loud(pcm, silence_db)
     if not loud.any():
-        raise Undecoded("silent", f"no sample over {silence_db:g} dBFS")
+        raise ClipFailed("silent", f"no sample over {silence_db:g} dBFS")
     return loud
 
 
@@ -149,7 +141,7 @@ def _whole(source: AudioSource, audio: Audio, limits: Limits) -> tuple[NDArray[n
         for block in source.blocks():
             frames += len(block)
             if frames > limits.max_seconds * source.rate:
-                raise Undecoded("too_large", f"longer than {limits.max_seconds:g} s of audio (limits.max_seconds)")
+                raise ClipFailed("too_large", f"longer than {limits.max_seconds:g} s of audio (limits.max_seconds)")
             yield block
 
     parts = list(_resampled(counted(), source.rate, audio.sample_rate))
@@ -157,7 +149,7 @@ def _whole(source: AudioSource, audio: Audio, limits: Limits) -> tuple[NDArray[n
     if source.frames and not frames:
         raise ValueError("no audio, of which its header promises some")
     if not len(waveform):
-        raise Undecoded("empty", "too short to hear" if frames else "a header without audio")
+        raise ClipFailed("empty", "too short to hear" if frames else "a header without audio")
     return waveform, frames / source.rate
 
 

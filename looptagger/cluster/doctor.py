@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 
 from looptagger.archive import dataset, lock
-from looptagger.archive.opening import Unread, open_files
+from looptagger.archive.opening import open_files
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
 from looptagger.config import Audio, Tag
-from looptagger.errors import UserError, one_line
+from looptagger.errors import ClipFailed, UserError, one_line
 
 PROBE = "_run/doctor.bin"
 PROBE_BYTES = 4 << 20
@@ -171,7 +171,7 @@ def _source(source: str, tag: Tag) -> str:
     began = time.perf_counter()
     files = open_files(some, tag.storage, tag.limits)
     seconds = time.perf_counter() - began
-    bad = [f"{uri}: {file}" for uri, file in zip(some, files, strict=True) if isinstance(file, Unread)]
+    bad = [f"{uri}: {file}" for uri, file in zip(some, files, strict=True) if isinstance(file, ClipFailed)]
     if len(bad) == len(some):
         raise UserError(f"{bad[0]}; none of the first {len(some)} files can be read: check credentials and paths.")
     helper, table = Helper(), pa.table({"id": some, "uri": some})

@@ -1,23 +1,19 @@
 """From labelled loops to rows of the training table: decode, keep or drop with a reason, count."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from itertools import count
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from looptagger.archive.fetch import opened
-from looptagger.archive.opening import Unread, delay_s, unread, whole
-from looptagger.archive.patience import StoreAway
+from looptagger.archive.fetch import Begin, Lost, read
 from looptagger.archive.storage import Folder, scheme
-from looptagger.audio.decode import Undecoded, decode_whole
+from looptagger.audio.decode import Clip, decode_whole
 from looptagger.config import Audio, Prepare
-from looptagger.errors import UserError
+from looptagger.errors import ClipFailed, UserError
 from looptagger.learn import fsld, labels, table
 from looptagger.learn.loops import Collection, Loop, family, with_licences
 from looptagger.learn.splits import PARTS, SPLITS, splits
@@ -72,56 +68,25 @@ def to_rows(loops: Sequence[Loop], settings: Prepare) -> pa.Table:
 
 
 def prepared(
-    rows: pa.Table,
-    settings: Prepare,
-    begin: Callable[[int, float], None] = lambda row, more_s: None,
-    lost: Iterable[tuple[int, str]] = (),
+    rows: pa.Table, settings: Prepare, begin: Begin = lambda row, more_s: None, lost: Lost = ()
 ) -> Iterator[pa.Table]:
-    """Rows with `waveform`, `duration_s` and `drop`: the reason why a loop cannot be used, or null.
-
-    `begin` is told of each row before it is decoded: its number, and how many seconds it may take longer than others.
-    `lost` rows are not decoded, and are dropped as broken.
-    """
-    reasons, numbers = dict(lost), count()
-    for group, files in opened(rows, FETCH_ROWS, settings.storage, settings.limits):
-        heard: list[tuple[Any, float, str | None]] = []
-        for file, row in zip(files, numbers, strict=False):
-            if row in reasons:
-                heard.append(_dropped(Undecoded("undecodable", reasons[row])))
-            else:
-                again = partial(begin, row, delay_s(file, settings.storage))
-                again()
-                heard.append(_heard(file, settings, again))
-        group = group.append_column(
-            "waveform", pa.array([each[0] for each in heard], table.SCHEMA.field("waveform").type)
-        )
-        group = group.append_column("duration_s", pa.array([each[1] for each in heard], pa.float64()))
-        yield group.append_column("drop", pa.array([each[2] for each in heard], pa.string()))
+    """Rows with `waveform`, `duration_s` and `drop`: the reason why a loop cannot be used, or null."""
+    audio, limits = Audio(sample_rate=settings.sample_rate), settings.limits
+    work = lambda file: decode_whole(file, audio, limits, settings.silence_db)  # noqa: E731
+    for group, clips, _ in read(rows, FETCH_ROWS, settings.storage, limits, work, begin, lost):
+        waveforms, seconds, reasons = zip(*(_judged(clip, settings) for clip in clips), strict=True)
+        group = group.append_column("waveform", pa.array(waveforms, table.SCHEMA.field("waveform").type))
+        group = group.append_column("duration_s", pa.array(seconds, pa.float64()))
+        yield group.append_column("drop", pa.array(reasons, pa.string()))
 
 
-def _heard(file: BinaryIO | Unread, settings: Prepare, again: Callable[[], None]) -> tuple[Any, float, str | None]:
-    """Waveform, seconds and no reason, or a reason. Raises StoreAway."""
-    if isinstance(file, Unread):
-        return _dropped(file)
-    audio = Audio(sample_rate=settings.sample_rate)
-    try:
-        decode = lambda each: decode_whole(each, audio, settings.limits, settings.silence_db)  # noqa: E731
-        clip = whole(file, decode, settings.storage, again)
-    except StoreAway:
-        raise
-    except (Undecoded, Unread) as why:
-        return _dropped(why)
-    except MemoryError:
-        return _dropped(Undecoded("too_large", "over limits.max_memory"))
-    except Exception as error:  # opened but not readable; it costs this loop alone
-        return _dropped(unread(error))
+def _judged(clip: Clip | ClipFailed, settings: Prepare) -> tuple[Any, float, str | None]:
+    """Waveform, seconds and no reason, or a reason."""
+    if isinstance(clip, ClipFailed):
+        return NOTHING, 0.0, REASONS.get(clip.status, clip.status)
     if clip.duration_s < settings.min_s:
         return NOTHING, clip.duration_s, f"shorter than {settings.min_s:g} s"
     return clip.pcm[0], clip.duration_s, None
-
-
-def _dropped(why: Undecoded | Unread) -> tuple[Any, float, str]:
-    return NOTHING, 0.0, REASONS.get(why.status, why.status)
 
 
 def twins(lines: Sequence[str], dealt: Sequence[str]) -> int:

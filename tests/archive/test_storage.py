@@ -10,16 +10,16 @@ from urllib.parse import quote
 import pytest
 
 from looptagger.archive import lock, storage
-from looptagger.archive.opening import WHOLE_BYTES, Lazy, Remote, Unread, delay_s, open_files, unread, whole
+from looptagger.archive.opening import WHOLE_BYTES, Lazy, Remote, delay_s, open_files, unread, whole
 from looptagger.archive.patience import StoreAway
 from looptagger.archive.storage import Folder
 from looptagger.config import Limits, Storage
-from looptagger.errors import UserError
+from looptagger.errors import ClipFailed, UserError
 
 
 def reason(uri: str, limits: Limits = Limits()) -> str:
     (found,) = open_files([uri], Storage(), limits)
-    assert isinstance(found, Unread)
+    assert isinstance(found, ClipFailed)
     return found.status
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from looptagger.audio.decode import Clip, Undecoded, decode
+from looptagger.audio.decode import Clip, decode
 from looptagger.audio.sources import Clock, FfmpegSource, open_ffmpeg
 from looptagger.config import Audio, Chunking, Limits
+from looptagger.errors import ClipFailed
 from tests.conftest import RATE, SHARED, audio_bytes, tone
 
 AWKWARD = SHARED / "audio" / "awkward"
@@ -26,7 +27,7 @@ def heard(data: bytes, chunking: Chunking = Chunking(), limits: Limits = Limits(
 
 
 def refused(data: bytes, **how: object) -> tuple[str, str]:
-    with pytest.raises(Undecoded) as error:
+    with pytest.raises(ClipFailed) as error:
         heard(data, **how)  # type: ignore[arg-type]
     return error.value.status, str(error.value)
 
@@ -221,7 +222,7 @@ def test_headers_that_lie_about_length_allocate_nothing() -> None:
     flac = bytearray(audio_bytes(tone(1.0), format="FLAC"))
     flac[21] |= 0x0F  # the top bits of STREAMINFO's total samples
     flac[22:26] = b"\xff\xff\xff\xff"
-    with contextlib.suppress(Undecoded):  # what it says of such a file is libsndfile's business
+    with contextlib.suppress(ClipFailed):  # what it says of such a file is libsndfile's business
         heard(bytes(flac))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
@@ -254,7 +255,7 @@ class Silent(Late):
 def test_time_that_a_store_takes_is_not_time_to_decode() -> None:
     data, limits = audio_bytes(tone(20.0)), Limits(max_decode_s=0.2)
     assert len(decode(Late(data), Audio(), Chunking(), limits).pcm) == 7
-    with pytest.raises(Undecoded, match="longer than"):
+    with pytest.raises(ClipFailed, match="longer than"):
         decode(Silent(data), Audio(), Chunking(), limits)
 
 
@@ -300,7 +301,7 @@ def test_awkward_files_give_a_result_or_a_reason_in_time(path: Path) -> None:
     with open(path, "rb") as file:
         try:
             status = "ok" if decode(file, Audio(), Chunking(), Limits()).pcm.any() else "nothing"
-        except Undecoded as undecoded:
+        except ClipFailed as undecoded:
             status = undecoded.status
     assert time.monotonic() - began < 10
     assert status == next((value for start, value in EXPECTED.items() if path.name.startswith(start)), "ok")
@@ -311,11 +312,11 @@ def test_awkward_files_stay_within_a_gibibyte() -> None:
     script = f"""
 import resource; resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 from pathlib import Path
-from looptagger.audio.decode import Undecoded, decode
+from looptagger.audio.decode import decode
 from looptagger.config import Audio, Chunking, Limits
 for path in sorted(Path({str(AWKWARD)!r}).glob("*.*")):
     try: decode(open(path, "rb"), Audio(), Chunking(), Limits())
-    except Undecoded: pass
+    except ClipFailed: pass
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)

@@ -4,10 +4,11 @@ import os
 import numpy as np
 import pytest
 
-from looptagger.audio.decode import Clip, Undecoded, decode
+from looptagger.audio.decode import Clip, decode
 from looptagger.audio.sources import AudioSource, Clock, open_ffmpeg
 from looptagger.audio.vorbis import open_vorbis
 from looptagger.config import Audio, Chunking, Limits
+from looptagger.errors import ClipFailed
 from tests.conftest import audio_bytes, tone
 
 
@@ -60,5 +61,5 @@ def test_a_system_without_named_memory_decodes_too(monkeypatch: pytest.MonkeyPat
 def test_a_vorbis_file_cut_short_gives_its_beginning_or_a_reason() -> None:
     """One reason a decoder, though FFmpeg was asked in two ways."""
     assert 2 < through(vorbis()[:-10]).duration_s <= 4
-    with pytest.raises(Undecoded, match=r"no decoder could read it \(FFmpeg: [^:]*; libsndfile: [^:]*\)"):
+    with pytest.raises(ClipFailed, match=r"no decoder could read it \(FFmpeg: [^:]*; libsndfile: [^:]*\)"):
         through(vorbis()[:60])

@@ -5,9 +5,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from looptagger.archive import fetch
 from looptagger.archive.tags import CODE
 from looptagger.archive.writer import CHUNK_SCORES, CHUNK_STARTS
-from looptagger.config import Audio, Tag
+from looptagger.config import Audio, Limits, Storage, Tag
 from looptagger.model.code import codes
 from looptagger.model.predictor import Predictor
 from looptagger.steps import decoding, tagging
@@ -50,8 +51,8 @@ def test_a_file_that_opens_but_cannot_be_read_costs_its_own_row(predictor: Predi
         def read(self, *_: object) -> bytes:
             raise OSError(5, "Input/output error")
 
-    row = decoding._hear(Broken(), Audio(), Tag(), lambda: None)
-    assert row == {"status": "unreadable", "error": "Input/output error", "n_chunks": 0}
+    found = fetch.made(Broken(), lambda file: file.read(), Storage(), Limits(), lambda: None)
+    assert (found.status, str(found)) == ("unreadable", "Input/output error")
 
 
 def test_long_clips_are_opened_fewer_at_a_time(tmp_path: Path) -> None:
