@@ -3,8 +3,7 @@
 import os
 import posixpath
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -27,20 +26,12 @@ UNREAD = re.compile(
 DOTS = r"(^|/)\.\.?(/|$)"
 
 
-@dataclass(frozen=True)
-class TableReader:
-    """An open manifest: the schema of its batches, and the batches."""
-
-    schema: pa.Schema
-    batches: Callable[[], Iterator[pa.RecordBatch]]
-
-
 def is_manifest(source: str) -> bool:
     """Whether a source's ending says that it is a manifest rather than audio."""
     return source.lower().endswith(ENDINGS)
 
 
-def open_table(fs: Any, name: str, path: str) -> TableReader:
+def open_table(fs: Any, name: str, path: str) -> Batches:
     """Open a manifest; relative URIs in it count from its own folder.
 
     Raises UserError when it is not there, cannot be read, or has no `uri`.
@@ -58,7 +49,7 @@ def open_table(fs: Any, name: str, path: str) -> TableReader:
     def batches() -> Iterator[pa.RecordBatch]:
         first = 0
         try:
-            for batch in reader:
+            for batch in reader.batches():
                 yield _normal(batch, schema, base, name, first)
                 first += batch.num_rows
         except UserError:
@@ -66,7 +57,7 @@ def open_table(fs: Any, name: str, path: str) -> TableReader:
         except Exception as error:  # Arrow and client libraries raise their own kinds
             raise UserError(f"{name}: cannot be read as a manifest: {one_line(error)}.") from None
 
-    return TableReader(schema, batches)
+    return Batches(schema, batches)
 
 
 def _reader(fs: Any, name: str, path: str) -> Batches:

@@ -6,6 +6,7 @@ Each is read twice, block by block: first for the types of its columns, which a 
 import io
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import reduce
 from typing import BinaryIO
 
@@ -24,15 +25,12 @@ LINE_BYTES = 64 << 20
 Opener = Callable[[], BinaryIO]
 
 
+@dataclass(frozen=True)
 class Batches:
-    """A uniform face for pyarrow's three streaming readers: `schema`, and iteration over record batches."""
+    """A table that is read batch by batch, as often as one likes: the schema of its batches, and the batches."""
 
-    def __init__(self, schema: pa.Schema, batches: Callable[[], Iterator[pa.RecordBatch]]) -> None:
-        self.schema = schema
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
-        return self._batches()
+    schema: pa.Schema
+    batches: Callable[[], Iterator[pa.RecordBatch]]
 
 
 def read_csv(opened: Opener) -> Batches:
