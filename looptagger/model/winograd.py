@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from looptagger.model.hcnn import ResidualBlock
 
-LEAST_CHANNELS, LEAST_PLACES = 128, 256
+LEAST_CHANNELS = 128
 """Of a map. Below, the transforms cost what the multiplications save."""
 TILE = 4
 """Outputs of a tile, along each axis; it is computed from TILE + 2 inputs."""
@@ -50,7 +50,6 @@ class WinogradBlock(nn.Module):
 
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__()
-        self.block = block
         for name, conv in (("1", block.conv1), ("2", block.conv2)):
             weight = conv.weight.detach().double()
             moved = torch.einsum("ka,oiab,lb->klio", FILTER, weight, FILTER)
@@ -60,9 +59,7 @@ class WinogradBlock(nn.Module):
         self.register_buffer("output", OUTPUT.float())
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Each chunk's maps by themselves; small ones as the block does it."""
-        if maps.shape[2] * maps.shape[3] < LEAST_PLACES:
-            return self.block(maps)  # type: ignore[no-any-return]
+        """Each chunk's maps by themselves."""
         done = [self._one(each) for each in maps.permute(0, 2, 3, 1)]
         return torch.stack(done).permute(0, 3, 1, 2)
 

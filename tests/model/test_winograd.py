@@ -8,7 +8,7 @@ from looptagger.config import Audio, Model
 from looptagger.model import checkpoint
 from looptagger.model.folded import FoldedHCNN
 from looptagger.model.hcnn import HCNN, ResidualBlock
-from looptagger.model.winograd import LEAST_CHANNELS, LEAST_PLACES, WinogradBlock
+from looptagger.model.winograd import LEAST_CHANNELS, WinogradBlock
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 94), (1, 32, 47), (1, 17, 19), (1, 16, 16), (1, 2, 300), (3, 4, 5)])
@@ -28,7 +28,6 @@ def test_the_full_network_scores_the_same_by_it() -> None:
     network, _ = checkpoint.load(checkpoint.untrained(), "untrained")
     quick = FoldedHCNN(network, products="winograd")
     assert sum(isinstance(block, WinogradBlock) for block in quick.trunk) == 3
-    assert LEAST_PLACES < 16 * 23  # so the last of them is large enough to be done by it
     waveform = torch.randn(2, 48_000, generator=torch.Generator().manual_seed(0)) / 10
     with torch.inference_mode():
         logits, _ = quick(waveform)
