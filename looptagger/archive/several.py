@@ -1,4 +1,4 @@
-"""Parts of an output read several at once: on a store, each is two answers to wait for."""
+"""Files read several at once, ahead of need: on a store, each is two answers to wait for."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

@@ -10,7 +10,7 @@ import threading
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -182,21 +182,19 @@ def partners(count: int, share: float, rng: np.random.Generator) -> tuple[NDArra
 
 def ahead(make: Callable[[], Iterator[T]], count: int = AHEAD) -> Iterator[T]:
     """What an iterator yields, made in a thread up to `count` items early. Its exceptions come out here."""
-    made: queue.Queue[tuple[str, object]] = queue.Queue(count)
+    made: queue.Queue[Any] = queue.Queue(count)
+    end = object()
 
     def work() -> None:
         try:
             for item in make():
-                made.put(("item", item))
-            made.put(("end", None))
+                made.put(item)
+            made.put(end)
         except BaseException as error:
-            made.put(("error", error))
+            made.put(error)
 
     threading.Thread(target=work, daemon=True, name="batches").start()
-    while True:
-        kind, value = made.get()
-        if kind == "end":
-            return
+    for value in iter(made.get, end):
         if isinstance(value, BaseException):
             raise value
-        yield value  # type: ignore[misc]
+        yield value

@@ -1,9 +1,7 @@
 """A worker's share of a prepared data set: read a few files ahead of need, and kept in memory as far as that may go."""
 
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from looptagger.archive.several import several
 from looptagger.archive.storage import Folder
 from looptagger.learn import table
 from looptagger.learn.batches import Loop, loops
@@ -72,32 +71,19 @@ class Share:
         yield from self._each("validation", list(self.names))
 
     def _each(self, part: str, names: Sequence[str]) -> Iterator[Any]:
-        pool = ThreadPoolExecutor(READERS, thread_name_prefix="share")
-        coming: deque[tuple[str, Future[dict[str, Any]] | None]] = deque()
-        try:
-            for name in names:
-                coming.append((name, None if name in self.kept[part] else pool.submit(self._read, name, part)))
-                if len(coming) > READERS:
-                    yield self._come(part, *coming.popleft())
-            while coming:
-                yield self._come(part, *coming.popleft())
-        finally:  # also when nobody wants the rest
-            pool.shutdown(cancel_futures=True)
-
-    def _come(self, part: str, name: str, reading: Future[dict[str, Any]] | None) -> Any:
-        """A file's loops of a part, kept before or just read; what was read is kept where it fits."""
-        if reading is None:
-            return self.kept[part][name]
-        found = reading.result()
-        for each, what in found.items():
-            size = _size(what)
-            if name not in self.kept[each] and size <= self.left[each]:
-                self.kept[each][name] = what
-                self.left[each] -= size
-        return found[part]
+        """Each file's loops of a part, kept before or just read; what was read is kept where it fits."""
+        for name, found in several(lambda name: (name, self._read(name, part)), names, READERS):
+            for each, what in found.items():
+                size = _size(what)
+                if name not in self.kept[each] and size <= self.left[each]:
+                    self.kept[each][name] = what
+                    self.left[each] -= size
+            yield found[part]
 
     def _read(self, name: str, part: str) -> dict[str, Any]:
         """A file's validation loops as a table, and its training loops as a list if those are wanted."""
+        if name in self.kept[part]:
+            return {part: self.kept[part][name]}
         rows = table.read(self.data, name)
         found: dict[str, Any] = {"validation": self._mine(rows, name, "validation")}
         if part == "train":
