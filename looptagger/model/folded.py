@@ -12,28 +12,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from looptagger.model.harmonic import decibels
+from looptagger.model.harmonic import FrontEnd
 from looptagger.model.hcnn import HCNN, ConvBlock, ResidualBlock
 from looptagger.model.int8 import in_int8
 from looptagger.model.int16 import in_int16
 from looptagger.model.winograd import LEAST_CHANNELS, WinogradBlock
 
 
-class FixedFilters(nn.Module):
-    """A front end whose filters no longer change: waveforms (n, samples) -> decibels (n, n_map, n_band, frames)."""
+class FixedFilters(FrontEnd):
+    """A front end whose filters no longer change."""
 
     filters: Tensor
 
-    def __init__(self, network: HCNN) -> None:
-        super().__init__()
-        self.spectrogram = network.front.spectrogram
-        self.register_buffer("filters", network.front.filterbank().detach().T.contiguous())
-        self.maps = network.norm.num_features
+    def __init__(self, front: FrontEnd) -> None:
+        nn.Module.__init__(self)
+        self.spectrogram, self.n_map = front.spectrogram, front.n_map
+        self.register_buffer("filters", front.filterbank().detach().T.contiguous())
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """Waveforms through the STFT and the filters, in decibels."""
-        power = self.filters @ self.spectrogram(waveform)
-        return decibels(power).reshape(len(waveform), self.maps, -1, power.shape[-1])
+    def filterbank(self) -> Tensor:
+        """The filters, as they were computed once."""
+        return self.filters.T
 
 
 PAIRS = {ConvBlock: (("conv", "norm"),), ResidualBlock: (("conv1", "norm1"), ("conv2", "norm2"))}
@@ -72,7 +70,7 @@ class FoldedHCNN(nn.Module):
         super().__init__()
         network = copy.deepcopy(network).eval()
         self.precision = precision
-        self.front = FixedFilters(network)
+        self.front = FixedFilters(network.front)
         self.norm = network.norm
         blocks = [_without_norms(block) for block in network.trunk]
         if products == "winograd":

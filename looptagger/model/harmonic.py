@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 from torchaudio.transforms import Spectrogram
 
+from looptagger.config import Audio, Model
+
 FLOOR_POWER = 1e-10
 """Power below which the decibel scale stops: -100 dB."""
 
@@ -47,58 +49,56 @@ def decibels(power: Tensor) -> Tensor:
     return 10.0 * torch.log10(power.clamp(min=FLOOR_POWER))
 
 
-class HarmonicFrontEnd(nn.Module):
-    """Waveforms (batch, samples) in [-1, 1] -> decibels (batch, n_harmonic, n_band, frames). `q` is learned."""
+class FrontEnd(nn.Module):
+    """Waveforms (n, samples) in [-1, 1] -> decibels (n, n_map, n_band, frames): a spectrogram through filters."""
+
+    n_map = 1
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.spectrogram = Spectrogram(n_fft=model.n_fft, hop_length=model.hop, power=2.0)
+
+    def filterbank(self) -> Tensor:
+        """The filters, shape (n_bin, n_map * n_band), map by map."""
+        raise NotImplementedError
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Waveforms through the STFT and the filters, in decibels."""
+        power = self.filterbank().T @ self.spectrogram(waveform)
+        return decibels(power).reshape(len(waveform), self.n_map, -1, power.shape[-1])
+
+
+class HarmonicFrontEnd(FrontEnd):
+    """Learned filters at f0 and its harmonics, a map a harmonic. `q` is learned."""
 
     bin_hz: Tensor
     centre_hz: Tensor
 
-    def __init__(
-        self,
-        sample_rate: int,
-        n_fft: int,
-        hop: int,
-        first_midi: int,
-        last_midi: int,
-        bands_per_semitone: int,
-        n_harmonic: int,
-    ) -> None:
-        super().__init__()
-        self.spectrogram = Spectrogram(n_fft=n_fft, hop_length=hop, power=2.0)
+    def __init__(self, model: Model, audio: Audio) -> None:
+        super().__init__(model)
+        self.n_map = model.n_harmonic
         self.q = nn.Parameter(torch.ones(1))
-        self.register_buffer("bin_hz", torch.linspace(0.0, sample_rate / 2, n_fft // 2 + 1))
-        self.register_buffer("centre_hz", centre_frequencies(first_midi, last_midi, bands_per_semitone, n_harmonic))
+        grid = model.first_midi, model.last_midi, model.bands_per_semitone, model.n_harmonic
+        self.register_buffer("bin_hz", torch.linspace(0.0, audio.sample_rate / 2, model.n_fft // 2 + 1))
+        self.register_buffer("centre_hz", centre_frequencies(*grid))
 
     def filterbank(self) -> Tensor:
-        """The filters for the present Q, shape (n_bin, n_harmonic * n_band), harmonic by harmonic."""
+        """The filters for the present Q."""
         return triangles(self.bin_hz, self.centre_hz, bandwidths(self.centre_hz, self.q)).flatten(1)
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """Waveforms through the STFT and the filters, in decibels."""
-        filtered = self.filterbank().T @ self.spectrogram(waveform)
-        return decibels(filtered).reshape(len(waveform), *self.centre_hz.shape, -1)
 
-
-class MelFrontEnd(nn.Module):
-    """Waveforms (batch, samples) -> log-mel decibels (batch, 1, n_band, frames): the non-harmonic CNN's view.
-
-    The same STFT as the harmonic front end, through `n_band` fixed mel filters instead of learned harmonic ones.
-    """
+class MelFrontEnd(FrontEnd):
+    """Fixed mel filters, one map: the non-harmonic CNN's view."""
 
     mel: Tensor
 
-    def __init__(self, sample_rate: int, n_fft: int, hop: int, n_band: int) -> None:
-        super().__init__()
-        self.spectrogram = Spectrogram(n_fft=n_fft, hop_length=hop, power=2.0)
+    def __init__(self, model: Model, audio: Audio) -> None:
+        super().__init__(model)
         with warnings.catch_warnings():  # the lowest mel filters fall between two bins; the paper's twin has them too
             warnings.simplefilter("ignore", UserWarning)
-            mel = melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, n_band, sample_rate)
+            mel = melscale_fbanks(model.n_fft // 2 + 1, 0.0, audio.sample_rate / 2, model.n_band, audio.sample_rate)
         self.register_buffer("mel", mel)
 
     def filterbank(self) -> Tensor:
-        """The mel filters, shape (n_bin, n_band)."""
+        """The mel filters."""
         return self.mel
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        """Waveforms through the STFT and the mel filters, in decibels."""
-        return decibels(self.filterbank().T @ self.spectrogram(waveform)).unsqueeze(1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from looptagger.config import Audio, Model
-from looptagger.model.harmonic import HarmonicFrontEnd, MelFrontEnd
+from looptagger.model.harmonic import FrontEnd, HarmonicFrontEnd, MelFrontEnd
 from looptagger.roles import ROLES
 
 
@@ -42,19 +42,9 @@ class ResidualBlock(nn.Module):
         return F.relu(F.max_pool2d(self.norm2(self.conv2(inner)) + x, 2))
 
 
-def front_end(model: Model, audio: Audio) -> HarmonicFrontEnd | MelFrontEnd:
+def front_end(model: Model, audio: Audio) -> FrontEnd:
     """The front end that an architecture names: harmonic filters for `hcnn`, a log-mel spectrogram for `cnn`."""
-    if model.kind == "cnn":
-        return MelFrontEnd(audio.sample_rate, model.n_fft, model.hop, model.n_band)
-    return HarmonicFrontEnd(
-        audio.sample_rate,
-        model.n_fft,
-        model.hop,
-        model.first_midi,
-        model.last_midi,
-        model.bands_per_semitone,
-        model.n_harmonic,
-    )
+    return HarmonicFrontEnd(model, audio) if model.kind == "hcnn" else MelFrontEnd(model, audio)
 
 
 class HCNN(nn.Module):
@@ -67,7 +57,7 @@ class HCNN(nn.Module):
         super().__init__()
         c, d = model.channels, 2 * model.channels
         self.front = front_end(model, audio)
-        self.norm = nn.BatchNorm2d(model.n_harmonic if model.kind == "hcnn" else 1)
+        self.norm = nn.BatchNorm2d(self.front.n_map)
         self.trunk = nn.Sequential(
             ConvBlock(self.norm.num_features, c),
             *(ResidualBlock(c) for _ in range(3)),
@@ -94,17 +84,14 @@ class HCNN(nn.Module):
         seen: Tensor = self.norm(self.front(waveform))
         return seen
 
-    def embed(self, waveform: Tensor) -> Tensor:
-        """Chunks (batch, samples) -> the layer before the last, (batch, 2 x channels): 256 at full width."""
-        return self._embed_maps(self.maps(waveform))
-
-    def _embed_maps(self, maps: Tensor) -> Tensor:
+    def embed(self, maps: Tensor) -> Tensor:
+        """Maps to the layer before the last, (batch, 2 x channels): 256 at full width."""
         pooled = self.trunk(maps).amax(dim=(2, 3))
         return F.relu(self.dense_norm(self.dense(pooled)))
 
     def classify(self, maps: Tensor) -> Tensor:
         """Maps to logits."""
-        logits: Tensor = self.out(self.dropout(self._embed_maps(maps)))
+        logits: Tensor = self.out(self.dropout(self.embed(maps)))
         return logits
 
     def forward(self, waveform: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def test_shapes_and_longer_inputs(kind: str) -> None:
         assert network.front(torch.randn(2, 48_000)).shape == (2, 6 if kind == "hcnn" else 1, 128, 188)
         assert network(torch.randn(3, 48_000)).shape == (3, 6)
         assert network(torch.randn(1, 160_000)).shape == (1, 6)
-        assert network.embed(torch.randn(1, 48_000)).shape == (1, 8)
+        assert network.embed(network.maps(torch.randn(1, 48_000))).shape == (1, 8)
 
 
 @pytest.mark.parametrize("kind", ["hcnn", "cnn"])
@@ -37,7 +37,7 @@ def test_the_folded_network_gives_the_same_scores(kind: str) -> None:
     with torch.no_grad():
         logits, embedding = FoldedHCNN(network)(wave)
         assert torch.allclose(torch.sigmoid(logits), torch.sigmoid(network(wave)), atol=1e-5)
-        assert torch.allclose(embedding, network.embed(wave), atol=1e-3)
+        assert torch.allclose(embedding, network.embed(network.maps(wave)), atol=1e-3)
 
 
 def test_half_precision_trunk_stays_close() -> None:
