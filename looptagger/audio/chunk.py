@@ -3,6 +3,28 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from looptagger.config import Audio, Chunking
+
+Pcm = NDArray[np.int16]
+
+
+def cut_up(waveform: Pcm, audio: Audio, chunking: Chunking) -> tuple[Pcm, NDArray[np.int64]]:
+    """A clip's chunks that are heard, (n, chunk_samples), and the first sample of each; none of a clip of silence."""
+    first = planned(len(waveform), audio, chunking)
+    return audible(cut(waveform, first, audio.chunk_samples), first, chunking)
+
+
+def planned(n_samples: int, audio: Audio, chunking: Chunking) -> NDArray[np.int64]:
+    """The first sample of each chunk of a clip of so many samples at the model's rate."""
+    hop = max(1, round((chunking.hop_s or audio.chunk_s) * audio.sample_rate))
+    return starts(n_samples, audio.chunk_samples, hop, chunking.max_chunks)
+
+
+def audible(pcm: Pcm, first: NDArray[np.int64], chunking: Chunking) -> tuple[Pcm, NDArray[np.int64]]:
+    """The chunks that are not silent, made louder where all are quiet, and where they begin."""
+    on = loud(pcm, chunking.silence_db)
+    return raised(pcm[on], chunking.quiet_db), first[on]
+
 
 def starts(n_samples: int, chunk: int, hop: int, max_chunks: int) -> NDArray[np.int64]:
     """First sample of each chunk of a clip of `n_samples`; ascending, all chunks inside the clip.
@@ -20,17 +42,17 @@ def starts(n_samples: int, chunk: int, hop: int, max_chunks: int) -> NDArray[np.
     return np.minimum(np.arange(n_chunks, dtype=np.int64) * hop, last)
 
 
-def fit(waveform: NDArray[np.generic], chunk: int) -> NDArray[np.generic]:
+def fit(waveform: Pcm, chunk: int) -> Pcm:
     """A waveform of any length > 0 as exactly `chunk` samples: cut when longer, tiled when shorter (loops repeat)."""
     return waveform[:chunk] if len(waveform) >= chunk else np.resize(waveform, chunk)
 
 
-def cut(waveform: NDArray[np.generic], first: NDArray[np.int64], chunk: int) -> NDArray[np.generic]:
+def cut(waveform: Pcm, first: NDArray[np.int64], chunk: int) -> Pcm:
     """The chunks of a waveform that begin at `first`, shape (len(first), chunk)."""
     return np.stack([fit(waveform[i : i + chunk], chunk) for i in first])
 
 
-def loud(pcm: NDArray[np.int16], silence_db: float) -> NDArray[np.bool_]:
+def loud(pcm: Pcm, silence_db: float) -> NDArray[np.bool_]:
     """Which chunks (n, samples) have a sample of `silence_db` dBFS or more: (n,)."""
     least = 32768 * 10 ** (silence_db / 20)
     high: NDArray[np.bool_] = (pcm.max(axis=1) >= least) | (pcm.min(axis=1) <= -least)
@@ -41,10 +63,10 @@ RAISED_DB = -12.0
 """Where the peak of a clip that was too quiet is put, in dBFS."""
 
 
-def raised(pcm: NDArray[np.int16], quiet_db: float) -> NDArray[np.int16]:
+def raised(pcm: Pcm, quiet_db: float) -> Pcm:
     """A clip's chunks, made louder where its peak is under `quiet_db` dBFS: else models hear little but the level."""
-    peak = max(int(pcm.max()), -int(pcm.min())) / 32768
+    peak = max(int(pcm.max(initial=0)), -int(pcm.min(initial=0))) / 32768
     if not 0 < peak < 10 ** (quiet_db / 20):
         return pcm
-    louder: NDArray[np.int16] = np.rint(pcm * (10 ** (RAISED_DB / 20) / peak)).astype(np.int16)
+    louder: Pcm = np.rint(pcm * (10 ** (RAISED_DB / 20) / peak)).astype(np.int16)
     return louder

@@ -61,7 +61,8 @@ def decode_whole(file: BinaryIO, audio: Audio, limits: Limits, silence_db: float
 
     def heard(source: AudioSource) -> Clip:
         waveform, duration_s = _whole(source, audio, limits)
-        _loud(waveform[None], silence_db)
+        if not chunk.loud(waveform[None], silence_db).any():
+            raise _silent(silence_db)
         return Clip(waveform[None], np.zeros(1), duration_s, source.rate, source.channels, source.codec)
 
     return _first_that_reads(file, limits, heard)
@@ -108,28 +109,21 @@ def _reason(error: Exception) -> str:
 
 def _heard(source: AudioSource, audio: Audio, chunking: Chunking, limits: Limits) -> Clip:
     """A source's chunks that are not silent: sparse when it can seek and is long, else out of the whole waveform."""
-    size = audio.chunk_samples
-    hop = max(1, round((chunking.hop_s or audio.chunk_s) * audio.sample_rate))
     if source.frames and source.frames / source.rate > 2 * chunking.max_chunks * audio.chunk_s:
-        n_samples = source.frames * audio.sample_rate // source.rate
-        first = chunk.starts(n_samples, size, hop, chunking.max_chunks)
+        first = chunk.planned(source.frames * audio.sample_rate // source.rate, audio, chunking)
         pcm = np.stack([_span(source, int(start), audio) for start in first])
+        pcm, first = chunk.audible(pcm, first, chunking)
         duration_s = source.frames / source.rate
     else:
         waveform, duration_s = _whole(source, audio, limits)
-        first = chunk.starts(len(waveform), size, hop, chunking.max_chunks)
-        pcm = chunk.cut(waveform, first, size).astype(np.int16, copy=False)
-    loud = _loud(pcm, chunking.silence_db)
-    pcm = chunk.raised(pcm[loud], chunking.quiet_db)
-    return Clip(pcm, first[loud] / audio.sample_rate, duration_s, source.rate, source.channels, source.codec)
+        pcm, first = chunk.cut_up(waveform, audio, chunking)
+    if not len(pcm):
+        raise _silent(chunking.silence_db)
+    return Clip(pcm, first / audio.sample_rate, duration_s, source.rate, source.channels, source.codec)
 
 
-def _loud(pcm: NDArray[np.int16], silence_db: float) -> NDArray[np.bool_]:
-    """Which chunks are not silent. Raises ClipFailed where all are."""
-    loud = chunk.loud(pcm, silence_db)
-    if not loud.any():
-        raise ClipFailed("silent", f"no sample over {silence_db:g} dBFS")
-    return loud
+def _silent(silence_db: float) -> ClipFailed:
+    return ClipFailed("silent", f"no sample over {silence_db:g} dBFS")
 
 
 def _whole(source: AudioSource, audio: Audio, limits: Limits) -> tuple[NDArray[np.int16], float]:
@@ -164,7 +158,7 @@ def _span(source: AudioSource, start: int, audio: Audio) -> NDArray[np.int16]:
     skip = round(before * audio.sample_rate / source.rate)
     if len(waveform) - skip < audio.chunk_samples - 2 * EDGE_S * audio.sample_rate:
         raise ValueError("the file ends before its header says")
-    return chunk.fit(waveform[skip:], audio.chunk_samples)  # type: ignore[return-value]
+    return chunk.fit(waveform[skip:], audio.chunk_samples)
 
 
 def _resampled(blocks: Iterator[Samples], rate: int, to_rate: int) -> Iterator[NDArray[np.int16]]:

@@ -54,11 +54,10 @@ def windows(loop: str, waveform: NDArray[np.int16], audio: Audio, protocol: Prot
     """
     if protocol == "published":
         return published_windows(waveform, audio.chunk_samples, zlib.crc32(loop.encode()))
-    size = audio.chunk_samples
-    first = chunk.starts(len(waveform), size, size, Chunking().max_chunks)
-    cut: NDArray[np.int16] = chunk.cut(waveform, first, size)  # type: ignore[assignment]
-    loud = chunk.loud(cut, Chunking().silence_db)
-    return chunk.raised(cut[loud] if loud.any() else cut, Chunking().quiet_db)
+    heard, _ = chunk.cut_up(waveform, audio, Chunking())
+    if not len(heard):
+        heard = chunk.cut(waveform, chunk.planned(len(waveform), audio, Chunking()), audio.chunk_samples)
+    return chunk.raised(heard, Chunking().quiet_db)
 
 
 def published_windows(waveform: NDArray[np.int16], size: int, seed: int) -> NDArray[np.int16]:

@@ -78,13 +78,10 @@ class Predictor:
         pcm = np.clip(np.rint(mono * 32768), -32768, 32767).astype(np.int16)
         if not len(pcm):
             raise ValueError("a waveform too short to hear")
-        hop = max(1, round((chunking.hop_s or audio.chunk_s) * audio.sample_rate))
-        first = chunk.starts(len(pcm), audio.chunk_samples, hop, chunking.max_chunks)
-        cut: NDArray[np.int16] = chunk.cut(pcm, first, audio.chunk_samples)  # type: ignore[assignment]
-        loud = chunk.loud(cut, chunking.silence_db)
-        if not loud.any():
+        heard, _ = chunk.cut_up(pcm, audio, chunking)
+        if not len(heard):
             raise ValueError(f"a waveform without a sample over {chunking.silence_db:g} dBFS")
-        return chunk.raised(cut[loud], chunking.quiet_db)
+        return heard
 
     def clip_scores(self, clips: Sequence[NDArray[np.int16]]) -> Floats:
         """Scores (n_clips, 6) of clips given as their chunks: the mean over each clip's chunks.
