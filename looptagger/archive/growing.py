@@ -12,7 +12,6 @@ from looptagger.archive.dataset import CHUNKS, Record, load, missing, save, with
 from looptagger.archive.manifest import ManifestFile
 from looptagger.archive.sources import Listing, open_sources
 from looptagger.archive.storage import Folder
-from looptagger.config import Storage
 from looptagger.errors import UserError
 
 ENDINGS = 5
@@ -32,9 +31,11 @@ class Request:
     check: Callable[[], None] = lambda: None
     """Raises where the output is another job's by now, see lock.held: asked before anything there is touched."""
     note: Callable[[str], None] = lambda text: None
+    listed: Callable[[int], None] = lambda rows: None
+    """Told of the manifest's rows as they are stored."""
 
 
-def prepare(folder: Folder, request: Request, storage: Storage, listed: Callable[[int], None]) -> Record:
+def prepare(folder: Folder, request: Request) -> Record:
     """Make an output, or find it ready to go on, or add to it. The caller holds its lock.
 
     The command that replaces an output goes on with that, too, when it was stopped and is given again.
@@ -43,10 +44,10 @@ def prepare(folder: Folder, request: Request, storage: Storage, listed: Callable
     """
     record = load(folder)
     if record is not None and request.overwrite and not _is_being_replaced(folder, record, request):
-        return _replaced(folder, request, storage, listed, record)
+        return _replaced(folder, request, record)
     if record is None:
         _refuse_strangers(folder, ours=False)
-        return _extended(folder, request, storage, listed)
+        return _extended(folder, request)
     _refuse_difference(folder, record, request)
     if not (request.update or set(request.sources) <= set(record.sources)):
         had, asked = " ".join(record.sources), " ".join(request.sources)
@@ -60,18 +61,16 @@ def prepare(folder: Folder, request: Request, storage: Storage, listed: Callable
         )
     grows = record.limit is not None and (request.limit is None or request.limit > record.limit)
     if request.update or grows:
-        return _extended(folder, request, storage, listed, record)
+        return _extended(folder, request, record)
     return record
 
 
-def _extended(
-    folder: Folder, request: Request, storage: Storage, listed: Callable[[int], None], old: Record | None = None
-) -> Record:
+def _extended(folder: Folder, request: Request, old: Record | None = None) -> Record:
     """List the sources and store a record with what is new in them, after the rest of a trial that was cut short."""
     before = old.files if old else ()
     if old and old.limit is not None and old.rows >= old.limit and old.sources != request.sources:
-        before = _frozen(folder, replace(request, sources=old.sources), storage, listed, before).files
-    record = _frozen(folder, request, storage, listed, before)
+        before = _frozen(folder, replace(request, sources=old.sources), before).files
+    record = _frozen(folder, request, before)
     sources = tuple(dict.fromkeys((*(old.sources if old else ()), *request.sources)))
     limit = None if old and old.limit is None else request.limit  # what was begun without one is no trial
     record = record.model_copy(update={"sources": sources, "limit": limit, "anew": request.overwrite})
@@ -87,10 +86,10 @@ def _is_being_replaced(folder: Folder, record: Record, request: Request) -> bool
     return is_same and bool(missing(folder, record))
 
 
-def _replaced(folder: Folder, request: Request, storage: Storage, listed: Callable[[int], None], old: Record) -> Record:
+def _replaced(folder: Folder, request: Request, old: Record) -> Record:
     """A new record in place of an old one, whose parts go. Cut off at any moment, one of the two is whole."""
     _refuse_strangers(folder, ours=True)
-    record = _frozen(folder, request, storage, listed, (), old.files).model_copy(update={"anew": True})
+    record = _frozen(folder, request, (), old.files).model_copy(update={"anew": True})
     request.check()
     _clear_parts(folder)
     save(folder, record)
@@ -99,22 +98,17 @@ def _replaced(folder: Folder, request: Request, storage: Storage, listed: Callab
 
 
 def _frozen(
-    folder: Folder,
-    request: Request,
-    storage: Storage,
-    listed: Callable[[int], None],
-    before: tuple[ManifestFile, ...],
-    beside: tuple[ManifestFile, ...] = (),
+    folder: Folder, request: Request, before: tuple[ManifestFile, ...], beside: tuple[ManifestFile, ...] = ()
 ) -> Record:
     """List the sources into manifest files that follow those `before`, and spare those `beside`. Stores no record."""
 
     def written(rows: int) -> None:
         request.check()  # before the next file
-        listed(rows)
+        request.listed(rows)
 
     try:
         request.check()
-        listings = open_sources(request.sources, storage)
+        listings = open_sources(request.sources, folder.storage)
         tags.schema(joint_schema(listing.schema for listing in listings), request.identity["embedding_size"])
         files = manifest.freeze(
             folder,

@@ -95,8 +95,8 @@ def tag(job: TagJob, events: Events | None = None) -> Summary:
         events.note(f"The model {card.name}: {card.about}")
     folder = Folder(job.out, job.tag.storage)
     with lock.held(folder) as check:
-        asked = replace(_request(job, model, card), check=check, note=events.note)
-        record = prepare(folder, asked, job.tag.storage, events.listed)
+        asked = replace(_request(job, model, card), check=check, note=events.note, listed=events.listed)
+        record = prepare(folder, asked)
         check()
         dataset.tidy(folder)
         if job.chunks:

@@ -24,7 +24,6 @@ from looptagger.archive.dataset import Record, Work
 from looptagger.archive.growing import Request
 from looptagger.archive.storage import Folder
 from looptagger.archive.writer import CHUNK_SCORES, CHUNK_STARTS, PART, ROW, PartWriter
-from looptagger.config import Storage
 from looptagger.errors import UserError
 from looptagger.roles import ROLES
 
@@ -37,7 +36,7 @@ def request(*sources: object, **how: Any) -> Request:
 
 def prepare(folder: Folder, wanted: Request) -> Record:
     with lock.held(folder):
-        return growing.prepare(folder, wanted, Storage(), lambda rows: None)
+        return growing.prepare(folder, wanted)
 
 
 def test_a_job_that_was_taken_over_while_it_listed_touches_nothing(tmp_path: Path) -> None:
@@ -51,10 +50,10 @@ def test_a_job_that_was_taken_over_while_it_listed_touches_nothing(tmp_path: Pat
 
     for how in ({"overwrite": True}, {"update": True}):
         with pytest.raises(UserError, match="took this one for dead"):
-            growing.prepare(folder, request(tmp_path / "m.csv", check=lost, **how), Storage(), lambda rows: None)
+            growing.prepare(folder, request(tmp_path / "m.csv", check=lost, **how))
     folder.delete(["_run/dataset.json"])  # as where the successor has not stored its record yet
     with pytest.raises(UserError, match="took this one for dead"):
-        growing.prepare(folder, request(tmp_path / "nowhere.csv", check=lost), Storage(), lambda rows: None)
+        growing.prepare(folder, request(tmp_path / "nowhere.csv", check=lost))
     after = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert after == {path: data for path, data in before.items() if path.name != "dataset.json"}
     assert theirs.rows == 9
