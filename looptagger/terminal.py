@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,10 @@ class ProgressView:
     def progress(self, progress: "Progress") -> None:
         """The state of tagging."""
         self.show(progress_line(progress), progress.done == progress.total)
+
+    def of(self, what: str) -> Callable[[int, int], None]:
+        """Shows how many of how many are done: `12/40 loops scored`."""
+        return lambda done, total: self.show(f"{done:,}/{total:,} {what}", done == total)
 
     def show(self, line: str, always: bool) -> None:
         """Any other line; on a file or a pipe every few seconds only, unless `always`."""

@@ -34,8 +34,8 @@ def prepare(source: str, out: str, merge: str | None, licence: str | None, seed:
     flags = {"merge": merge, "licences": licence and f"[{licence}]", "seed": seed}
     given = settings(config.Prepare, options, [f"{key}={value}" for key, value in flags.items() if value is not None])
     with terminal.progress_view() as view:
-        progress = lambda done, total: view.show(f"{done:,}/{total:,} loops decoded", done == total)  # noqa: E731
-        collection, dataset = run(PrepareJob(source, out, prepare=given, **options), terminal.note, progress)
+        job = PrepareJob(source, out, prepare=given, **options)
+        collection, dataset = run(job, terminal.note, view.of("loops decoded"))
     tables.prepared(collection, dataset, out)
 
 
@@ -137,8 +137,7 @@ def evaluate(models: tuple[str, ...], data: str, out: str | None, scores: str | 
         predictor = Predictor(each, name, given.compute)
         split = options["splits"] or _split(predictor.card.provenance)
         with terminal.progress_view() as view:
-            progress = lambda done, total: view.show(f"{done:,}/{total:,} loops scored", done == total)  # noqa: E731
-            how = (split, part, options["protocol"], progress)
+            how = (split, part, options["protocol"], view.of("loops scored"))
             report, ids, truth, found = evaluation.judged(predictor, folder, dataset, *how)
         reports.append(report)
         kept.append(runs.table(ids, part, truth, found, model=predictor.model_id))

@@ -93,7 +93,7 @@ def thresholds(path: str, data: str, splits: str, part: "Part", out: str | None,
     weights, folder = checkpoint.resolve(path, given.storage), Folder.to_read(data, given.storage)
     predictor, dataset = Predictor(weights, path, given.compute), table.find(folder)
     with terminal.progress_view() as view:
-        progress = lambda done, total: view.show(f"{done:,}/{total:,} loops scored", done == total)  # noqa: E731
+        progress = view.of("loops scored")
         truth, scores = evaluation.heard(predictor, folder, dataset, splits, part, progress=progress)
     chosen = metrics.best_thresholds(truth, scores)
     kept = [role for i, role in enumerate(ROLES) if truth[:, i].all() or not truth[:, i].any()]

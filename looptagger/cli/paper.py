@@ -39,7 +39,7 @@ def paper(data: str, out: str, **options: Any) -> None:
     with terminal.progress_view() as view:
         events = Events(
             terminal.note,
-            lambda done, total: view.show(f"{done:,}/{total:,} files of loops have features", done == total),
+            view.of("files of loops have features"),
             lambda train: TrainEvents(terminal.note, *training_lines(view, train.epochs)),
         )
         found = run(PaperJob(data, out, given, **options), events)

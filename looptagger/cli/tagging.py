@@ -135,8 +135,7 @@ def report(out: str, file: str | None, **storage: Any) -> None:
     path = file or f"{place.path.rpartition('/')[2]}-report.html"
     to, name = file_at(path, place.storage, (".html", ".htm"))
     with terminal.progress_view() as view:
-        progress = lambda done, total: view.show(f"{done:,}/{total:,} rows read", done == total)  # noqa: E731
-        found = page.digest(place, progress)
+        found = page.digest(place, view.of("rows read"))
     total, model = page.record_of(place)
     to.write(name, page.html(found, out, model, total).encode("utf-8", "replace"))
     terminal.note(f"Open {to.at(name) if to.is_local else path} in a browser.")

@@ -150,7 +150,6 @@ def _tag_rows(
     from looptagger.cluster.plan import plan
     from looptagger.cluster.session import session, storage_environment, store_use
 
-    events.note("Starting Ray ..." if not ray.is_initialized() else "Using the Ray session that is open.")
     wanted = job.tag.compute.gpus_per_predictor if job.tag.compute.device == "cuda" else 0
     with session(job.address, events.note, wanted) as ours:
         have = ray.cluster_resources()

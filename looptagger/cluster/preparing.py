@@ -66,7 +66,6 @@ def _decoded(rows: pa.Table, job: PrepareJob, note: Callable[[str], None]) -> It
 
     from looptagger.cluster.session import session, storage_environment
 
-    note("Starting Ray ..." if not ray.is_initialized() else "Using the Ray session that is open.")
     with session(job.address, note):
         blocks = [rows.slice(start, BLOCK_ROWS) for start in range(0, rows.num_rows, BLOCK_ROWS)]
         dataset: Any = ray.data.from_arrow(blocks)

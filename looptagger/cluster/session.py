@@ -36,6 +36,8 @@ def session(address: str | None, note: Note | None = None, gpus: float = 0.0) ->
     Raises UserError when the named cluster does not answer.
     """
     hush()
+    if note:
+        note("Using the Ray session that is open." if ray.is_initialized() else "Starting Ray ...")
     if ray.is_initialized():
         with _plainly():
             yield False

@@ -97,8 +97,6 @@ def _begin(job: TrainJob, found: Dataset, out: Folder, others: Given) -> None:
 
 def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], events: Events) -> list[record.Row]:
     """Start or join Ray, train, and keep the pictures up to date, also when cut off."""
-    import ray
-
     from looptagger.cluster import training
     from looptagger.cluster.plan import workforce
     from looptagger.cluster.session import offers, session, storage_environment
@@ -106,7 +104,6 @@ def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], event
     data, out = Folder.to_read(job.data, job.train.storage), Folder(job.out, job.train.storage)
     if log:
         events.note(f"Going on after epoch {len(log)} of {job.train.epochs}.")
-    events.note("Starting Ray ..." if not ray.is_initialized() else "Using the Ray session that is open.")
     with session(job.address, events.note, float(job.train.compute.device == "cuda")):
         force = workforce(offers(), job.train.compute, job.train.batch)
         _check_force(job.train, force, task.census)
