@@ -100,6 +100,8 @@ class Predictor:
 
         Raises UserError where the model's numbers leave the precision's range, or memory does not hold one chunk.
         """
+        if not len(pcm):
+            return np.zeros((0, len(ROLES)), np.float32), np.zeros((0, self.embedding_size), np.float32)
         logits, embeddings, start = [], [], 0
         with torch.inference_mode():
             while start < len(pcm):

@@ -184,22 +184,21 @@ def main(out: BinaryIO, source: BinaryIO) -> None:
         step, kinds = STEPS[asked["step"]]
         limits, settings = Limits(**asked["limits"]), {name: kinds[name](**asked["settings"][name]) for name in kinds}
         _bound_memory(limits.max_memory)
+        end, said_of = DONE, ""
         try:
             plain = rows.replace_schema_metadata()
             for table in step(plain, **settings, begin=_watched(out, limits), lost=asked["lost"]):
                 faulthandler.cancel_dump_traceback_later()
                 _say(out, TABLE, _bytes(table))
-            _say(out, DONE)
         except UserError as error:
-            faulthandler.cancel_dump_traceback_later()
-            _say(out, REFUSED, str(error).encode())
+            end, said_of = REFUSED, str(error)
         except MemoryError:  # between clips: each one's own was its reason
-            faulthandler.cancel_dump_traceback_later()
-            said_of = f"limits.max_memory: {limits.max_memory:,} bytes do not hold the chunks of a few clips; raise it"
-            _say(out, REFUSED, said_of.encode())
+            size = f"{limits.max_memory:,} bytes"
+            end, said_of = REFUSED, f"limits.max_memory: {size} do not hold the chunks of a few clips; raise it"
         except Exception as error:  # no clip's fault: said to the worker, who knows what to do
-            faulthandler.cancel_dump_traceback_later()
-            _say(out, FAILED, f"{type(error).__name__}: {error}".encode())
+            end, said_of = FAILED, f"{type(error).__name__}: {error}"
+        faulthandler.cancel_dump_traceback_later()
+        _say(out, end, said_of.encode())
 
 
 def _watched(out: BinaryIO, limits: Limits) -> Callable[[int, float], None]:

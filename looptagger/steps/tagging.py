@@ -13,23 +13,17 @@ from looptagger.steps.decoding import PCM
 
 def tagged(table: pa.Table, predictor: Predictor, chunks: bool, embedding: bool) -> pa.Table:
     """Decoded rows with scores, roles and model in the place of their chunks."""
-    heard = [blob.as_buffer() for blob in table.column(PCM) if blob.is_valid]
     counts = table.column("n_chunks").to_numpy()
     scored = counts > 0
-    size = predictor.card.audio.chunk_samples
-    scores, means, vectors = np.empty((0, 6), np.float32), np.empty((0, 6), np.float32), None
-    if heard:
-        pcm = np.concatenate([np.frombuffer(buffer, np.int16) for buffer in heard]).reshape(-1, size)
-        scores, embeddings = predictor.chunk_scores(pcm)
-        means = segment_means(scores, counts[scored])
-        vectors = segment_means(embeddings, counts[scored]).astype(np.float16) if embedding else None
+    buffers = [np.frombuffer(blob.as_buffer(), np.int16) for blob in table.column(PCM) if blob.is_valid]
+    pcm = np.concatenate([np.empty(0, np.int16), *buffers]).reshape(-1, predictor.card.audio.chunk_samples)
+    scores, embeddings = predictor.chunk_scores(pcm)
     result = table.drop_columns([PCM])
-    for name, column in _score_columns(means, scored, predictor).items():
+    for name, column in _score_columns(segment_means(scores, counts[scored]), scored, predictor).items():
         result = result.append_column(name, column)
     if embedding:
         found = np.zeros((len(scored), predictor.embedding_size), np.float16)
-        if vectors is not None:
-            found[scored] = vectors
+        found[scored] = segment_means(embeddings, counts[scored])
         result = result.append_column("embedding", _lists(found, scored))
         for name, words in zip(CODE, codes(found).T, strict=True):
             result = result.append_column(name, pa.array(words, mask=~scored))
