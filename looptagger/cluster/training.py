@@ -89,7 +89,7 @@ def _live(job: Job, rank: int, world: int, here: int, device: Any) -> None:
 def _fit(job: Job, peers: Any, here: int) -> None:
     from looptagger.learn import record
     from looptagger.learn.share import Share, default_keep
-    from looptagger.learn.training import Told, fit
+    from looptagger.learn.training import fit
 
     if job.out.read(record.ASKED) is None:
         host = socket.gethostname()
@@ -104,7 +104,7 @@ def _fit(job: Job, peers: Any, here: int) -> None:
         share.validation,
         job.out,
         peers,
-        Told(lambda *step: job.words.put_nowait(("step", step)), lambda row: job.words.put_nowait(("epoch", row))),
+        lambda *word: job.words.put_nowait(word),
     )
 
 

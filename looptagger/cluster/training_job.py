@@ -116,8 +116,17 @@ def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], event
                 events.note(f"Validation is flattering. {why}")
         pictures = Pictures(out, log)
         details = training.Job(task, data, found, out, storage_environment())
+
+        def told(kind: str, what: Any) -> None:
+            events.check()
+            if kind == "step":
+                events.step(*what)
+            else:
+                pictures.add(what)
+                events.epoch(what)
+
         try:
-            training.run(details, force, job.train.compute.retries, _hearer(events, pictures))
+            training.run(details, force, job.train.compute.retries, told)
         finally:
             with suppress(UserError):  # what ended it matters more than pictures, which may be another job's by now
                 events.check()
@@ -155,18 +164,6 @@ class Pictures:
             self._draw()
         finally:
             self.board.close()
-
-
-def _hearer(events: Events, pictures: Pictures) -> Callable[[str, Any], None]:
-    def heard(kind: str, what: Any) -> None:
-        events.check()
-        if kind == "step":
-            events.step(*what)
-        else:
-            pictures.add(what)
-            events.epoch(what)
-
-    return heard
 
 
 def _check(job: TrainJob, found: Dataset, data: Folder, out: Folder) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -29,14 +29,8 @@ Tables = Callable[[], Iterable[pa.Table]]
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Told:
-    """Who is told how far it is: step (epoch, step, steps, mean loss), and each epoch's row."""
-
-    step: Callable[[int, int, int, float], None] = lambda epoch, step, steps, loss: None
-    epoch: Callable[[Row], None] = lambda row: None
-
-
+Told = Callable[[str, Any], None]
+"""Told of `step`: (epoch, step, steps, mean loss); and of `epoch`: its row."""
 TOLD_S = 0.5
 """Seconds between two words on steps."""
 
@@ -65,7 +59,7 @@ def fit(task: Task, train: Loops, validation: Tables, folder: Folder, peers: Pee
         state, is_best = _validated(task, learner, state, row, validation, started)
         if peers.rank == 0:
             run.save(folder, state, is_best)
-            told.epoch(state.log[-1])
+            told("epoch", state.log[-1])
     return state
 
 
@@ -92,7 +86,7 @@ def _train(learner: Learner, epoch: int, train: Loops, told: Told) -> tuple[floa
     for step, loss in learner.train(epoch, ahead(drawn)):
         if peers.rank == 0 and time.monotonic() - last > TOLD_S:
             last = time.monotonic()
-            told.step(epoch + 1, step, learner.steps, float(loss))
+            told("step", (epoch + 1, step, learner.steps, float(loss)))
     peers.mean_([loss])  # until here it was this worker's own
     return float(loss), settings.batch * learner.steps / (time.monotonic() - started)
 
