@@ -1,25 +1,17 @@
 """Batches into what the network hears: speed, gain, sums of two loops. Torch, on whatever device the batch is on."""
 
-from typing import NamedTuple
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from looptagger.learn.batches import Batch
 
-
-class Tensors(NamedTuple):
-    """A `batches.Batch` as tensors."""
-
-    samples: Tensor
-    lengths: Tensor
-    gains: Tensor
-    others: Tensor
-    levels: Tensor
-    labels: Tensor
+Tensors = Batch[Tensor]
 
 
-def tensors(batch: Batch, pinned: bool) -> Tensors:
+def tensors(batch: Batch[NDArray[Any]], pinned: bool) -> Tensors:
     """A batch ready to be moved; pinned memory is copied to a GPU while that still works on the batch before."""
     found = [torch.from_numpy(array) for array in batch]
     return Tensors(*(each.pin_memory() if pinned else each for each in found))

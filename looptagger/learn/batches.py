@@ -10,7 +10,7 @@ import threading
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -42,20 +42,20 @@ class Loop(NamedTuple):
     labels: Floats
 
 
-class Batch(NamedTuple):
-    """Stretches of n loops, and what is to become of each; `augment.crops` does it."""
+class Batch(NamedTuple, Generic[T]):
+    """Stretches of n loops, and what is to become of each, as arrays or tensors; `augment.crops` does it."""
 
-    samples: NDArray[np.int16]
-    """(n, longest): of each, the first `lengths` count."""
-    lengths: NDArray[np.int64]
+    samples: T
+    """(n, longest), int16: of each, the first `lengths` count."""
+    lengths: T
     """(n,): so many samples are played in the time of a chunk; another number than a chunk's is another speed."""
-    gains: Floats
+    gains: T
     """(n,): a factor."""
-    others: NDArray[np.int64]
+    others: T
     """(n,): the crop that is added to each."""
-    levels: Floats
+    levels: T
     """(n,): the factor of that one; 0 for none."""
-    labels: Floats
+    labels: T
     """(n, 6), each crop's own."""
 
 
@@ -76,7 +76,7 @@ def batches(
     epoch: int,
     rank: int = 0,
     world: int = 1,
-) -> Iterator[Batch]:
+) -> Iterator[Batch[NDArray[Any]]]:
     """One worker's batches of an epoch: always `census.steps`, so that the workers stay in step.
 
     Where the source holds too few, further crops of loops that came before fill up.
