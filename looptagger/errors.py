@@ -25,7 +25,7 @@ class ClipFailed(Exception):
 
 
 class Unreachable(UserError):
-    """Storage that does not answer, or lets nobody in: what is there may be well."""
+    """Storage that does not answer, or lets nobody in, and no clip is to blame: what is there may be well."""
 
 
 NAMED = r"(?i)\b(authorization|signature|secret\w*|password|token)(['\"]?\s*[:=]\s*['\"]?)[^\s'\"&,]+"

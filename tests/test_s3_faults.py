@@ -18,12 +18,12 @@ from botocore.exceptions import ClientError, UnauthorizedSSOTokenError
 from jobs.drills.proxy import Faults, Proxy
 from looptagger.archive import lock, manifest, opening, patience
 from looptagger.archive.opening import BLOCK_BYTES, WHOLE_BYTES, open_files
-from looptagger.archive.patience import StoreAway, is_stores_fault
+from looptagger.archive.patience import is_stores_fault
 from looptagger.archive.sources import BATCH_ROWS, open_sources
 from looptagger.archive.storage import Folder
 from looptagger.cluster.job import Events, Summary, TagJob, tag
 from looptagger.config import Compute, Limits, Storage, Tag
-from looptagger.errors import UserError
+from looptagger.errors import Unreachable, UserError
 from tests.conftest import S3, audio_bytes, tone
 
 CLIPS = 40
@@ -195,7 +195,7 @@ def test_a_prefix_that_is_throttled_is_waited_for_though_the_store_answers(
     """Throttling is by prefix: lists are answered meanwhile, and four such answers say nothing against a clip."""
     faulty = proxy(Faults(slow_down=1.0, keys="/faulty/"))
     how = settings(faulty.endpoint, attempts=1, patience_s=8.0).storage
-    with pytest.raises(StoreAway, match="has not answered for 8 s"):
+    with pytest.raises(Unreachable, match="has not answered for 8 s"):
         open_files([f"{source}/loop1.wav", f"{source}/loop2.wav"], how, Limits())
     assert faulty.counts["slow_down"] > 2 * 4
 

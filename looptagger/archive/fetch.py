@@ -10,10 +10,9 @@ from typing import BinaryIO, TypeVar
 import pyarrow as pa
 
 from looptagger.archive.opening import delay_s, open_files, unread, whole
-from looptagger.archive.patience import StoreAway
 from looptagger.archive.storage import scheme
 from looptagger.config import Limits, Storage
-from looptagger.errors import ClipFailed
+from looptagger.errors import ClipFailed, Unreachable
 
 T = TypeVar("T")
 Begin = Callable[[int, float], None]
@@ -27,7 +26,7 @@ def read(
 ) -> Iterator[tuple[pa.Table, list[T | ClipFailed], list[float]]]:
     """At most so many rows, what `work` makes of each one's file, or why it cannot, and the seconds that took.
 
-    Raises StoreAway where the store, and not a file, is at fault.
+    Raises Unreachable where the store, and not a file, is at fault.
     """
     reasons, numbers = dict(lost), count()
     for group, files in _opened(rows, most, storage, limits):
@@ -48,10 +47,10 @@ def read(
 def made(
     file: BinaryIO, work: Callable[[BinaryIO], T], storage: Storage, limits: Limits, again: Callable[[], None]
 ) -> T | ClipFailed:
-    """What `work` makes of a file; whatever is wrong with it costs this row alone. Raises StoreAway."""
+    """What `work` makes of a file; whatever is wrong with it costs this row alone. Raises Unreachable."""
     try:
         return whole(file, work, storage, again)
-    except StoreAway:
+    except Unreachable:
         raise
     except ClipFailed as why:
         return why

@@ -13,7 +13,6 @@ from fsspec.caching import ReadAheadCache
 
 from looptagger.archive.patience import (
     Patience,
-    StoreAway,
     answers,
     is_stores_fault,
     is_throttled,
@@ -22,7 +21,7 @@ from looptagger.archive.patience import (
 )
 from looptagger.archive.storage import filesystem, local_path, scheme
 from looptagger.config import Limits, Storage
-from looptagger.errors import ClipFailed, one_line
+from looptagger.errors import ClipFailed, Unreachable, one_line
 
 WHOLE_BYTES = 8 << 20
 """Files up to this size are read whole; larger ones are opened, and only what the decoder asks for is read."""
@@ -40,7 +39,7 @@ DISK_GONE = (
 def open_files(uris: Sequence[str], storage: Storage, limits: Limits) -> list[BinaryIO | ClipFailed]:
     """Open files of one scheme, remote ones fetched concurrently; a file that fails gives its reason instead.
 
-    Raises StoreAway where the store, and not a file, is at fault.
+    Raises Unreachable where the store, and not a file, is at fault.
     """
     if scheme(uris[0]) == "file":
         return [_open_local(uri, limits) for uri in uris]
@@ -48,7 +47,7 @@ def open_files(uris: Sequence[str], storage: Storage, limits: Limits) -> list[Bi
         fs = filesystem(uris[0], storage, storage.anonymous)
         paths = [fs._strip_protocol(uri) for uri in uris]
         heads = _heads(fs, paths, storage)
-    except StoreAway:
+    except Unreachable:
         raise
     except Exception as error:  # nobody provides the scheme, ...: the reason of each of them
         refuse_expired(error)
@@ -76,10 +75,10 @@ def _open_local(uri: str, limits: Limits) -> BinaryIO | ClipFailed:
 
 
 def _refuse_lost(error: Exception, path: str | bytes) -> None:
-    """Raise StoreAway where an error is of the disk that a local file lies on."""
+    """Raise Unreachable where an error is of the disk that a local file lies on."""
     if isinstance(error, OSError) and error.errno in DISK_GONE:
         place = os.path.dirname(os.fsdecode(path))
-        raise StoreAway(f"{place}: its disk is gone ({error.strerror}); mount it and run the same command.") from None
+        raise Unreachable(f"{place}: its disk is gone ({error.strerror}); mount it and run the same command.") from None
 
 
 def _heads(fs: Any, paths: Sequence[str], storage: Storage) -> list[bytes | BaseException]:
@@ -107,7 +106,7 @@ def _open_remote(
     try:
         file = patiently(lambda: Remote(fs, path, head), storage, lambda: answers(fs, path))
         return _too_large(file.size, limits) if file.size > limits.max_bytes else file
-    except StoreAway:
+    except Unreachable:
         raise
     except Exception as error:  # client libraries raise their own kinds; each is only this clip's reason
         return unread(error)
@@ -189,7 +188,7 @@ def delay_s(file: BinaryIO | ClipFailed, storage: Storage) -> float:
 def whole(file: BinaryIO, work: Callable[[BinaryIO], T], storage: Storage, again: Callable[[], None]) -> T:
     """What `work` makes of a file when all that it asks for can be read; `again` is called before it has to try anew.
 
-    Raises what `work` does, ClipFailed for a read that failed, StoreAway for a store that does not come back.
+    Raises what `work` does, ClipFailed for a read that failed, Unreachable for a store that does not come back.
     """
     patience = Patience(storage, lambda: not isinstance(file, Remote) or answers(file.fs, file.key))
     while True:

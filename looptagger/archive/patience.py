@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from looptagger.config import Storage
-from looptagger.errors import UserError, one_line
+from looptagger.errors import Unreachable, one_line
 
 EXPIRED = frozenset(
     {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidAccessKeyId", "InvalidToken",
@@ -22,10 +22,6 @@ OWN_FAULT = 3
 """An object that fails so often again while the store answers other requests is itself at fault."""
 
 T = TypeVar("T")
-
-
-class StoreAway(UserError):
-    """The store, not a clip, is at fault, and patience is at its end."""
 
 
 def is_stores_fault(error: BaseException) -> bool:
@@ -62,9 +58,9 @@ def _is_expired(error: BaseException) -> bool:
 
 
 def refuse_expired(error: BaseException) -> None:
-    """Raise StoreAway for credentials that are not there, or that the store takes for nothing."""
+    """Raise Unreachable for credentials that are not there, or that the store takes for nothing."""
     if _is_expired(error):
-        raise StoreAway(
+        raise Unreachable(
             f"the object store refuses the credentials ({one_line(error)}); renew them and run the same command."
         )
 
@@ -109,7 +105,7 @@ class Patience:
     def wait(self, error: object) -> bool:
         """Sleep, longer each time, with jitter; False, without, where the store answers and the object is at fault.
 
-        Raises StoreAway when patience is at its end, and at once for credentials that the store refuses.
+        Raises Unreachable when patience is at its end, and at once for credentials that the store refuses.
         """
         if isinstance(error, BaseException):
             refuse_expired(error)
@@ -119,7 +115,7 @@ class Patience:
         now = time.monotonic()
         self.deadline = self.deadline or now + self.storage.patience_s
         if now >= self.deadline:
-            raise StoreAway(
+            raise Unreachable(
                 f"the object store has not answered for {self.storage.patience_s:g} s ({one_line(error)}); "
                 "run the same command when it does."
             )
@@ -129,7 +125,7 @@ class Patience:
 
 
 def patiently(call: Callable[[], T], storage: Storage, answers: Callable[[], bool] = lambda: False) -> T:
-    """What a call gives, made again while the store is away. Raises StoreAway when it does not come back."""
+    """What a call gives, made again while the store is away. Raises Unreachable when it does not come back."""
     patience = Patience(storage, answers)
     while True:
         try:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from looptagger.archive.patience import StoreAway, patiently
+from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import read_part
 from looptagger.config import Settings
@@ -142,7 +142,7 @@ def read(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.
     """The rows of one file of a table, or some of its columns. Raises UserError for one that is not there or broken."""
     try:
         return patiently(lambda: read_part(folder, name, columns), folder.storage)
-    except (StoreAway, Unreachable):
+    except Unreachable:
         raise
     except (FileNotFoundError, UserError):
         remedy = "copy the data set again, or prepare it again with --overwrite"

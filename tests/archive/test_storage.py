@@ -11,10 +11,9 @@ import pytest
 
 from looptagger.archive import lock, storage
 from looptagger.archive.opening import WHOLE_BYTES, Lazy, Remote, delay_s, open_files, unread, whole
-from looptagger.archive.patience import StoreAway
 from looptagger.archive.storage import Folder
 from looptagger.config import Limits, Storage
-from looptagger.errors import ClipFailed, UserError
+from looptagger.errors import ClipFailed, Unreachable, UserError
 
 
 def reason(uri: str, limits: Limits = Limits()) -> str:
@@ -70,10 +69,10 @@ def test_a_disk_that_is_away_is_no_clip_s_fault(code: int, monkeypatch: pytest.M
     (file,) = open_files([str(tmp_path / "large.wav")], Storage(), Limits())
     assert isinstance(file, Lazy)
     file.file = SimpleNamespace(read=stale, close=lambda: None)
-    with pytest.raises(StoreAway, match=f"{tmp_path}: its disk is gone"):
+    with pytest.raises(Unreachable, match=f"{tmp_path}: its disk is gone"):
         whole(file, lambda each: each.read(1), Storage(), lambda: None)
     monkeypatch.setattr(os, "stat", stale)
-    with pytest.raises(StoreAway, match="/mnt/loops: its disk is gone"):
+    with pytest.raises(Unreachable, match="/mnt/loops: its disk is gone"):
         open_files(["/mnt/loops/a.wav"], Storage(), Limits())
 
 
