@@ -17,12 +17,10 @@ PLAIN = ("id", "uri", *ROLES, "roles", "duration_s", "status", "error")
 """Columns of the CSV: what fits into a cell."""
 
 
+@settled
 def head(folder: Folder, rows: int, role: str | None = None) -> pa.Table:
-    """An output's first rows in the manifest's order, or those with the highest scores of a role.
-
-    Raises UserError where there is no output.
-    """
-    return settled(lambda: _surest(folder, rows, role) if role else _first(folder, rows))
+    """An output's first rows in the manifest's order, or those with the highest scores of a role. Raises UserError."""
+    return _surest(folder, rows, role) if role else _first(folder, rows)
 
 
 def _parts(folder: Folder) -> Iterator[pa.Table]:

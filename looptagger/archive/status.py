@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ STRANGE = f"does not hold just the chunks of its clips; {tags.AGAIN}"
 TRIES, PAUSE_S = 10, 0.2
 """Times that an output is read anew because a part that was listed has gone, and seconds between two."""
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -59,21 +61,23 @@ class Status:
         return sum(run["clips"] for run in self.runs) / seconds if seconds else None
 
 
-def settled(read: Callable[[], T]) -> T:
-    """What is read of an output; from its start again where a compaction has taken a part away. Raises UserError."""
-    for _ in range(TRIES):
-        with suppress(FileNotFoundError):
-            return read()
-        time.sleep(PAUSE_S)
-    raise UserError("the output's parts are being joined; try again when `looptagger compact` is done.")
+def settled(read: Callable[P, T]) -> Callable[P, T]:
+    """Makes what reads an output begin anew where a compaction has taken a part away meanwhile. Raises UserError."""
+
+    @wraps(read)
+    def tried(*args: P.args, **kwargs: P.kwargs) -> T:
+        for _ in range(TRIES):
+            with suppress(FileNotFoundError):
+                return read(*args, **kwargs)
+            time.sleep(PAUSE_S)
+        raise UserError("the output's parts are being joined; try again when `looptagger compact` is done.")
+
+    return tried
 
 
+@settled
 def status(folder: Folder) -> Status:
     """Counts by status. Raises UserError where there is no output."""
-    return settled(lambda: _status(folder))
-
-
-def _status(folder: Folder) -> Status:
     record = dataset.require(folder)
     live, _ = dataset.parts(folder)
     kept = counts.load(folder)
@@ -96,15 +100,12 @@ def _run(data: bytes) -> dict[str, Any] | None:
     return None
 
 
+@settled
 def verify(folder: Folder) -> list[str]:
     """What is wrong with an output, a sentence each: torn parts, other schemas, ids lost, doubled or strange.
 
     A part must hold just its shards' ids in the manifest's order. Ids are unique there, so they are here.
     """
-    return settled(lambda: _verify(folder))
-
-
-def _verify(folder: Folder) -> list[str]:
     record = dataset.require(folder)
     shards = manifest.shards(record.files)
     schema = dataset.output_schema(folder, record)

@@ -128,6 +128,7 @@ def report(out: str, file: str | None, **storage: Any) -> None:
 
     Example: looptagger report tags
     """
+    from looptagger.archive import dataset
     from looptagger.archive.storage import file_at
     from looptagger.report import page
 
@@ -136,8 +137,8 @@ def report(out: str, file: str | None, **storage: Any) -> None:
     to, name = file_at(path, place.storage, (".html", ".htm"))
     with terminal.progress_view() as view:
         found = page.digest(place, view.of("rows read"))
-    total, model = page.record_of(place)
-    to.write(name, page.html(found, out, model, total).encode("utf-8", "replace"))
+    record = dataset.require(place)
+    to.write(name, page.html(found, out, record.identity["model"], record.rows).encode("utf-8", "replace"))
     terminal.note(f"Open {to.at(name) if to.is_local else path} in a browser.")
 
 

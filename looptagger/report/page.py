@@ -31,12 +31,9 @@ class Bar:
     colour: str = "var(--bar)"
 
 
+@settled
 def digest(folder: Folder, progress: Callable[[int, int], None] = lambda done, total: None) -> Digest:
     """Read an output, part by part. Raises UserError where there is none."""
-    return settled(lambda: _digest(folder, progress))
-
-
-def _digest(folder: Folder, progress: Callable[[int, int], None]) -> Digest:
     record = dataset.require(folder)
     found = Digest()
     for rows in dataset.rows(folder, COLUMNS):
@@ -125,9 +122,3 @@ def clips(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
             "scores": [(role, row[role]) for role in ROLES],
             "roles": row["roles"],
         }
-
-
-def record_of(folder: Folder) -> tuple[int, str]:
-    """How many rows an output has when it is finished, and the model that makes its tags."""
-    record = dataset.require(folder)
-    return record.rows, str(record.identity["model"])
