@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,10 +23,10 @@ SAVED_S = 30.0
 """A killed job leaves the parts of its last so many seconds to be read."""
 
 
-def of(table: pa.Table) -> Counter[str]:
-    """Rows by status of a table with that column."""
-    found = pc.value_counts(table.column("status").cast(pa.string()))
-    return Counter({pair["values"]: pair["counts"] for pair in found.to_pylist()})
+def of(column: pa.ChunkedArray) -> Counter[Any]:
+    """How often each value of a column comes."""
+    plain = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    return Counter({pair["values"]: pair["counts"] for pair in pc.value_counts(plain).to_pylist()})
 
 
 def load(folder: Folder) -> dict[str, Counter[str]]:
@@ -55,7 +56,7 @@ class Keeper:
 
     def count(self, part: str, table: pa.Table) -> None:
         """Take in a part that was written just now."""
-        self.counts[part] = of(table)
+        self.counts[part] = of(table.column("status"))
         if time.monotonic() - self.saved >= SAVED_S:
             self.save()
 

@@ -35,8 +35,7 @@ def find(source: str) -> Found:
     matches = sorted(glob.glob(path)) if glob.has_magic(path) and "**" not in path.split("/") else []
     if not matches:
         raise UserError(f"{source}: no such file or folder; check the path.")
-    tops = paths.tops(matches, {match for match in matches if os.path.isdir(match)})
-    return lambda skipped: paths.kept(map(uri_of, _listed(tops)), skipped)
+    return lambda skipped: paths.kept(map(uri_of, _listed(matches)), skipped)
 
 
 def uri_of(path: bytes) -> str:

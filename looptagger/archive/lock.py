@@ -199,10 +199,13 @@ def _parsed(lease: bytes) -> dict[str, Any]:
         return {}
 
 
-def _busy(folder: Folder, lease: bytes) -> str:
+def _who(lease: bytes) -> str:
     owner = _parsed(lease)
-    who = f"process {owner.get('pid', '?')} on {owner.get('host', 'another machine')}"
-    return f"{folder.uri}: another looptagger job ({who}) is writing there; wait for it, or stop it first."
+    return f"process {owner.get('pid', '?')} on {owner.get('host', 'another machine')}"
+
+
+def _busy(folder: Folder, lease: bytes) -> str:
+    return f"{folder.uri}: another looptagger job ({_who(lease)}) is writing there; wait for it, or stop it first."
 
 
 def holder(folder: Folder) -> str | None:
@@ -221,5 +224,4 @@ def holder(folder: Folder) -> str | None:
                 return None
     elif _gone(lease):
         return None
-    owner = _parsed(lease)
-    return f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
+    return _who(lease)

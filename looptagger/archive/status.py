@@ -81,7 +81,7 @@ def status(folder: Folder) -> Status:
     record = dataset.require(folder)
     live, _ = dataset.parts(folder)
     kept = counts.load(folder)
-    count = lambda part: kept.get(part.name) or counts.of(tags.read_part(folder, part.name, ["status"]))  # noqa: E731
+    count = lambda part: kept.get(part.name) or counts.of(tags.read_part(folder, part.name, ["status"])["status"])  # noqa: E731
     by_status = sum(several(count, live), Counter[str]())
     return Status(record.rows, by_status, len(live), lock.holder(folder), runs(folder))
 

@@ -94,11 +94,8 @@ class Part:
     @property
     def name(self) -> str:
         """The file's name."""
-        return f"part-{self.first:07d}.parquet" if self.first == self.last else self._range
-
-    @property
-    def _range(self) -> str:
-        return f"part-{self.first:07d}-{self.last:07d}.parquet"
+        last = "" if self.first == self.last else f"-{self.last:07d}"
+        return f"part-{self.first:07d}{last}.parquet"
 
 
 def parse(name: str) -> Part | None:

@@ -17,7 +17,7 @@ Samples = NDArray[np.float32] | NDArray[np.int16]
 BLOCK_SAMPLES = 1 << 16
 """Samples over all channels in one read: few enough to stay in a core's cache until they are averaged."""
 
-CODEC_NAMES = {"mpeg_layer_iii": "mp3", "mp3float": "mp3", "mp3": "mp3"}
+CODEC_NAMES = {"mpeg_layer_iii": "mp3", "mp3float": "mp3"}
 
 
 class Clock:

@@ -4,6 +4,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.util.metrics import Counter, Gauge
 
+from looptagger.archive import counts
 from looptagger.steps.decoding import DECODE_S
 
 
@@ -20,8 +21,8 @@ class Meters:
 
     def count(self, rows: pa.Table, seconds: float) -> None:
         """Take in tagged rows, and the seconds that the network took for them."""
-        for pair in pc.value_counts(rows.column("status")).to_pylist():
-            self.clips.inc(pair["counts"], {"status": pair["values"]})
+        for status, count in counts.of(rows.column("status")).items():
+            self.clips.inc(count, {"status": status})
         chunks, decode_s = pc.sum(rows.column("n_chunks")).as_py() or 0, pc.sum(rows.column(DECODE_S)).as_py() or 0.0
         for counter, more in ((self.chunks, chunks), (self.decode_s, decode_s), (self.predict_s, seconds)):
             if more > 0:  # Ray's counters take nothing else

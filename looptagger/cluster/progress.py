@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from looptagger.archive import counts
+
 WINDOW_S = 120.0
 """Speed is that of so many seconds: long enough to be steady, short enough to stay true when a cluster changes."""
 SAMPLE_S = 1.0
@@ -72,7 +74,7 @@ class Progress:
 
     def count(self, table: pa.Table) -> None:
         """Take in tagged rows."""
-        self.by_status.update(table.column("status").to_pylist())
+        self.by_status.update(counts.of(table.column("status")))
         self.audio_s += sum(filter(None, table.column("duration_s").to_pylist()))
         now = time.monotonic()
         if not self.samples or now - self.samples[-1][0] >= SAMPLE_S:

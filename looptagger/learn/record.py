@@ -17,10 +17,10 @@ from looptagger.archive.storage import Folder
 from looptagger.config import Train
 from looptagger.errors import UserError
 from looptagger.learn.table import Dataset
+from looptagger.model.checkpoint import IN_RUN
 
-ASKED, STATE, LOG, MODEL, CURVES, BOARD = (
-    "run.json", "_run/state.pt", "log.jsonl", "model.safetensors", "curves.png", "tensorboard"
-)  # fmt: skip
+ASKED, STATE, LOG = "run.json", "_run/state.pt", "log.jsonl"
+MODEL, CURVES, BOARD = IN_RUN, "curves.png", "tensorboard"
 
 Row = dict[str, Any]
 

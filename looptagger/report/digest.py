@@ -4,7 +4,7 @@ Rows come in tables, one after another; what is kept does not grow with their nu
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from looptagger.archive import counts
 from looptagger.roles import ROLES
 
 COLUMNS = ("id", "uri", "status", "error", *ROLES, "roles", "duration_s", "sample_rate", "codec")
@@ -86,7 +87,7 @@ class Digest:
     def add(self, table: pa.Table) -> None:
         """Take in some rows of an output."""
         status = table.column("status").cast(pa.string())
-        self.statuses.update(counted(status))
+        self.statuses.update(counts.of(status))
         failed = table.filter(pc.not_equal(status, "ok"))
         self._fail(failed.column("status").to_pylist(), failed.column("error").to_pylist(), failed.column("id"))
         tagged = table.filter(pc.equal(status, "ok"))
@@ -95,8 +96,8 @@ class Digest:
         seconds = tagged.column("duration_s").to_numpy()
         self.audio_s += float(seconds.sum())
         self.lengths += np.bincount(np.searchsorted(LENGTHS_S, seconds, "right"), minlength=len(self.lengths))
-        self.codecs.update(counted(tagged.column("codec")))
-        self.rates.update(counted(tagged.column("sample_rate")))
+        self.codecs.update(counts.of(tagged.column("codec")))
+        self.rates.update(counts.of(tagged.column("sample_rate")))
         self._score(tagged)
 
     def _score(self, tagged: pa.Table) -> None:
@@ -126,11 +127,6 @@ def general(reason: str) -> str:
     """A reason without its numbers, so that `8,123 bytes` and `9,456 bytes` count as one."""
     words = ["…" if any(c.isdigit() for c in word) else word for word in reason.split()]
     return " ".join(words)
-
-
-def counted(column: pa.ChunkedArray) -> Mapping[Any, int]:
-    """How often each value of a column comes."""
-    return {pair["values"]: pair["counts"] for pair in pc.value_counts(column).to_pylist()}
 
 
 def roles_of(table: pa.Table) -> NDArray[np.bool_]:
