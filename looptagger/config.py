@@ -1,9 +1,14 @@
 """Settings as frozen models, one a concern, with their defaults and bounds. `settings.load` reads them."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Split = Literal["paper", "stratified", "grouped"]
+Protocol = Literal["ours", "published"]
+SPLITS: Final[tuple[Split, ...]] = get_args(Split)
+PROTOCOLS: Final[tuple[Protocol, ...]] = get_args(Protocol)
 
 
 class Settings(BaseModel):
@@ -185,7 +190,7 @@ class Workers(Settings):
 class Train(Settings):
     """Everything `looptagger train` can be told, as in configs/train.yaml and configs/train_paper.yaml."""
 
-    split: Literal["paper", "stratified", "grouped"] = "grouped"
+    split: Split = "grouped"
     model: Model = Model()
     audio: Audio = Audio()
     epochs: int = Field(100, ge=1)

@@ -10,7 +10,7 @@ from looptagger import config, terminal
 from looptagger.cli import tables
 from looptagger.cli.options import ADDRESS, EXAMPLE, refuse_idle, settings, storage_options
 from looptagger.errors import UserError
-from looptagger.learn.splits import SPLITS
+from looptagger.learn.splits import PARTS
 
 
 @click.command(context_settings=EXAMPLE)
@@ -83,7 +83,7 @@ class Part(click.Choice[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The part. Raises UserError."""
-        if value in SPLITS:
+        if value in config.SPLITS:
             raise UserError(f"{value} is a split, not a part of one: use --splits {value}.")
         return super().convert(value, param, ctx)
 
@@ -95,15 +95,17 @@ class Part(click.Choice[str]):
     "--part",
     "--split",
     "part",
-    type=Part(["train", "validation", "test", "all"]),
+    type=Part([*PARTS, "all"]),
     default="test",
     show_default=True,
     help="The part of the split to judge on.",
 )
-@click.option("--splits", type=click.Choice(SPLITS), help="Which split; by default the one the model was trained on.")
+@click.option(
+    "--splits", type=click.Choice(config.SPLITS), help="Which split; by default the one the model was trained on."
+)
 @click.option(
     "--protocol",
-    type=click.Choice(["ours", "published"]),
+    type=click.Choice(config.PROTOCOLS),
     default="ours",
     show_default=True,
     help="What is heard of a loop and how it is judged: as in tagging, or as the paper's code does.",
@@ -154,7 +156,7 @@ def _split(provenance: dict[str, Any]) -> str:
     """The split that a model was trained on, as its card says."""
     about = provenance.get("data")
     trained_on = about.get("split") if isinstance(about, dict) else None
-    return str(trained_on) if trained_on in SPLITS else "grouped"
+    return str(trained_on) if trained_on in config.SPLITS else "grouped"
 
 
 COMMANDS: Final = (prepare, train, evaluate)

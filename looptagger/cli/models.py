@@ -9,7 +9,7 @@ import click
 from looptagger import config, terminal
 from looptagger.cli.options import EXAMPLE, refuse_idle, settings, storage_options
 from looptagger.errors import UserError
-from looptagger.learn.splits import SPLITS
+from looptagger.learn.splits import PARTS
 from looptagger.roles import ROLES
 
 if TYPE_CHECKING:
@@ -65,10 +65,12 @@ def import_(path: Path, out: str, name: str | None, licence: str) -> None:
 @model.command(context_settings=EXAMPLE)
 @click.argument("path", metavar="MODEL")
 @click.option("--data", required=True, metavar="DIR", help="A prepared data set.")
-@click.option("--splits", type=click.Choice(SPLITS), default="grouped", show_default=True, help="Which split of it.")
+@click.option(
+    "--splits", type=click.Choice(config.SPLITS), default="grouped", show_default=True, help="Which split of it."
+)
 @click.option(
     "--part",
-    type=click.Choice(["train", "validation", "test", "all"]),
+    type=click.Choice([*PARTS, "all"]),
     default="validation",
     show_default=True,
     help="The part to choose on; judge on another.",

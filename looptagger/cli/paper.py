@@ -9,7 +9,8 @@ from looptagger import terminal
 from looptagger.cli import tables
 from looptagger.cli.learning import training_lines
 from looptagger.cli.options import ADDRESS, EXAMPLE, settings, storage_options
-from looptagger.paper.settings import PROTOCOLS, SYSTEMS, Paper
+from looptagger.config import PROTOCOLS
+from looptagger.paper.settings import SYSTEMS, Paper
 
 
 @click.command(context_settings=EXAMPLE)

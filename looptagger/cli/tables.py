@@ -7,7 +7,7 @@ from rich.table import Table
 
 from looptagger import terminal
 from looptagger.learn.loops import Collection
-from looptagger.roles import ROLES
+from looptagger.roles import FIGURES, ROLES
 
 if TYPE_CHECKING:
     from looptagger.learn.table import Dataset
@@ -25,7 +25,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | No
 
 def prepared(collection: Collection, dataset: "Dataset", where: str) -> None:
     """What each step left of a data set, its roles beside the paper's, and its splits."""
-    from looptagger.learn.fsld import TABLE_1, TABLE_1_LOOPS
+    from looptagger.paper.tables import table_1
 
     left = dataset.annotated
     steps = [("annotated", "", f"{left:,}", "")]
@@ -34,9 +34,8 @@ def prepared(collection: Collection, dataset: "Dataset", where: str) -> None:
         steps.append((reason, f"{count:,}", f"{left:,}", ", ".join(collection.drops.examples.get(reason, ())[:1])))
     table(("step", "dropped", "loops left", "such as"), steps)
     terminal.out.print(f"\nRule: {dataset.rule}.\n", soft_wrap=True)
-    counts = {role: sum(part[role] for part in dataset.counts["paper"].values()) for role in ROLES}
-    rows = [(role, f"{counts[role]:,}", f"{TABLE_1[role]:,}") for role in ROLES]
-    table(("role", "loops", "the paper's Table 1"), [*rows, ("all", f"{dataset.loops:,}", f"{TABLE_1_LOOPS:,}")])
+    one = table_1(dataset)
+    table(one.columns, one.rows, one.title)
     terminal.out.print()
     parts = [(split, part, count) for split, of in dataset.counts.items() for part, count in of.items()]
     names = ("loops", *ROLES)
@@ -104,9 +103,6 @@ def _best(best: Mapping[str, Any], epochs: int) -> None:
     terminal.note(f"{epochs} epochs; the best is {best['epoch']}: validation ROC-AUC {best['roc_auc']:.3f} ({known}).")
     if untold:
         terminal.note(f"Not judged, as no loop of the validation part (or every one) plays it: {', '.join(untold)}.")
-
-
-FIGURES = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "f1": "F1"}
 
 
 def evaluated(report: Mapping[str, Any], unfair: Sequence[str]) -> None:

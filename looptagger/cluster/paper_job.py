@@ -13,13 +13,13 @@ from looptagger.archive.storage import Folder
 from looptagger.archive.tags import read_part
 from looptagger.cluster import features as extraction
 from looptagger.cluster.training_job import Events as TrainEvents
-from looptagger.config import Train
+from looptagger.config import PROTOCOLS, Train
 from looptagger.errors import UserError, one_line
 from looptagger.learn import table
 from looptagger.learn.table import Dataset
 from looptagger.paper import chunks, features, results, runs
 from looptagger.paper.runs import TEST, VALIDATION, Run
-from looptagger.paper.settings import NETWORKS, PROTOCOLS, SYSTEMS, Paper
+from looptagger.paper.settings import NETWORKS, SYSTEMS, Paper
 from looptagger.roles import ROLES
 
 FEATURES_VERSION = 2

@@ -4,10 +4,11 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
 from looptagger.archive.storage import Folder
+from looptagger.config import Protocol
 from looptagger.errors import UserError
 from looptagger.learn import intervals, metrics, table
 from looptagger.learn.metrics import ByRole, Floats, Truth
-from looptagger.learn.scoring import Protocol, joined, scored
+from looptagger.learn.scoring import joined, scored
 from looptagger.learn.table import Dataset
 from looptagger.model.predictor import Predictor
 from looptagger.roles import ROLES
@@ -17,7 +18,6 @@ Report = dict[str, Any]
 
 PUBLISHED_ROLES = ROLES[:5]
 """The roles over which the published code averages a network's areas: voice is left out."""
-PUBLISHED_THRESHOLD = 0.1
 Figures = dict[str, tuple[Callable[[Truth, Floats], ByRole], intervals.Figure]]
 """Figures by name, each with how it is counted over resamples."""
 AREAS: Figures = {"roc_auc": (metrics.roc_auc, intervals.roc_auc), "pr_auc": (metrics.pr_auc, intervals.pr_auc)}
@@ -96,7 +96,7 @@ def ours(truth: Truth, scores: Floats, limits: Floats, groups: Groups = None) ->
 def published(truth: Truth, scores: Floats, groups: Groups = None, roles: Sequence[str] = PUBLISHED_ROLES) -> Report:
     """Areas of the first `roles`, F1 loop by loop at 0.1 over all six, to stand beside the paper's Table 2."""
     report = _report(truth[:, : len(roles)], scores[:, : len(roles)], AREAS, groups)
-    return {**report, "f1_samples": metrics.f1_samples(truth, scores, PUBLISHED_THRESHOLD)}
+    return {**report, "f1_samples": metrics.f1_samples(truth, scores)}
 
 
 def _report(truth: Truth, scores: Floats, figures: Figures, groups: Groups) -> Report:

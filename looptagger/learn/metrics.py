@@ -22,6 +22,7 @@ ByRole = dict[str, float | None]
 UNDECIDED: Final = 0.5
 """The threshold of a role that the validation part cannot tell."""
 LEAST_THRESHOLD: Final = 1e-4
+PUBLISHED_THRESHOLD: Final = 0.1
 
 
 def roc_auc(truth: Truth, scores: Floats) -> ByRole:
@@ -40,9 +41,9 @@ def f1(truth: Truth, predicted: Truth) -> ByRole:
     return {role: float(found[i]) if _is_told(truth[:, i]) else None for i, role in enumerate(_names(truth))}
 
 
-def f1_samples(truth: Truth, scores: Floats, threshold: float = 0.1) -> float:
-    """F1 loop by loop, averaged over loops, at one threshold: the published code's."""
-    return float(f1_score(truth, scores >= threshold, average="samples", zero_division=0.0))
+def f1_samples(truth: Truth, scores: Floats) -> float:
+    """F1 loop by loop, averaged over loops, at the published code's threshold."""
+    return float(f1_score(truth, scores >= PUBLISHED_THRESHOLD, average="samples", zero_division=0.0))
 
 
 def first_right(truth: Truth, scores: Floats) -> float:

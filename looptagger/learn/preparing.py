@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 from looptagger.archive.fetch import Begin, Lost, read
 from looptagger.archive.storage import Folder, scheme
 from looptagger.audio.decode import Clip, decode_whole
-from looptagger.config import Audio, Prepare
+from looptagger.config import SPLITS, Audio, Prepare
 from looptagger.errors import ClipFailed, UserError
 from looptagger.learn import fsld, labels, table
 from looptagger.learn.loops import Collection, Loop, family, with_licences
-from looptagger.learn.splits import PARTS, SPLITS, splits
+from looptagger.learn.splits import PARTS, splits
 from looptagger.roles import ROLES
 
 FETCH_ROWS = 8

@@ -2,20 +2,17 @@
 
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from looptagger.audio import chunk
-from looptagger.config import Audio, Chunking
+from looptagger.config import Audio, Chunking, Protocol
 from looptagger.learn import table
 from looptagger.learn.metrics import Floats, Truth
 from looptagger.model.predictor import Predictor
 from looptagger.roles import ROLES
-
-Protocol = Literal["ours", "published"]
 
 WINDOWS = 16
 """Windows of a loop in the published protocol."""

@@ -6,11 +6,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from looptagger.config import SPLITS
 from looptagger.learn.loops import Loop
 from looptagger.roles import ROLES
 
 PARTS: Final = ("train", "validation", "test")
-SPLITS: Final = ("paper", "stratified", "grouped")
 GROUPED = SPLITS.index("grouped")
 LARGEST = 10
 """A held-out part is at least so many times as large as its largest uploader's share."""

@@ -18,10 +18,9 @@ from pydantic import Field, ValidationError
 from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import read_part
-from looptagger.config import Settings
+from looptagger.config import SPLITS, Settings
 from looptagger.errors import Unreachable, UserError
 from looptagger.learn.loops import Loop
-from looptagger.learn.splits import SPLITS
 from looptagger.roles import ROLES
 
 NAME, STEM = "dataset.json", "loops-"

@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 
 from looptagger.archive.storage import Folder
-from looptagger.config import Audio
+from looptagger.config import Audio, Protocol
 from looptagger.learn import table
 from looptagger.learn.table import Dataset
 from looptagger.paper import figures, runs, tables
 from looptagger.paper.figures import Example, Guess
 from looptagger.paper.runs import TEST, Makers, Run
-from looptagger.paper.settings import SYSTEMS, Protocol, System
+from looptagger.paper.settings import SYSTEMS, System
 from looptagger.paper.tables import Table
 from looptagger.roles import ROLES
 

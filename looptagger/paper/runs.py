@@ -12,12 +12,13 @@ import pyarrow.compute as pc
 
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import read_part, write_part
+from looptagger.config import Protocol
 from looptagger.learn import evaluation, intervals, metrics
 from looptagger.learn.evaluation import PUBLISHED_ROLES
 from looptagger.learn.metrics import Floats, Truth
 from looptagger.learn.table import Dataset
-from looptagger.paper.settings import NETWORKS, Paper, Protocol, System
-from looptagger.roles import ROLES
+from looptagger.paper.settings import NETWORKS, Paper, System
+from looptagger.roles import FIGURES, ROLES
 
 SCORES = "scores"
 VALIDATION, TEST = "validation", "test"
@@ -135,7 +136,7 @@ def _groups(scores: pa.Table, makers: Makers) -> list[Hashable]:
 def over_seeds(reports: Iterable[Report]) -> Report:
     """Each figure's mean over the seeds, its standard deviation, and the mean of the intervals' ends."""
     several = list(reports)
-    names = [name for name in ("roc_auc", "pr_auc", "f1") if name in several[0]]
+    names = [name for name in FIGURES if name in several[0]]
     found: Report = {"seeds": len(several), "positives": several[0]["positives"]}
     for name in names:
         keys = several[0][name]

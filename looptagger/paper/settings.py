@@ -1,20 +1,16 @@
 """What `looptagger paper` can be told, as in configs/paper.yaml."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from looptagger.config import Augment, Phase, Settings, Storage, Train
+from looptagger.config import PROTOCOLS, Augment, Phase, Protocol, Settings, Storage, Train
 
 System = Literal["BR-RF", "BR-SVM", "LP-RF", "LP-SVM", "RAkEL-RF", "RAkEL-SVM", "CNN", "HCNN"]
-Protocol = Literal["ours", "published"]
 
-SYSTEMS: Final[tuple[System, ...]] = (
-    "BR-RF", "BR-SVM", "LP-RF", "LP-SVM", "RAkEL-RF", "RAkEL-SVM", "CNN", "HCNN",
-)  # fmt: skip
+SYSTEMS: Final[tuple[System, ...]] = get_args(System)
 """Table 2's rows; CNN is the non-harmonic one."""
 NETWORKS: Final[dict[str, Literal["cnn", "hcnn"]]] = {"CNN": "cnn", "HCNN": "hcnn"}
-PROTOCOLS: Final[tuple[Protocol, ...]] = ("ours", "published")
 
 PUBLISHED: Final = Train(
     split="paper",

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from looptagger.config import PROTOCOLS, Protocol
 from looptagger.learn.fsld import TABLE_1, TABLE_1_LOOPS
 from looptagger.learn.intervals import LEAST_GROUPS, LEAST_PLAYING
 from looptagger.learn.table import Dataset
-from looptagger.paper.settings import PROTOCOLS, SYSTEMS, Protocol, System
-from looptagger.roles import ROLES
+from looptagger.paper.settings import SYSTEMS, System
+from looptagger.roles import FIGURES, ROLES
 
 TABLE_2: Final = {
     "BR-RF": (0.6201, 0.3759, 0.5538),
@@ -23,7 +24,6 @@ TABLE_2: Final = {
     "HCNN": (0.8606, 0.5860, 0.7253),
 }
 """The paper's: ROC-AUC, PR-AUC, F1."""
-FIGURES: Final = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "f1": "F1"}
 NONE = "–"
 
 Reports = Mapping[tuple[System, Protocol], Mapping[str, Any]]
