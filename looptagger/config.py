@@ -203,8 +203,6 @@ class Train(Settings):
     )
     select: Literal["loss", "roc_auc", "pr_auc"] = Field("roc_auc", description="what the best epoch is best at")
     begin_with: str | None = Field(None, description="a model whose shape and weights training begins with")
-    teachers: tuple[str, ...] = Field((), max_length=8, description="models whose mean scores are learned, too")
-    teachers_share: float = Field(0.75, gt=0, le=1, description="of what is learned, where there are teachers")
     licence: str = Field("unknown", description="of the weights, as their card will say")
     seed: int = Field(0, ge=0, lt=2**32)
     compute: Workers = Workers()
@@ -225,5 +223,4 @@ class Train(Settings):
         for phase in found["phases"]:
             if not phase["head_only"]:
                 del phase["head_only"]  # runs that began before there was such a thing go on, here and below
-        late = ("begin_with",) * (not self.begin_with) + ("teachers", "teachers_share") * (not self.teachers)
-        return {key: value for key, value in found.items() if key not in late}
+        return {key: value for key, value in found.items() if key != "begin_with" or value}

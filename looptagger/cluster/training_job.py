@@ -16,9 +16,8 @@ from looptagger.archive.storage import Folder
 from looptagger.cluster.plan import Workforce, parts_evenly
 from looptagger.config import Train, misfit
 from looptagger.errors import UserError
-from looptagger.learn import record, table
+from looptagger.learn import record, start, table
 from looptagger.learn.fairness import has_heard
-from looptagger.learn.given import Given, given
 from looptagger.learn.table import Dataset
 from looptagger.learn.task import Census, Task
 from looptagger.model import checkpoint
@@ -61,7 +60,8 @@ def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
     archive.check_place(job.out)
     data, out = Folder.to_read(job.data, job.train.storage), Folder(job.out, job.train.storage)
     found = table.find(data)
-    settings, others = given(job.train, [] if job.overwrite else record.given(out))
+    kept = None if job.overwrite or not record.is_started(out) else out.read(record.START)
+    settings, begun_with = start.begun_with(job.train, kept)
     job = replace(job, train=settings)
     _check(job, found, data, out)
     with lock.held(out) as check:
@@ -69,13 +69,13 @@ def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
         if job.resume and not is_started:
             raise UserError(f"{job.out}: holds no run to resume; leave --resume out to start one.")
         if not job.overwrite:
-            _begin(job, found, out, others)
+            _begin(job, found, out, begun_with)
         log = record.rows(out) if is_started and not job.overwrite else []  # a log by itself is of a run half deleted
         if len(log) == job.train.epochs:
             _license(out, job.train)
             return log
         labels = [table.truth(rows) for rows in table.rows(data, found, job.train.split, "train", ROLES)]
-        task = Task(job.train, Census.of(np.concatenate(labels)), _card(job, found, others), others)
+        task = Task(job.train, Census.of(np.concatenate(labels)), _card(job, found, begun_with), begun_with)
         log = _run(job, task, found, log, replace(events, check=check))
         _license(out, job.train)
         return log
@@ -88,11 +88,11 @@ def _license(out: Folder, settings: Train) -> None:
         out.write(record.MODEL, checkpoint.told_anew(data, licence=settings.licence))
 
 
-def _begin(job: TrainJob, found: Dataset, out: Folder, others: Given) -> None:
-    wanted = record.identity(job.train, found) | others.noted()
+def _begin(job: TrainJob, found: Dataset, out: Folder, begun_with: bytes | None) -> None:
+    wanted = record.identity(job.train, found) | start.noted(begun_with)
     record.begin(out, wanted, {"started": _now(), "versions": _versions()})
-    if not record.is_started(out):
-        record.keep_given(out, others.models)
+    if begun_with and not record.is_started(out):
+        out.write(record.START, begun_with)
 
 
 def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], events: Events) -> list[record.Row]:
@@ -109,11 +109,10 @@ def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], event
         _check_force(job.train, force, task.census)
         if job.overwrite:  # only now that the new one can start
             record.clear(out)
-            _begin(job, found, out, task.given)
+            _begin(job, found, out, task.start)
         events.note(_announced(task, found, force))
-        for each in task.given.models:
-            if why := has_heard(checkpoint.card(each, "given"), found, task.settings.split):
-                events.note(f"Validation is flattering. {why}")
+        if task.start and (why := has_heard(checkpoint.card(task.start, "begin_with"), found, task.settings.split)):
+            events.note(f"Validation is flattering. {why}")
         pictures = Pictures(out, log)
         details = training.Job(task, data, found, out, storage_environment())
 
@@ -171,8 +170,8 @@ def _check(job: TrainJob, found: Dataset, data: Folder, out: Folder) -> None:
     settings, counts = job.train, found.counts[job.train.split]
     if data.path == out.path:
         raise UserError(f"{job.out}: is the data set itself; choose another folder for the run.")
-    named = [f"{name}/" for name in (settings.begin_with, *settings.teachers) if name]
-    if job.overwrite and any(name.startswith(f"{job.out.rstrip('/')}/") for name in named):
+    model = settings.begin_with
+    if job.overwrite and model and f"{model}/".startswith(f"{job.out.rstrip('/')}/"):
         raise UserError(f"{job.out}: --overwrite would delete the model to learn from; choose another folder.")
     if job.out in checkpoint.NAMES:
         raise UserError(f"{job.out}: is the name of a model that looptagger brings along; call the run otherwise.")
@@ -214,7 +213,7 @@ def _announced(task: Task, found: Dataset, force: Workforce) -> str:
     )
 
 
-def _card(job: TrainJob, found: Dataset, others: Given) -> Card:
+def _card(job: TrainJob, found: Dataset, begun_with: bytes | None) -> Card:
     """The checkpoint's card but for what validation decides."""
     name = plain_name(job.out.rstrip("/").rpartition("/")[2]) or job.train.model.kind
     provenance = {
@@ -224,8 +223,8 @@ def _card(job: TrainJob, found: Dataset, others: Given) -> Card:
         "counts": found.counts[job.train.split],
         "settings": job.train.model_dump(mode="json", exclude={"storage"}),
         "versions": _versions(),
-        **others.noted(),
-        **others.heard(),
+        **start.noted(begun_with),
+        **start.learned_from(begun_with),
     }
     card = Card(name=name, model=job.train.model, audio=job.train.audio, licence=job.train.licence)
     return card.model_copy(update={"provenance": provenance})

@@ -11,7 +11,7 @@ from looptagger.model.checkpoint import Card
 def warnings(card: Card, dataset: Dataset, split: str, part: str) -> list[str]:
     """What is unfair about judging a model on these loops, a sentence each.
 
-    A model that began with another's weights, or was taught by it, knows what that one has heard.
+    A model that began with another's weights knows what that one has heard.
     """
     own = card.provenance
     of = [("The model", own), *(("A model that it learned from", each) for each in _forebears(own))]

@@ -17,7 +17,6 @@ from looptagger.learn.augment import Tensors, crops
 from looptagger.learn.peers import Peers
 from looptagger.learn.schedule import augment_at, optimiser, phase_at, rate
 from looptagger.learn.task import Census
-from looptagger.learn.teaching import Teachers
 from looptagger.model.hcnn import HCNN
 
 BAND_AXIS, FRAME_AXIS = 2, 3
@@ -48,8 +47,8 @@ class Trainee(nn.Module):
 class Learner:
     """A network, its optimiser and the mean of its weights, on one worker of several."""
 
-    def __init__(self, settings: Train, census: Census, peers: Peers, teachers: Teachers | None = None) -> None:
-        self.settings, self.census, self.peers, self.teachers = settings, census, peers, teachers
+    def __init__(self, settings: Train, census: Census, peers: Peers) -> None:
+        self.settings, self.census, self.peers = settings, census, peers
         torch.manual_seed(settings.seed)
         self.network = HCNN(settings.model, settings.audio).to(peers.device)
         self.network.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -124,8 +123,6 @@ class Learner:
     def _step(self, batch: Tensors) -> Tensor:
         there = Tensors(*(each.to(self.peers.device, non_blocking=True) for each in batch))
         waveform, labels = crops(there, self.settings.audio.chunk_samples)
-        if self.teachers:
-            labels = labels.lerp(self.teachers.scores(waveform), self.settings.teachers_share)
         loss = F.binary_cross_entropy_with_logits(self.trainee(waveform), labels, pos_weight=self.positive_weights)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()

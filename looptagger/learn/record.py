@@ -19,7 +19,7 @@ from looptagger.errors import UserError
 from looptagger.learn.table import Dataset
 from looptagger.model.checkpoint import IN_RUN
 
-ASKED, STATE, LOG = "run.json", "_run/state.pt", "log.jsonl"
+ASKED, STATE, START, LOG = "run.json", "_run/state.pt", "_run/start.safetensors", "log.jsonl"
 MODEL, CURVES, BOARD = IN_RUN, "curves.png", "tensorboard"
 
 Row = dict[str, Any]
@@ -82,22 +82,7 @@ def _differences(wanted: Any, have: Any, key: str = "") -> Iterator[tuple[str, A
 def clear(folder: Folder) -> None:
     """Delete a run, the state first."""
     boards = [f"{BOARD}/{name}" for name in folder.names(BOARD)]
-    folder.delete([STATE, ASKED, LOG, MODEL, CURVES, *_given(folder), *boards])
-
-
-def keep_given(folder: Folder, models: Sequence[bytes]) -> None:
-    """Keep the models that a new run is given, in their order."""
-    for number, data in enumerate(models):
-        folder.write(f"_run/given-{number}.safetensors", data)
-
-
-def given(folder: Folder) -> list[bytes]:
-    """Those models as they were when the run began: what their names stand for may have gone, or be another, since."""
-    return [data for name in _given(folder) if is_started(folder) and (data := folder.read(name))]
-
-
-def _given(folder: Folder) -> list[str]:
-    return [f"_run/{name}" for name in folder.names("_run") if name.startswith("given-")]
+    folder.delete([STATE, ASKED, START, LOG, MODEL, CURVES, *boards])
 
 
 def rows(folder: Folder) -> list[Row]:

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from looptagger.config import Train
-from looptagger.learn.given import Given
 from looptagger.model.checkpoint import Card
 
 MOST_REPEATS = 5.0
@@ -56,4 +55,5 @@ class Task:
     settings: Train
     census: Census
     card: Card
-    given: Given = Given()
+    start: bytes | None = None
+    """The checkpoint that training begins with."""

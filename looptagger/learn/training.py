@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from looptagger.archive.storage import Folder
-from looptagger.config import Compute, Train
+from looptagger.config import Compute
 from looptagger.errors import UserError
 from looptagger.learn import metrics, run
 from looptagger.learn.augment import Tensors, tensors
@@ -19,7 +19,6 @@ from looptagger.learn.peers import Peers
 from looptagger.learn.run import State
 from looptagger.learn.scoring import joined, scored
 from looptagger.learn.task import Task
-from looptagger.learn.teaching import Teachers
 from looptagger.model import checkpoint
 from looptagger.model.checkpoint import Card
 from looptagger.model.predictor import Predictor
@@ -41,8 +40,7 @@ def fit(task: Task, train: Loops, validation: Tables, folder: Folder, peers: Pee
     `train` gives this worker's share of the loops for an epoch, `validation` its share of the validation loops, anew
     each time. Only rank 0 writes.
     """
-    teachers = Teachers(task.given.teachers, _compute(task.settings, peers)) if task.given.teachers else None
-    learner = Learner(task.settings, task.census, peers, teachers)
+    learner = Learner(task.settings, task.census, peers)
     stored = run.load(folder)
     if len(set(peers.gather(stored.epoch if stored else 0))) > 1:
         raise UserError(f"{folder.uri}: the workers see different files there; use s3:// or a folder that all share.")
@@ -65,9 +63,9 @@ def fit(task: Task, train: Loops, validation: Tables, folder: Folder, peers: Pee
 
 def _begun(task: Task, learner: Learner, validation: Tables) -> State:
     """The state before the first epoch: a model that training begins with is the best so far."""
-    if not task.given.start:
+    if not task.start:
         return State()
-    learner.network.load_state_dict(checkpoint.load(task.given.start, "begin_with")[0].state_dict())
+    learner.network.load_state_dict(checkpoint.load(task.start, "begin_with")[0].state_dict())
     truth, scores = score(checkpoint.dump(learner.network, task.card), learner, validation)
     row = {"epoch": 0, **figures(truth, scores)}
     best = checkpoint.dump(learner.network, _decided(task.card, truth, scores, row))
@@ -110,14 +108,9 @@ def _validated(
 
 def score(data: bytes, learner: Learner, validation: Tables) -> tuple[Truth, Floats]:
     """Truth and scores of all workers' validation loops, as tagging would score them."""
-    predictor = Predictor(data, compute=_compute(learner.settings, learner.peers))
-    return joined(learner.peers.gather(joined(scored(validation(), predictor))))
-
-
-def _compute(settings: Train, peers: Peers) -> Compute:
-    """How models are run that do not learn."""
-    precision = settings.compute.precision
-    return Compute(device=peers.kind, precision="float32" if precision == "float32" else "auto")
+    wanted = learner.settings.compute.precision
+    compute = Compute(device=learner.peers.kind, precision="float32" if wanted == "float32" else "auto")
+    return joined(learner.peers.gather(joined(scored(validation(), Predictor(data, compute=compute)))))
 
 
 def figures(truth: Truth, scores: Floats) -> Row:

@@ -13,11 +13,10 @@ import torch
 from looptagger.archive.storage import Folder
 from looptagger.config import Augment, Phase, Train
 from looptagger.errors import UserError
-from looptagger.learn import record, run, table, training
+from looptagger.learn import record, run, start, table, training
 from looptagger.learn.augment import Tensors
 from looptagger.learn.evaluation import Report, judged
 from looptagger.learn.fairness import has_heard, warnings
-from looptagger.learn.given import Given
 from looptagger.learn.learner import Learner, Trainee
 from looptagger.learn.peers import Peers
 from looptagger.learn.schedule import augment_at, rate
@@ -52,14 +51,14 @@ def fit(
     out: Path,
     chosen: Train,
     epoch: Callable[[Any], None] = lambda row: None,
-    models: Given = Given(),
+    begun_with: bytes | None = None,
 ) -> run.State:
     folder, dataset = data
     labels = np.concatenate([table.truth(rows) for rows in table.rows(folder, dataset, chosen.split, "train")])
     provenance = {"data": {**dataset.model_dump(), "split": chosen.split}, "counts": dataset.counts[chosen.split]}
     card = checkpoint.Card(name="trial", model=chosen.model, provenance=provenance)
     told = lambda kind, what: epoch(what) if kind == "epoch" else None  # noqa: E731
-    task = Task(chosen, Census.of(labels), card, models)
+    task = Task(chosen, Census.of(labels), card, begun_with)
     share = Share(folder, dataset.parts, chosen.split, 1 << 30)
     feed = (lambda epoch: share.train([chosen.seed, epoch, 1]), share.validation)
     return training.fit(task, *feed, Folder(str(out)), Peers(), told)
@@ -104,7 +103,7 @@ def test_a_narrow_network_learns_the_roles(data: Data, tmp_path: Path) -> None:
     dealt_anew = data[1].model_copy(update={"counts": counts})
     assert "has heard some" in str(warning(predictor.card, dealt_anew, "grouped", "test"))
     learned = (tmp_path / record.MODEL).read_bytes()
-    heir = Predictor(checkpoint.told_anew(learned, provenance=Given(None, (learned,)).heard()))
+    heir = Predictor(checkpoint.told_anew(learned, provenance=start.learned_from(learned)))
     assert "learned from has been trained on" in str(warning(heir.card, data[1], "grouped", "train"))
     assert warning(heir.card, data[1], "grouped", "test") is None
     again = data[1].model_copy(update={"digest": "of another rule"})
