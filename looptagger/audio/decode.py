@@ -50,25 +50,25 @@ def decode(file: BinaryIO, audio: Audio, chunking: Chunking, limits: Limits) -> 
     Raises ClipFailed: `undecodable`, `empty`, `silent` or `too_large`; and MemoryError.
     """
 
-    def heard(source: AudioSource) -> Clip:
-        return _heard(source, audio, chunking, limits)
+    def work(source: AudioSource) -> Clip:
+        return _chunks(source, audio, chunking, limits)
 
-    return _first_that_reads(file, limits, heard)
+    return _first_that_reads(file, limits, work)
 
 
 def decode_whole(file: BinaryIO, audio: Audio, limits: Limits, silence_db: float) -> Clip:
     """An audio file as one chunk of its own length: `pcm` is (1, n_samples). Raises ClipFailed as `decode` does."""
 
-    def heard(source: AudioSource) -> Clip:
+    def work(source: AudioSource) -> Clip:
         waveform, duration_s = _whole(source, audio, limits)
         if not chunk.loud(waveform[None], silence_db).any():
             raise _silent(silence_db)
         return Clip(waveform[None], np.zeros(1), duration_s, source.rate, source.channels, source.codec)
 
-    return _first_that_reads(file, limits, heard)
+    return _first_that_reads(file, limits, work)
 
 
-def _first_that_reads(file: BinaryIO, limits: Limits, heard: Callable[[AudioSource], Clip]) -> Clip:
+def _first_that_reads(file: BinaryIO, limits: Limits, work: Callable[[AudioSource], Clip]) -> Clip:
     """What is heard through the first decoder that can read the file. Raises ClipFailed."""
     head = file.read(VORBIS_HEAD)
     if not head:
@@ -80,11 +80,11 @@ def _first_that_reads(file: BinaryIO, limits: Limits, heard: Callable[[AudioSour
         try:
             file.seek(0)
             with opened(file, clock) as source:
-                return heard(source)
-        except ClipFailed as undecoded:
-            if undecoded.status != "empty" or opened is decoders[-1][1]:
+                return work(source)
+        except ClipFailed as failed:
+            if failed.status != "empty" or opened is decoders[-1][1]:
                 raise
-            empty = undecoded
+            empty = failed
         except TimeoutError:
             raise ClipFailed("undecodable", f"decoding took longer than {limits.max_decode_s:g} s") from None
         except MemoryError:
@@ -107,7 +107,7 @@ def _reason(error: Exception) -> str:
     return "no MPEG frame found" if text.startswith("File does not exist") else text
 
 
-def _heard(source: AudioSource, audio: Audio, chunking: Chunking, limits: Limits) -> Clip:
+def _chunks(source: AudioSource, audio: Audio, chunking: Chunking, limits: Limits) -> Clip:
     """A source's chunks that are not silent: sparse when it can seek and is long, else out of the whole waveform."""
     if source.frames and source.frames / source.rate > 2 * chunking.max_chunks * audio.chunk_s:
         first = chunk.planned(source.frames * audio.sample_rate // source.rate, audio, chunking)

@@ -187,9 +187,9 @@ def _refuse_rest(file: BinaryIO) -> None:
     libsndfile takes an MP3 without a header of its own (one that was piped) to be as long as its first frames' bit rate
     says; of joined streams it reads the first; and it ends at a damaged header that names another format.
     """
-    heard, size = file.tell(), file.seek(0, os.SEEK_END)
-    if size - heard > max(4_096, size // 100):  # more than tags and an encoder's padding
-        raise ValueError(f"it took {heard:,} of {size:,} bytes for the whole file")
+    taken, size = file.tell(), file.seek(0, os.SEEK_END)
+    if size - taken > max(4_096, size // 100):  # more than tags and an encoder's padding
+        raise ValueError(f"it took {taken:,} of {size:,} bytes for the whole file")
 
 
 @contextmanager

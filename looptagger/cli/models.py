@@ -96,7 +96,7 @@ def thresholds(path: str, data: str, splits: str, part: "Part", out: str | None,
     predictor, dataset = Predictor(weights, path, given.compute), table.find(folder)
     with terminal.progress_view() as view:
         progress = view.of("loops scored")
-        truth, scores = evaluation.heard(predictor, folder, dataset, splits, part, progress=progress)
+        truth, scores = evaluation.scores_of(predictor, folder, dataset, splits, part, progress=progress)
     chosen = metrics.best_thresholds(truth, scores)
     kept = [role for i, role in enumerate(ROLES) if truth[:, i].all() or not truth[:, i].any()]
     limits = {**chosen, **{role: predictor.card.thresholds[role] for role in kept}}

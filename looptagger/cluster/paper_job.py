@@ -194,7 +194,7 @@ def _judged(run: Run) -> Sequence[str]:
     return (VALIDATION, TEST) if run.protocol == "ours" else (TEST,)
 
 
-def _loops(run: Run, site: Site, part: str, heard: str) -> chunks.Loops:
+def _loops(run: Run, site: Site, part: str, kind: str) -> chunks.Loops:
     data, dataset, split, name = site.where(run.protocol, part)
     source = next(source for source in reversed(site.sources()) if source.dataset is dataset)
     columns = list(dict.fromkeys(["id", *ROLES, split]))
@@ -204,7 +204,7 @@ def _loops(run: Run, site: Site, part: str, heard: str) -> chunks.Loops:
             rows = table.in_part(table.read(data, file, columns), split, name)
             yield rows, read_part(site.out, f"{source.sub}/{extraction.name_of(file)}")
 
-    return chunks.gather(pairs(), heard)
+    return chunks.gather(pairs(), kind)
 
 
 def _network(run: Run, site: Site, events: Events) -> pa.Table:
@@ -222,8 +222,8 @@ def _network(run: Run, site: Site, events: Events) -> pa.Table:
     found = []
     for part in _judged(run):
         ids: list[str] = []
-        heard = _noted(table.rows(*site.where(run.protocol, part)), ids)
-        truth, scores = joined(scored(heard, predictor, run.protocol))
+        rows = _noted(table.rows(*site.where(run.protocol, part)), ids)
+        truth, scores = joined(scored(rows, predictor, run.protocol))
         found.append(runs.table(ids, part, truth, scores))
     return pa.concat_tables(found)
 

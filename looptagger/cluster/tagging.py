@@ -191,10 +191,10 @@ def pipeline(works: Sequence[Work], job: Job, plan: Plan) -> Any:
     if not plan.predictors:
         actor = {"fn_constructor_args": (job, True), "compute": _pool(plan.decoders, works), "num_cpus": CORE}
         return shards.map_batches(Predict, batch_size=None, **actor, **batches)
-    heard = shards.map_batches(_decode, fn_kwargs={"job": job}, batch_size=None, num_cpus=CORE, **batches)
+    decoded = shards.map_batches(_decode, fn_kwargs={"job": job}, batch_size=None, num_cpus=CORE, **batches)
     most = max(1, min(GPU_ROWS, GPU_CHUNKS // job.tag.chunking.max_chunks))
     actor = {"fn_constructor_args": (job, False), "compute": _pool(plan.predictors, works), "num_cpus": 0}
-    return heard.map_batches(Predict, batch_size=most, num_gpus=plan.gpus_per_predictor, **actor, **batches)
+    return decoded.map_batches(Predict, batch_size=most, num_gpus=plan.gpus_per_predictor, **actor, **batches)
 
 
 def _pool(now: int, works: Sequence[Work]) -> ActorPoolStrategy:

@@ -150,15 +150,15 @@ def trainer(job: Job, force: Workforce, retries: int, scratch: str) -> Any:
     )
 
 
-def run(job: Job, force: Workforce, retries: int, heard: Callable[[str, Any], None]) -> None:
-    """Train to the end; `heard` is called with ("step", ...) and ("epoch", row). Raises UserError."""
+def run(job: Job, force: Workforce, retries: int, told: Callable[[str, Any], None]) -> None:
+    """Train to the end; `told` is called with ("step", ...) and ("epoch", row). Raises UserError."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     words = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # no other node's end may take it along
     job = replace(job, words=words)
     outcome = _one(job, force, retries) if force.workers == 1 else _several(job, force, retries, here)
     try:
-        while not _hear(words, heard):  # Ray's own tidying up after the last epoch can take 10 s; nobody needs it
-            if ray.wait([outcome], timeout=0)[0] and not _hear(words, heard):
+        while not _pass_on(words, told):  # Ray's own tidying up after the last epoch can take 10 s; nobody needs it
+            if ray.wait([outcome], timeout=0)[0] and not _pass_on(words, told):
                 _end(outcome)
                 return
     except BaseException:  # in a session that stays open, the workers would go on with a run that others may take up
@@ -201,7 +201,7 @@ def _end(outcome: Any) -> None:
         raise RuntimeError(f"training failed: {one_line(getattr(error, 'cause', error))}") from error
 
 
-def _hear(words: Queue, heard: Callable[[str, Any], None]) -> bool:
+def _pass_on(words: Queue, told: Callable[[str, Any], None]) -> bool:
     """Pass on the workers' words; True after the last. Raises the UserError that ended one of them."""
     try:
         while True:
@@ -210,6 +210,6 @@ def _hear(words: Queue, heard: Callable[[str, Any], None]) -> bool:
                 return True
             if kind == "error":
                 raise UserError(what)
-            heard(kind, what)
+            told(kind, what)
     except Empty:
         return False

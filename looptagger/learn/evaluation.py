@@ -23,7 +23,7 @@ Figures = dict[str, tuple[Callable[[Truth, Floats], ByRole], intervals.Figure]]
 AREAS: Figures = {"roc_auc": (metrics.roc_auc, intervals.roc_auc), "pr_auc": (metrics.pr_auc, intervals.pr_auc)}
 
 
-def heard(
+def scores_of(
     predictor: Predictor,
     folder: Folder,
     dataset: Dataset,
@@ -60,7 +60,7 @@ def judged(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Report, list[str], Truth, Floats]:
     """The figures of a model on one part of a split, and the loops' ids, truth and scores. Raises UserError."""
-    truth, scores = heard(predictor, folder, dataset, split, part, protocol, progress)
+    truth, scores = scores_of(predictor, folder, dataset, split, part, protocol, progress)
     makers, limits = table.makers(folder, dataset, split, part), predictor.thresholds
     about = {
         "model": predictor.model_id,

@@ -44,8 +44,8 @@ def _trained_on(provenance: dict[str, Any], dataset: Dataset, split: str, part: 
     dealt = data.get("dealt", {}).get(split), dataset.dealt.get(split)
     if not same or counts[0] != counts[1] or (all(dealt) and dealt[0] != dealt[1]):
         return f"was trained on the {data.get('split')} split of these loops: it has heard some of this part."
-    heard = {"test": None, "validation": "was chosen, and its thresholds set, on these loops"}
-    why = heard.get(part, "has been trained on these loops")
+    flaws = {"test": None, "validation": "was chosen, and its thresholds set, on these loops"}
+    why = flaws.get(part, "has been trained on these loops")
     return f"{why}: its figures here are flattering." if why else None
 
 

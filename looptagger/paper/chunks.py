@@ -42,7 +42,7 @@ class Loops:
         return np.where(count[:, None], sums / np.maximum(count, 1)[:, None], without).astype(np.float32)
 
 
-def gather(pairs: Iterable[tuple[pa.Table, pa.Table]], heard: str) -> Loops:
+def gather(pairs: Iterable[tuple[pa.Table, pa.Table]], kind: str) -> Loops:
     """Loops out of (rows of the data set, the features of their file), and what was heard of them."""
     ids: list[str] = []
     truth, numbers, owners = [np.zeros((0, 6), bool)], [np.zeros((0, len(features.NAMES)), np.float32)], [_NOBODY]
@@ -53,7 +53,7 @@ def gather(pairs: Iterable[tuple[pa.Table, pa.Table]], heard: str) -> Loops:
                 "the stored features are of these loops in other files, as of a data set that was prepared again; "
                 "delete the output's features/ and run the same command."
             )
-        mine = found.filter(pc.and_(pc.equal(found.column("heard"), heard), pc.is_null(found.column("error"))))
+        mine = found.filter(pc.and_(pc.equal(found.column("heard"), kind), pc.is_null(found.column("error"))))
         owner = pc.index_in(mine.column("id"), rows.column("id").combine_chunks())
         mine, owner = mine.filter(pc.is_valid(owner)), pc.drop_null(owner)
         owners.append(owner.to_numpy().astype(np.int64) + len(ids))

@@ -55,7 +55,7 @@ class Piece(NamedTuple):
     """A stretch of a loop: which, and its int16 samples."""
 
     loop: str
-    heard: str
+    kind: str
     number: int
     pcm: NDArray[np.int16]
 
@@ -139,7 +139,7 @@ def extracted(rows: pa.Table, extractor: Extractor, audio: Audio, parts: Sequenc
         except Exception as why:  # whatever a library says of one piece costs that piece alone
             error = one_line(why)
             numbers.append(np.full(len(NAMES), np.nan, np.float32))
-        for name, value in zip(found, (piece.loop, piece.heard, piece.number, error), strict=True):
+        for name, value in zip(found, (piece.loop, piece.kind, piece.number, error), strict=True):
             found[name].append(value)
     return _table(found, np.array(numbers, np.float32).reshape(-1, len(NAMES)))
 

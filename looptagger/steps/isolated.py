@@ -61,7 +61,7 @@ class Helper:
     def __init__(self, *command: str) -> None:
         self.command = command or (sys.executable, "-P", "-c", START, str(Path(__file__).parents[2]))
         self.process: subprocess.Popen[bytes] | None = None
-        self.heard: BinaryIO | None = None
+        self.words: BinaryIO | None = None
         self.is_idle = True
 
     def start(self) -> None:
@@ -96,11 +96,11 @@ class Helper:
 
     def _told(self, rows: pa.Table, asked: Mapping[str, Any]) -> Iterator[tuple[bytes, bytes]]:
         """The helper's words on some rows, up to the last one or to its end."""
-        to, heard = self._ready()
+        to, words = self._ready()
         self.is_idle = False
         with suppress(BrokenPipeError):
             _say(to, TABLE, _bytes(rows.replace_schema_metadata({"asked": json.dumps(asked)})))
-        while (said := _hear(heard)) is not None:
+        while (said := _next_word(words)) is not None:
             self.is_idle = said[0] in (DONE, FAILED, REFUSED)
             if said[0] == REFUSED:
                 raise UserError(said[1].decode())
@@ -114,13 +114,13 @@ class Helper:
         """The two ends to a helper that waits for rows. One whose words nobody heard to the end is replaced."""
         if self.process and (not self.is_idle or self.process.poll() is not None):
             self.close()
-        if self.process is None or self.heard is None:
+        if self.process is None or self.words is None:
             read, write = os.pipe()
             self.process = subprocess.Popen([*self.command, str(write)], stdin=subprocess.PIPE, pass_fds=[write])
             os.close(write)
-            self.heard = os.fdopen(read, "rb")
+            self.words = os.fdopen(read, "rb")
         assert self.process.stdin
-        return self.process.stdin, self.heard
+        return self.process.stdin, self.words
 
     def _end(self, allowed_s: float) -> tuple[int, str]:
         """Why the helper is gone, also in words; another takes its place when it is needed."""
@@ -135,13 +135,13 @@ class Helper:
 
     def close(self) -> None:
         """End the helper, whatever it is at."""
-        if self.process and self.process.stdin and self.heard:
+        if self.process and self.process.stdin and self.words:
             self.process.kill()
             with suppress(BrokenPipeError):
                 self.process.stdin.close()
-            self.heard.close()
+            self.words.close()
             self.process.wait()
-        self.process, self.heard, self.is_idle = None, None, True
+        self.process, self.words, self.is_idle = None, None, True
 
 
 HERE = Helper()
@@ -154,7 +154,7 @@ def _say(to: IO[bytes], kind: bytes, content: bytes | memoryview = b"") -> None:
     to.flush()
 
 
-def _hear(source: BinaryIO) -> tuple[bytes, bytes] | None:
+def _next_word(source: BinaryIO) -> tuple[bytes, bytes] | None:
     """The next word, or None when the other side is gone."""
     head = source.read(9)
     if len(head) < 9:
@@ -178,7 +178,7 @@ def _table(content: bytes) -> pa.Table:
 
 def main(out: BinaryIO, source: BinaryIO) -> None:
     """The helper's life: rows come in, words go out, until the other side is gone."""
-    while (said := _hear(source)) is not None:
+    while (said := _next_word(source)) is not None:
         rows = _table(said[1])
         asked = json.loads(rows.schema.metadata.pop(b"asked"))
         step, kinds = STEPS[asked["step"]]
