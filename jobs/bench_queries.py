@@ -61,7 +61,7 @@ def rows(number: int, count: int) -> pa.Table:
         "n_chunks": np.where(bad, 0, rng.integers(1, 5, count)),
         "model": np.full(count, "starter@190b1237411c"),
     }
-    return pa.table(columns).cast(tags.OWN)
+    return pa.table(columns).cast(tags.CLIP_SCHEMA)
 
 
 def with_embeddings(table: pa.Table, number: int) -> pa.Table:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
-from looptagger.archive import dataset, lock, status
+from looptagger.archive import lock, output, status
 from looptagger.archive.opening import open_files
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
@@ -198,7 +198,7 @@ def test_one_writer_an_object_store_prefix(s3: S3) -> None:
     with lock.held(folder):
         assert json.loads(folder.read(lock.NAME) or b"{}")["pid"] == os.getpid()
     assert folder.read(lock.NAME) is None
-    assert dataset.load(folder) is None
+    assert output.load(folder) is None
 
 
 def test_of_two_that_take_over_a_stale_lease_one_has_it(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:

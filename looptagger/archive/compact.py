@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from looptagger.archive import counts, dataset, tags
+from looptagger.archive import counts, output, tags
 from looptagger.archive.several import several
 from looptagger.archive.storage import Folder
 
@@ -23,11 +23,11 @@ def compact(folder: Folder, check: Callable[[], None] = lambda: None) -> tuple[i
     A joined part's name covers those it replaces, so that a run cut off between its writing and their deletion
     leaves nothing in doubt: the next run deletes them. For that moment a reader of OUT sees their rows twice.
     """
-    dataset.tidy(folder)
+    output.tidy(folder)
     check()
     finish(folder)
-    live, _ = dataset.parts(folder)
-    subs = (f"{dataset.CHUNKS}/", "") if dataset.require(folder).identity["chunks"] else ("",)
+    live, _ = output.parts(folder)
+    subs = (f"{output.CHUNKS}/", "") if output.require(folder).identity["chunks"] else ("",)
     groups = _groups(folder, live, subs)
     kept, joint = counts.load(folder), dict[str, Counter[str]]()
     folder.delete([counts.NAME])
@@ -45,9 +45,9 @@ def compact(folder: Folder, check: Callable[[], None] = lambda: None) -> tuple[i
 
 def finish(folder: Folder) -> None:
     """Join the parts whose chunk parts a compaction had joined when it was cut off, so that each has its own again."""
-    live = dataset.parts(folder)[0]
+    live = output.parts(folder)[0]
     names = {part.name for part in live}
-    for joined in [each for each in dataset.parts(folder, dataset.CHUNKS)[0] if each.name not in names]:
+    for joined in [each for each in output.parts(folder, output.CHUNKS)[0] if each.name not in names]:
         group = [part for part in live if joined.first <= part.first and part.last <= joined.last]
         shards = sum(part.last - part.first + 1 for part in group)
         if shards == joined.last - joined.first + 1:  # else its name would say that what is missing is there

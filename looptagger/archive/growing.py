@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from looptagger.archive import counts, manifest, tables, tags
+from looptagger.archive import counts, manifest, tags, user_manifests
 from looptagger.archive.columns import joint_schema
-from looptagger.archive.dataset import CHUNKS, Record, load, missing, save, withdraw
 from looptagger.archive.manifest import ManifestFile
+from looptagger.archive.output import CHUNKS, Record, load, missing, save, withdraw
 from looptagger.archive.sources import Listing, open_sources
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
@@ -133,7 +133,7 @@ def _frozen(
 
 
 def _nothing(sources: Sequence[str], listings: Sequence[Listing]) -> str:
-    if all(map(tables.is_manifest, sources)):
+    if all(map(user_manifests.is_manifest, sources)):
         return f"{' '.join(sources)}: the manifest has no rows."
     skipped = sum(listing.skipped.total() for listing in listings)
     also = f" among the {skipped:,} files there" if skipped else ""

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from looptagger.archive.columns import as_stored, conformed, grown, joint_schema
-from looptagger.archive.known import Known, digests
+from looptagger.archive.ids import Known, digests
 from looptagger.archive.patience import patiently
 from looptagger.archive.sources import Listing
 from looptagger.archive.storage import Folder

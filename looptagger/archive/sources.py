@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from looptagger.archive import disk, paths, tables
+from looptagger.archive import disk, paths, user_manifests
 from looptagger.archive.patience import patiently
 from looptagger.archive.storage import filesystem, local_path, scheme
 from looptagger.config import Storage
@@ -43,7 +43,7 @@ def absolute(source: str) -> str:
 def roots(sources: Sequence[str]) -> tuple[str, ...]:
     """Local folders below which clips may go missing together: sources that are folders, or were, and mounted disks."""
     local = [source for source in sources if scheme(source) == "file"]
-    plain = [source for source in local if not glob.has_magic(source) and not tables.is_manifest(source)]
+    plain = [source for source in local if not glob.has_magic(source) and not user_manifests.is_manifest(source)]
     files = [each for each in plain if paths.is_audio(each) or os.path.isfile(local_path(each))]
     return (*(each for each in plain if each not in files), *(disk.mounts() if local else ()))
 
@@ -69,7 +69,7 @@ def _covered(source: str, others: Collection[str], storage: Storage) -> bool:
     is_local = scheme(source) == "file"
     is_hidden = is_local and any(part.startswith(".") for part in source.split("/")[depth:])
     is_gone = is_local and not glob.has_magic(source) and not os.path.lexists(local_path(source))
-    if not depth or is_hidden or is_gone or tables.is_manifest(source):
+    if not depth or is_hidden or is_gone or user_manifests.is_manifest(source):
         return False
     return paths.is_audio(source) or not _is_file(source, storage)
 
@@ -91,7 +91,7 @@ def _manifests(source: str, storage: Storage) -> list[str]:
 
     Any other source as it is, also one whose name looks like a glob.
     """
-    if not tables.is_manifest(source) or _is_file(source, storage):
+    if not user_manifests.is_manifest(source) or _is_file(source, storage):
         return [source]
     fs = filesystem(source, storage, storage.anonymous)
     is_folder = not glob.has_magic(source) and fs.isdir(source)
@@ -104,10 +104,10 @@ def _manifests(source: str, storage: Storage) -> list[str]:
 
 
 def _open(source: str, storage: Storage) -> Listing:
-    if tables.is_manifest(source):
+    if user_manifests.is_manifest(source):
         return _manifest(source, storage)
-    if tables.UNREAD.search(source) and _is_file(source, storage):
-        as_ = ", ".join(tables.ENDINGS)
+    if user_manifests.UNREAD.search(source) and _is_file(source, storage):
+        as_ = ", ".join(user_manifests.ENDINGS)
         raise UserError(f"{source}: manifests are read as {as_}; unpack it, or save it as one of these.")
     found = disk.find(source) if scheme(source) == "file" else _remote(source, storage)
     skipped: Counter[str] = Counter()
@@ -117,7 +117,7 @@ def _open(source: str, storage: Storage) -> Listing:
 def _manifest(source: str, storage: Storage) -> Listing:
     fs = filesystem(source, storage, storage.anonymous)
     path = os.fsdecode(local_path(source)) if scheme(source) == "file" else source
-    reader = tables.open_table(fs, source, str(fs._strip_protocol(path)))
+    reader = user_manifests.open_table(fs, source, str(fs._strip_protocol(path)))
     return Listing(source, reader.schema, reader.batches)
 
 

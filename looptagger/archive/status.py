@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from looptagger.archive import counts, dataset, lock, manifest, tags
+from looptagger.archive import counts, lock, manifest, output, tags
 from looptagger.archive.several import several
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
@@ -78,8 +78,8 @@ def settled(read: Callable[P, T]) -> Callable[P, T]:
 @settled
 def status(folder: Folder) -> Status:
     """Counts by status. Raises UserError where there is no output."""
-    record = dataset.require(folder)
-    live, _ = dataset.parts(folder)
+    record = output.require(folder)
+    live, _ = output.parts(folder)
     kept = counts.load(folder)
     count = lambda part: kept.get(part.name) or counts.of(tags.read_part(folder, part.name, ["status"])["status"])  # noqa: E731
     by_status = sum(several(count, live), Counter[str]())
@@ -106,12 +106,12 @@ def verify(folder: Folder) -> list[str]:
 
     A part must hold just its shards' ids in the manifest's order. Ids are unique there, so they are here.
     """
-    record = dataset.require(folder)
+    record = output.require(folder)
     shards = manifest.shards(record.files)
-    schema = dataset.output_schema(folder, record)
-    live, stale = dataset.parts(folder)
+    schema = output.output_schema(folder, record)
+    live, stale = output.parts(folder)
     problems = [f"{part.name}: left over from a compaction; `looptagger compact` removes it" for part in stale]
-    chunked = dataset.parts(folder, dataset.CHUNKS)[0] if record.identity["chunks"] else None
+    chunked = output.parts(folder, output.CHUNKS)[0] if record.identity["chunks"] else None
     number = 0
     for part in live:
         if part.first > number:
@@ -150,13 +150,13 @@ def _part_problems(
 
 def _chunk_problems(folder: Folder, part: tags.Part, clips: pa.Table, chunked: Sequence[tags.Part]) -> list[str]:
     """What is wrong with the chunks of a part's clips: each clip has as many as it says."""
-    name = f"{dataset.CHUNKS}/{part.name}"
+    name = f"{output.CHUNKS}/{part.name}"
     if part not in chunked:
         is_joined = any(each.first <= part.first and part.last <= each.last for each in chunked)
         return [f"{name}: {JOINED if is_joined else tags.ABSENT}"]
     ids, found = clips.column("id").combine_chunks(), np.zeros(clips.num_rows, np.int64)
     with tags.opened(folder, name) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-        if not parquet.schema_arrow.equals(tags.CHUNKS):
+        if not parquet.schema_arrow.equals(tags.CHUNK_SCHEMA):
             return [f"{name}: has another schema; {tags.AGAIN}"]
         for batch in parquet.iter_batches(columns=["id"]):
             at = pc.index_in(batch.column("id"), value_set=ids).fill_null(-1).to_numpy()

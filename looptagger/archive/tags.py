@@ -25,7 +25,7 @@ EMBEDDED_GROUP_ROWS = 4_096
 _WORD = pa.dictionary(pa.int32(), pa.string())
 _SCORES = [pa.field(role, pa.float32()) for role in ROLES]
 
-OWN = pa.schema(
+CLIP_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
@@ -43,7 +43,7 @@ OWN = pa.schema(
 )
 """looptagger's own columns of a part, in order."""
 
-CHUNKS = pa.schema(
+CHUNK_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("chunk", pa.int32(), nullable=False),
@@ -65,7 +65,7 @@ def schema(carried: pa.Schema, embedding: int = 0) -> pa.Schema:
     Raises UserError when a manifest column has the name of one of ours, or of another, be it in other letters: query
     engines do not tell `BPM` from `bpm`.
     """
-    own = list(OWN)
+    own = list(CLIP_SCHEMA)
     if embedding:
         own += [
             pa.field("embedding", pa.list_(pa.float16(), embedding)),

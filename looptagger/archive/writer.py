@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from looptagger.archive import counts, tags
-from looptagger.archive.dataset import CHUNKS, Work, check_there
+from looptagger.archive.output import CHUNKS, Work, check_there
 from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
@@ -146,4 +146,4 @@ def exploded(table: pa.Table) -> pa.Table:
         "start_s": pc.list_flatten(table.column(CHUNK_STARTS)),
         **{role: pa.array(scores[:, i], pa.float32()) for i, role in enumerate(ROLES)},
     }
-    return pa.table(columns, schema=tags.CHUNKS)
+    return pa.table(columns, schema=tags.CHUNK_SCHEMA)

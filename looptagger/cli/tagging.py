@@ -89,15 +89,15 @@ def show(out: str, rows: int, role: str | None, as_csv: bool, **storage: Any) ->
 
     Example: looptagger show tags --role bass
     """
-    from looptagger.archive import looking
+    from looptagger.archive import preview
 
     if as_csv and (role or click.get_current_context().get_parameter_source("rows") is ParameterSource.COMMANDLINE):
         raise click.UsageError("--csv writes all rows: leave --role and --rows out.")
     place = folder(out, storage)
     if as_csv:
-        looking.write_csv(place, sys.stdout.buffer)
+        preview.write_csv(place, sys.stdout.buffer)
     else:
-        terminal.show(looking.head(place, rows, role), out)
+        terminal.show(preview.head(place, rows, role), out)
 
 
 @click.command(context_settings=EXAMPLE)
@@ -108,12 +108,12 @@ def compact(out: str, **storage: Any) -> None:
 
     Example: looptagger compact s3://bucket/tags
     """
-    from looptagger.archive import dataset, lock
+    from looptagger.archive import lock, output
     from looptagger.archive.compact import compact as run
     from looptagger.archive.storage import Folder
 
     place = Folder(out, settings(config.Tag, storage).storage)
-    dataset.require(place)
+    output.require(place)
     with lock.held(place) as check:
         before, after = run(place, check)
     terminal.note(f"{terminal.plural(before, 'part')} before, {after:,} now.")
@@ -128,7 +128,7 @@ def report(out: str, file: str | None, **storage: Any) -> None:
 
     Example: looptagger report tags
     """
-    from looptagger.archive import dataset
+    from looptagger.archive import output
     from looptagger.archive.storage import file_at
     from looptagger.report import page
 
@@ -137,7 +137,7 @@ def report(out: str, file: str | None, **storage: Any) -> None:
     to, name = file_at(path, place.storage, (".html", ".htm"))
     with terminal.progress_view() as view:
         found = page.digest(place, view.of("rows read"))
-    record = dataset.require(place)
+    record = output.require(place)
     to.write(name, page.html(found, out, record.identity["model"], record.rows).encode("utf-8", "replace"))
     terminal.note(f"Open {to.at(name) if to.is_local else path} in a browser.")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from looptagger.archive import dataset, lock
+from looptagger.archive import lock, output
 from looptagger.archive.opening import open_files
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
@@ -183,7 +183,7 @@ def _source(source: str, tag: Tag) -> str:
 
 def _output(out: str, tag: Tag) -> str:
     """Write a file there, read it again and delete it."""
-    dataset.check_place(out)
+    output.check_place(out)
     folder = Folder(out, tag.storage)
     who = lock.holder(folder)
     if who:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from looptagger.archive import compact, dataset, lock
-from looptagger.archive.dataset import Record, Work
+from looptagger.archive import compact, lock, output
 from looptagger.archive.growing import Request, prepare
+from looptagger.archive.output import Record, Work
 from looptagger.archive.sources import absolute, roots
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import CODE, CODED_ROW, STATUSES
@@ -88,7 +88,7 @@ def tag(job: TagJob, events: Events | None = None) -> Summary:
     events = events or Events()
     if job.update and job.overwrite:
         raise UserError("--update adds to the tags, --overwrite replaces them: use one of the two.")
-    dataset.check_place(job.out)
+    output.check_place(job.out)
     model = checkpoint.resolve(job.model, job.tag.storage)
     card = checkpoint.card(model, job.model)
     if card.about:
@@ -98,12 +98,12 @@ def tag(job: TagJob, events: Events | None = None) -> Summary:
         asked = replace(_request(job, model, card), check=check, note=events.note, listed=events.listed)
         record = prepare(folder, asked)
         check()
-        dataset.tidy(folder)
+        output.tidy(folder)
         if job.chunks:
             compact.finish(folder)
-        works, schema = _works(folder, record, job), dataset.output_schema(folder, record)
+        works, schema = _works(folder, record, job), output.output_schema(folder, record)
         writer = PartWriter(folder, works, schema, job.chunks, check)
-        absent = sum(work.rows for work in dataset.missing(folder, record))
+        absent = sum(work.rows for work in output.missing(folder, record))
         again = sum(work.rows for work in writer.works if work.only is not None)
         summary = Summary(record.rows, record.rows - absent - again)
         if writer.works:
@@ -128,9 +128,9 @@ def _request(job: TagJob, model: bytes, card: checkpoint.Card) -> Request:
 
 
 def _works(folder: Folder, record: Record, job: TagJob) -> list[Work]:
-    works = dataset.missing(folder, record, job.limit)
+    works = output.missing(folder, record, job.limit)
     if job.retry_errors:
-        works += dataset.failed(folder, record, STATUSES[1:])
+        works += output.failed(folder, record, STATUSES[1:])
     return works
 
 
@@ -197,5 +197,5 @@ def _recorded(folder: Folder, job: TagJob, record: Record, summary: Summary) -> 
             "python": platform.python_version(),
         }
         with suppress(UserError):  # the reason that the run ended matters more than its record
-            dataset.check_there(folder)
+            output.check_there(folder)
             folder.write(f"_run/run-{started:%Y%m%dT%H%M%S%f}.json", json.dumps(report, indent=1).encode())

@@ -7,11 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from looptagger.archive import dataset as archive
-from looptagger.archive import lock
+from looptagger.archive import lock, output
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import read_part
-from looptagger.cluster import features as extraction
+from looptagger.cluster import extraction
 from looptagger.cluster.training_job import Events as TrainEvents
 from looptagger.config import PROTOCOLS, Train
 from looptagger.errors import UserError, one_line
@@ -93,7 +92,7 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
     A run that cannot be done is told of, and does not keep the others from it. Raises UserError for what concerns all.
     """
     events = events or Events()
-    archive.check_place(job.out)
+    output.check_place(job.out)
     site = _site(job)
     if shared := _shared(site):
         events.note(f"{shared:,} loops of {job.test} are learned from in {job.data}, too: their figures flatter.")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from looptagger.archive.dataset import Work
+from looptagger.archive.output import Work
 from looptagger.config import Compute, Workers
 from looptagger.errors import UserError
 

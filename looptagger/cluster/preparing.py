@@ -6,8 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from looptagger.archive import dataset as archive
-from looptagger.archive import lock
+from looptagger.archive import lock, output
 from looptagger.archive.storage import Folder
 from looptagger.config import Prepare
 from looptagger.errors import UserError
@@ -38,7 +37,7 @@ def prepare(
     """Read, decode, split and store a labelled data set. Raises UserError for what the user can mend."""
     from looptagger.learn import preparing
 
-    archive.check_place(job.out)
+    output.check_place(job.out)
     folder = Folder(job.out, job.prepare.storage)
     _check_empty(folder, job.overwrite)
     collection = preparing.collect(job.source, job.prepare, job.labels)

@@ -20,8 +20,8 @@ import ray.data
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from looptagger.archive import manifest
-from looptagger.archive.dataset import Work, check_there
 from looptagger.archive.manifest import Shard
+from looptagger.archive.output import Work, check_there
 from looptagger.archive.patience import patiently
 from looptagger.archive.sources import holds_anything
 from looptagger.archive.storage import Folder, local_path
@@ -30,7 +30,7 @@ from looptagger.archive.writer import PART, ROW, STOPPED, PartWriter
 from looptagger.cluster.plan import CORE, READER, Plan, readers, with_small_ends
 from looptagger.cluster.progress import Progress
 from looptagger.cluster.session import adopt
-from looptagger.cluster.standing import watched
+from looptagger.cluster.stalls import watched
 from looptagger.config import Audio, Tag
 from looptagger.errors import UserError
 

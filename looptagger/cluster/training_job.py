@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from looptagger.archive import dataset as archive
-from looptagger.archive import lock
+from looptagger.archive import lock, output
 from looptagger.archive.storage import Folder
 from looptagger.cluster.plan import Workforce, parts_evenly
 from looptagger.config import Train, misfit
@@ -57,7 +56,7 @@ def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
     events = events or Events()
     if job.resume and job.overwrite:
         raise UserError("--resume goes on with a run, --overwrite starts anew: use one of the two.")
-    archive.check_place(job.out)
+    output.check_place(job.out)
     data, out = Folder.to_read(job.data, job.train.storage), Folder(job.out, job.train.storage)
     found = table.find(data)
     kept = None if job.overwrite or not record.is_started(out) else out.read(record.START)

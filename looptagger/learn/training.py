@@ -10,13 +10,13 @@ import pyarrow as pa
 from looptagger.archive.storage import Folder
 from looptagger.config import Compute
 from looptagger.errors import UserError
-from looptagger.learn import metrics, run
+from looptagger.learn import metrics, resuming
 from looptagger.learn.augment import Tensors, tensors
 from looptagger.learn.batches import Loop, ahead, batches
 from looptagger.learn.learner import Learner
 from looptagger.learn.metrics import Floats, Truth
 from looptagger.learn.peers import Peers
-from looptagger.learn.run import State
+from looptagger.learn.resuming import State
 from looptagger.learn.scoring import joined, scored
 from looptagger.learn.task import Task
 from looptagger.model import checkpoint
@@ -41,14 +41,14 @@ def fit(task: Task, train: Loops, validation: Tables, folder: Folder, peers: Pee
     each time. Only rank 0 writes.
     """
     learner = Learner(task.settings, task.census, peers)
-    stored = run.load(folder)
+    stored = resuming.load(folder)
     if len(set(peers.gather(stored.epoch if stored else 0))) > 1:
         raise UserError(f"{folder.uri}: the workers see different files there; use s3:// or a folder that all share.")
     state = stored or _begun(task, learner, validation)
     if stored:
         learner.restore(stored.learner)
     if state.best and peers.rank == 0:
-        run.follow(folder, state)
+        resuming.follow(folder, state)
     while state.epoch < task.settings.epochs:
         started = time.monotonic()
         learner.enter(state.epoch, state.best)
@@ -56,7 +56,7 @@ def fit(task: Task, train: Loops, validation: Tables, folder: Folder, peers: Pee
         row = {"epoch": state.epoch + 1, "train_loss": loss, "crops_per_s": crops_per_s}
         state, is_best = _validated(task, learner, state, row, validation, started)
         if peers.rank == 0:
-            run.save(folder, state, is_best)
+            resuming.save(folder, state, is_best)
             told("epoch", state.log[-1])
     return state
 

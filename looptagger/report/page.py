@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
-from looptagger.archive import dataset
+from looptagger.archive import output
 from looptagger.archive.status import settled
 from looptagger.archive.storage import Folder, local_path, scheme
 from looptagger.report.digest import BINS, COLUMNS, LENGTHS_S, Digest, Row
@@ -34,9 +34,9 @@ class Bar:
 @settled
 def digest(folder: Folder, progress: Callable[[int, int], None] = lambda done, total: None) -> Digest:
     """Read an output, part by part. Raises UserError where there is none."""
-    record = dataset.require(folder)
+    record = output.require(folder)
     found = Digest()
-    for rows in dataset.rows(folder, COLUMNS):
+    for rows in output.rows(folder, COLUMNS):
         found.add(rows)
         progress(found.clips, record.rows)
     return found

@@ -24,7 +24,9 @@ HELD_CHUNKS = 2048
 
 PCM, DECODE_S = "_pcm", "_decode_s"
 
-_DECODED = [tags.OWN.field(name) for name in ("error", "duration_s", "sample_rate", "channels", "codec", "n_chunks")]
+_DECODED = [
+    tags.CLIP_SCHEMA.field(name) for name in ("error", "duration_s", "sample_rate", "channels", "codec", "n_chunks")
+]
 _FACTS = [
     pa.field("status", pa.string()),
     *_DECODED,

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from looptagger.archive import counts, dataset, growing, lock, looking, manifest, status, tags, writer
+from looptagger.archive import counts, growing, lock, manifest, output, preview, status, tags, writer
 from looptagger.archive.compact import compact, finish
-from looptagger.archive.dataset import Record, Work
 from looptagger.archive.growing import Request
+from looptagger.archive.output import Record, Work
 from looptagger.archive.storage import Folder
 from looptagger.archive.writer import CHUNK_SCORES, CHUNK_STARTS, PART, ROW, PartWriter
 from looptagger.errors import UserError
@@ -98,7 +98,7 @@ def tagged(folder: Folder, work: Work, bad: int | None = 3, score: float = 0.5) 
 
 
 def tag(folder: Folder, record: Record, works: list[Work], **how: Any) -> None:
-    writer = PartWriter(folder, works, dataset.output_schema(folder, record), chunks=True)
+    writer = PartWriter(folder, works, output.output_schema(folder, record), chunks=True)
     for work in works:
         table = tagged(folder, work, **how)
         writer.add(table.slice(1))  # blocks come split and in any order
@@ -119,17 +119,17 @@ def folder(tmp_path: Path) -> Folder:
 def done(tmp_path: Path, folder: Folder) -> Record:
     """Ten clips, of which clip3 failed, in parts of four."""
     record = prepare(folder, request(write_manifest(tmp_path / "m.csv", range(10))))
-    tag(folder, record, dataset.missing(folder, record))
+    tag(folder, record, output.missing(folder, record))
     return record
 
 
 def test_parts_hold_every_row_once_in_one_schema(folder: Folder, done: Record) -> None:
-    assert [part.name for part in dataset.parts(folder)[0]] == [tags.Part(i, i).name for i in range(3)]
+    assert [part.name for part in output.parts(folder)[0]] == [tags.Part(i, i).name for i in range(3)]
     assert sorted(ids(folder)) == sorted(f"clip{i}" for i in range(10))
-    schemas = {pq.read_schema(folder.at(part.name)).to_string() for part in dataset.parts(folder)[0]}
+    schemas = {pq.read_schema(folder.at(part.name)).to_string() for part in output.parts(folder)[0]}
     assert len(schemas) == 1
     schema = pq.read_schema(folder.at("part-0000000.parquet"))
-    assert schema.names == [*tags.OWN.names, "bpm"]
+    assert schema.names == [*tags.CLIP_SCHEMA.names, "bpm"]
     assert not schema.field("id").nullable
     assert schema.field("roles").type == pa.list_(pa.string())
     assert status.verify(folder) == []
@@ -143,7 +143,7 @@ def test_chunk_parts(folder: Folder, done: Record) -> None:
 
 def test_resume_takes_what_no_part_holds(folder: Folder, done: Record) -> None:
     folder.delete(["part-0000001.parquet"])
-    works = dataset.missing(folder, done)
+    works = output.missing(folder, done)
     assert [work.part for work in works] == ["part-0000001.parquet"]
     assert status.verify(folder)[0].startswith("shards 1 to 1")
     tag(folder, done, works)
@@ -158,7 +158,7 @@ def test_status_counts(folder: Folder, done: Record) -> None:
 
 
 def test_retry_replaces_failed_rows_in_place(folder: Folder, done: Record) -> None:
-    works = dataset.failed(folder, done, tags.STATUSES[1:])
+    works = output.failed(folder, done, tags.STATUSES[1:])
     assert [(work.part, work.only) for work in works] == [("part-0000000.parquet", (3,))]
     for _ in range(2):  # twice: an order that was lost would mix up rows
         tag(folder, done, works, bad=None, score=0.75)
@@ -174,20 +174,20 @@ def test_another_try_of_many_is_kept_bit_by_bit(
     """A part that was compacted may have half a million clips to try again."""
     monkeypatch.setattr(writer, "MERGED_ROWS", 2)
     record = prepare(folder, request(write_manifest(tmp_path / "m.csv", range(50))))
-    tag(folder, record, dataset.missing(folder, record))
+    tag(folder, record, output.missing(folder, record))
     compact(folder)
-    works = dataset.failed(folder, record, ["missing"])
+    works = output.failed(folder, record, ["missing"])
     assert (len(works), len({work.part for work in works})) == (5, 1)
-    again = PartWriter(folder, works, dataset.output_schema(folder, record), chunks=True)
+    again = PartWriter(folder, works, output.output_schema(folder, record), chunks=True)
     rows = pa.concat_tables([tagged(folder, work, bad=None) for work in works])
     for piece in (rows.slice(0, 1), rows.slice(1, 2), rows.slice(0, 2)):  # the last one is delivered twice
         again.add(piece)
     assert again.left == 2
     again.close()
     assert status.status(folder).by_status == {"ok": 48, "missing": 2}
-    works = dataset.failed(folder, record, ["missing"])
+    works = output.failed(folder, record, ["missing"])
     assert len(works) == 2
-    again = PartWriter(folder, works, dataset.output_schema(folder, record), chunks=True)
+    again = PartWriter(folder, works, output.output_schema(folder, record), chunks=True)
     for work in works:
         again.add(tagged(folder, work, bad=None))
     again.close()
@@ -197,8 +197,8 @@ def test_another_try_of_many_is_kept_bit_by_bit(
 
 def test_a_task_delivered_twice_gives_rows_once(folder: Folder, tmp_path: Path) -> None:
     record = prepare(folder, request(write_manifest(tmp_path / "m.csv", range(4))))
-    works = dataset.missing(folder, record)
-    writer = PartWriter(folder, works, dataset.output_schema(folder, record), chunks=True)
+    works = output.missing(folder, record)
+    writer = PartWriter(folder, works, output.output_schema(folder, record), chunks=True)
     table = tagged(folder, works[0])
     for piece in (table.slice(0, 3), table.slice(0, 3), table.slice(3), table):
         writer.add(piece)
@@ -211,9 +211,9 @@ def test_compaction_keeps_rows_order_and_ledger(folder: Folder, done: Record) ->
     assert compact(folder) == (3, 1)
     assert ids(folder) == before
     assert status.verify(folder) == []
-    assert dataset.missing(folder, done) == []
+    assert output.missing(folder, done) == []
     assert compact(folder) == (1, 1)
-    works = dataset.failed(folder, done, ["missing"])
+    works = output.failed(folder, done, ["missing"])
     assert [(work.part, work.only, work.offset) for work in works] == [("part-0000000-0000002.parquet", (3,), 0)]
     tag(folder, done, works, bad=None)
     assert status.status(folder).failed == 0
@@ -243,7 +243,7 @@ def test_a_compaction_cut_off_before_its_deletions_is_mended(folder: Folder, don
     folder.write(".mine.1.tmp", b"another program's")
     assert "left over" in status.verify(folder)[0]
     assert status.status(folder).done == 10
-    dataset.tidy(folder)
+    output.tidy(folder)
     assert status.verify(folder) == []
     assert sorted(os.listdir(folder.path)) == [".mine.1.tmp", "_run", "chunks", "part-0000000-0000002.parquet"]
 
@@ -269,7 +269,7 @@ def test_chunks_that_are_joined_do_not_bridge_a_part_that_is_missing(folder: Fol
     for name, data in list(kept.items())[::2]:
         folder.write(name, data)
     finish(folder)
-    assert [work.part for work in dataset.missing(folder, done)] == ["part-0000001.parquet"]
+    assert [work.part for work in output.missing(folder, done)] == ["part-0000001.parquet"]
 
 
 def pq_bytes(table: pa.Table) -> bytes:
@@ -303,14 +303,14 @@ def test_parts_that_are_not_as_they_should_be_are_sentences(folder: Folder, done
     folder.write("part-0000007.parquet", whole)
     assert "part-0000007.parquet: holds shards that the manifest has not" in status.verify(folder)[-1]
     folder.delete(["part-0000007.parquet"])
-    works = dataset.failed(folder, done, ["missing"])
+    works = output.failed(folder, done, ["missing"])
     folder.delete(["chunks/part-0000000.parquet"])
     with pytest.raises(UserError, match="part-0000000.parquet: is gone; delete the part of that name"):
         tag(folder, done, works, bad=None)
     folder.write("part-0000000.parquet", pq_bytes(pq.read_table(io.BytesIO(whole)).slice(1)))
     folder.delete([counts.NAME])
     with pytest.raises(UserError, match="part-0000000.parquet: does not hold just its rows"):
-        dataset.failed(folder, done, ["missing"])
+        output.failed(folder, done, ["missing"])
 
 
 def test_a_run_s_record_that_is_cut_off_is_passed_over(folder: Folder, done: Record) -> None:
@@ -348,7 +348,7 @@ def test_update_adds_what_is_new(folder: Folder, done: Record, tmp_path: Path) -
     more = write_manifest(tmp_path / "m.csv", range(5, 14))
     record = prepare(folder, request(more, update=True))
     assert record.rows == 14
-    tag(folder, record, dataset.missing(folder, record))
+    tag(folder, record, output.missing(folder, record))
     assert sorted(ids(folder)) == sorted(f"clip{i}" for i in range(14))
     assert status.verify(folder) == []
     assert prepare(folder, request(more, update=True)).rows == 14
@@ -358,7 +358,7 @@ def test_a_known_id_for_another_file_is_refused(folder: Folder, done: Record, tm
     """Of two months' manifests that both count from 0, the second would be taken for the first again."""
     (tmp_path / "feb.csv").write_text("id,uri,bpm\nclip3,/feb/3.wav,1\n")
     refused(folder, request(tmp_path / "feb.csv", update=True), "the id 'clip3' stands for another file .* /feb/3.wav;")
-    assert dataset.load(folder) == done
+    assert output.load(folder) == done
     (tmp_path / "twice.csv").write_text("id,uri,bpm\nclip3,/x/3.wav,1\nnew,/x/n.wav,1\nclip3,/x/3.wav,1\n")
     refused(folder, request(tmp_path / "twice.csv", update=True), "the id 'clip3' comes twice")
     assert status.verify(folder) == []
@@ -379,7 +379,7 @@ def test_a_limit_on_an_update_makes_no_trial(folder: Folder, done: Record, tmp_p
 
 def test_a_manifest_file_that_is_missing_is_a_sentence(folder: Folder, done: Record) -> None:
     folder.delete([done.files[0].name])
-    for fault in (lambda: dataset.output_schema(folder, done), lambda: status.verify(folder)):
+    for fault in (lambda: output.output_schema(folder, done), lambda: status.verify(folder)):
         with pytest.raises(UserError, match=r"000000.parquet: is missing, or cannot be read whole; put it back"):
             fault()
 
@@ -388,20 +388,20 @@ def test_limit_then_the_rest(folder: Folder, tmp_path: Path) -> None:
     source = write_manifest(tmp_path / "m.csv", range(10))
     record = prepare(folder, request(source, limit=3))
     assert record.rows == 3
-    tag(folder, record, dataset.missing(folder, record))
+    tag(folder, record, output.missing(folder, record))
     assert prepare(folder, request(source, limit=2)).rows == 3
     assert prepare(folder, request(source, limit=6)).rows == 6
     record = prepare(folder, request(source))
     assert record.rows == 10
-    tag(folder, record, dataset.missing(folder, record))
+    tag(folder, record, output.missing(folder, record))
     assert sorted(ids(folder)) == sorted(f"clip{i}" for i in range(10))
 
 
 def test_a_limit_on_a_larger_manifest_takes_its_first_shards(folder: Folder, tmp_path: Path) -> None:
     record = prepare(folder, request(write_manifest(tmp_path / "m.csv", range(10))))
     assert prepare(folder, request(tmp_path / "m.csv", limit=5)).rows == 10
-    assert [work.rows for work in dataset.missing(folder, record, 5)] == [4, 4]
-    assert [work.rows for work in dataset.missing(folder, record, 4)] == [4]
+    assert [work.rows for work in output.missing(folder, record, 5)] == [4, 4]
+    assert [work.rows for work in output.missing(folder, record, 4)] == [4]
 
 
 def test_overwrite_starts_anew_and_touches_nothing_else(folder: Folder, done: Record, tmp_path: Path) -> None:
@@ -409,25 +409,25 @@ def test_overwrite_starts_anew_and_touches_nothing_else(folder: Folder, done: Re
     other = Request({**IDENTITY, "model": "m@2"}, (str(write_manifest(tmp_path / "n.csv", range(2))),), overwrite=True)
     record = prepare(folder, other)
     assert record.rows == 2
-    assert len(dataset.missing(folder, record)) == 1
+    assert len(output.missing(folder, record)) == 1
     assert sorted(os.listdir(folder.path)) == ["_run", "chunks", "mine.txt"]
 
 
 def test_overwrite_that_was_stopped_goes_on(folder: Folder, done: Record, tmp_path: Path) -> None:
     again = request(write_manifest(tmp_path / "n.csv", range(10)), overwrite=True)
     record = prepare(folder, again)
-    tag(folder, record, dataset.missing(folder, record)[:2])
+    tag(folder, record, output.missing(folder, record)[:2])
     assert prepare(folder, again) == record
     fresh = Folder(str(tmp_path / "fresh"))  # also where nothing was there
     begun = prepare(fresh, again)
-    tag(fresh, begun, dataset.missing(fresh, begun)[:1])
-    assert len(dataset.missing(fresh, prepare(fresh, again))) == 2
-    assert len(dataset.missing(folder, record)) == 1
+    tag(fresh, begun, output.missing(fresh, begun)[:1])
+    assert len(output.missing(fresh, prepare(fresh, again))) == 2
+    assert len(output.missing(folder, record)) == 1
     assert prepare(folder, replace(again, limit=9)) != record, "another command starts anew"
     assert prepare(folder, replace(again, identity={**IDENTITY, "model": "m@2"})).identity["model"] == "m@2"
     record = prepare(folder, again)
-    tag(folder, record, dataset.missing(folder, record))
-    assert len(dataset.missing(folder, prepare(folder, again))) == 3, "so does the same one, where all was tagged"
+    tag(folder, record, output.missing(folder, record))
+    assert len(output.missing(folder, prepare(folder, again))) == 3, "so does the same one, where all was tagged"
 
 
 def test_overwrite_keeps_the_old_output_until_the_new_sources_are_listed(
@@ -438,7 +438,7 @@ def test_overwrite_keeps_the_old_output_until_the_new_sources_are_listed(
     folder.write("mine.parquet", b"keep")
     refused(folder, request(tmp_path / "m.csv", overwrite=True), "holds mine.parquet, which is no output of ours")
     folder.delete(["mine.parquet"])
-    assert dataset.load(folder) == done
+    assert output.load(folder) == done
     assert (ids(folder), status.verify(folder)) == (before, [])
 
     def cut(*_: object) -> None:
@@ -449,8 +449,8 @@ def test_overwrite_keeps_the_old_output_until_the_new_sources_are_listed(
         patched.setattr(growing, "save", cut)  # the parts are gone, the new record is not there
         with pytest.raises(KeyboardInterrupt):
             prepare(folder, other)
-    assert dataset.load(folder) == done
-    dataset.tidy(folder)
+    assert output.load(folder) == done
+    output.tidy(folder)
     assert status.status(folder).left == done.rows
     record = prepare(folder, other)
     assert record.rows == 3
@@ -459,7 +459,7 @@ def test_overwrite_keeps_the_old_output_until_the_new_sources_are_listed(
         more = write_manifest(tmp_path / f"{first}.csv", range(first, first + 2))
         record = prepare(folder, request(more, update=True))
     assert len({file.name for file in record.files}) == 3
-    tag(folder, record, dataset.missing(folder, record))
+    tag(folder, record, output.missing(folder, record))
     assert status.verify(folder) == []
 
 
@@ -470,7 +470,7 @@ def test_an_update_that_fails_takes_back_its_own_files_only(folder: Folder, done
     assert status.verify(folder) == []
     folder.write("_run/manifest/.000000.parquet.7.tmp", b"half")
     folder.write("_run/.counts.json.7.tmp", b"half")
-    dataset.tidy(folder)
+    output.tidy(folder)
     assert not [name for sub in ("_run", "_run/manifest") for name in folder.names(sub) if name.endswith(".tmp")]
 
 
@@ -516,10 +516,10 @@ def test_reading_begins_again_where_a_part_has_gone(
         return read(*what)
 
     monkeypatch.setattr(tags, "read_part", reading)
-    assert looking.head(folder, 3).num_rows == 3
+    assert preview.head(folder, 3).num_rows == 3
     gone = iter([True] * 1000)
     with pytest.raises(UserError, match="are being joined"):
-        looking.head(folder, 3)
+        preview.head(folder, 3)
 
 
 def test_large_parts_are_read_one_at_a_time(folder: Folder, done: Record, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -527,24 +527,24 @@ def test_large_parts_are_read_one_at_a_time(folder: Folder, done: Record, monkey
     asked: list[str] = []
     read = tags.read_part
     monkeypatch.setattr(tags, "read_part", lambda folder, name, *more: asked.append(name) or read(folder, name, *more))
-    first, *others = [part.name for part in dataset.parts(folder)[0]]
-    assert looking.head(folder, 1).num_rows == 1
+    first, *others = [part.name for part in output.parts(folder)[0]]
+    assert preview.head(folder, 1).num_rows == 1
     assert len(asked) > 1
     os.rename(
         folder.at(others[-1]), folder.at(tags.Part(len(others), len(others) + 1).name)
     )  # as a joined one is named
     asked.clear()
-    assert looking.head(folder, 1).num_rows == 1
+    assert preview.head(folder, 1).num_rows == 1
     assert asked == [first]
 
 
 def test_rows_are_shown_by_a_role_and_as_csv(folder: Folder, done: Record) -> None:
-    every = looking.head(folder, 1000)
-    best = looking.head(folder, 2, "bass").column("bass").to_pylist()
+    every = preview.head(folder, 1000)
+    best = preview.head(folder, 2, "bass").column("bass").to_pylist()
     scores = [score for score in every.column("bass").to_pylist() if score is not None]
     assert best == sorted(scores, reverse=True)[:2]
     file = io.BytesIO()
-    looking.write_csv(folder, file)
+    preview.write_csv(folder, file)
     rows = list(csv.DictReader(io.StringIO(file.getvalue().decode())))
     assert [row["id"] for row in rows] == every.column("id").to_pylist()
     roles = every.column("roles").to_pylist()
@@ -587,9 +587,9 @@ def test_folders_with_other_tables_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_strange_record_is_refused(folder: Folder) -> None:
-    folder.write(dataset.RECORD, b'{"format": 7}')
+    folder.write(output.RECORD, b'{"format": 7}')
     with pytest.raises(UserError, match="not a record of this looptagger"):
-        dataset.load(folder)
+        output.load(folder)
 
 
 def _hold(path: str, ready: Any, go: Any) -> None:
@@ -678,7 +678,7 @@ def test_shard_sizes_and_slices(folder: Folder, tmp_path: Path) -> None:
 def test_kept_counts_are_what_the_parts_say(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path / "out"))
     record = prepare(folder, request(write_manifest(tmp_path / "m.csv", range(20))))
-    schema = dataset.output_schema(folder, record)
+    schema = output.output_schema(folder, record)
 
     def write(works: list[Work], bad: int | None) -> None:
         writer = PartWriter(folder, works, schema, chunks=True)
@@ -686,10 +686,12 @@ def test_kept_counts_are_what_the_parts_say(tmp_path: Path) -> None:
             writer.add(tagged(folder, work, bad))
         writer.close()
 
-    write(dataset.missing(folder, record), 3)
-    assert counts.load(folder) == {part.name: counts.of(pq.read_table(folder.at(part.name))) for part in live(folder)}
+    write(output.missing(folder, record), 3)
+    assert counts.load(folder) == {
+        part.name: counts.of(pq.read_table(folder.at(part.name))["status"]) for part in live(folder)
+    }
     assert status.status(folder).by_status == {"ok": 18, "missing": 2}
-    failed = dataset.failed(folder, record, ["missing"])
+    failed = output.failed(folder, record, ["missing"])
     assert [work.rows for work in failed] == [1, 1]
     PartWriter(folder, failed, schema, chunks=True)  # a job that is killed at once
     assert not {work.part for work in failed} & set(counts.load(folder))
@@ -704,4 +706,4 @@ def test_kept_counts_are_what_the_parts_say(tmp_path: Path) -> None:
 
 
 def live(folder: Folder) -> list[tags.Part]:
-    return dataset.parts(folder)[0]
+    return output.parts(folder)[0]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from aiohttp import ClientPayloadError
 
-from looptagger.archive import columns, disk, manifest, sources, texts
+from looptagger.archive import columns, disk, manifest, sources, text_manifests
 from looptagger.archive.opening import open_files
 from looptagger.archive.paths import is_audio
 from looptagger.archive.sources import open_sources
@@ -145,7 +145,7 @@ LATE = [
 def test_a_late_row_may_widen_a_column(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, early: object, late: object, expected: set[object]
 ) -> None:
-    monkeypatch.setattr(texts, "JSON_BYTES", 1 << 20)
+    monkeypatch.setattr(text_manifests, "JSON_BYTES", 1 << 20)
     rows = [{"uri": f"{number:040d}.wav", "bpm": early} for number in range(40_000)] + [{"uri": "z.wav", "bpm": late}]
     path = tmp_path / f"m.{ending}"
     if ending == "csv":
@@ -160,11 +160,11 @@ def test_a_late_row_may_widen_a_column(
 
 
 def test_long_lines_of_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "JSON_BYTES", 1 << 20)
+    monkeypatch.setattr(text_manifests, "JSON_BYTES", 1 << 20)
     rows = [{"uri": "a.wav", "about": "x" * (3 << 20)}, {"uri": "b.wav", "about": "y"}]
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert uris(tmp_path / "m.jsonl") == ["a.wav", "b.wav"]
-    monkeypatch.setattr(texts, "LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(text_manifests, "LINE_BYTES", 1 << 20)
     with pytest.raises(UserError, match="m.jsonl: cannot be read as a manifest: a line is longer than 1 MB"):
         uris(tmp_path / "m.jsonl")
 
@@ -285,7 +285,7 @@ def test_a_store_that_fails_while_a_manifest_is_read_is_said(tmp_path: Path, mon
     def away(batch: pa.RecordBatch) -> pa.RecordBatch:
         raise ClientPayloadError("not completed")
 
-    monkeypatch.setattr(texts, "_quoted", away)
+    monkeypatch.setattr(text_manifests, "_quoted", away)
     with pytest.raises(UserError, match="m.csv: cannot be read as a manifest: not completed"):
         list(listing.batches())
 

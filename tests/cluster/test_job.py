@@ -15,10 +15,10 @@ import ray
 import torch
 
 from looptagger.archive import status, tags
-from looptagger.archive.dataset import Work
 from looptagger.archive.manifest import Shard
+from looptagger.archive.output import Work
 from looptagger.archive.storage import Folder
-from looptagger.cluster import session, standing, tagging
+from looptagger.cluster import session, stalls, tagging
 from looptagger.cluster.job import Events, Summary, TagJob, tag
 from looptagger.cluster.plan import plan
 from looptagger.cluster.progress import Progress
@@ -65,7 +65,7 @@ def test_one_row_a_clip_in_the_exact_schema(mixed: Path, tmp_path: Path, tiny_mo
     assert "random weights" in notes[0]
     assert status.verify(Folder(str(tmp_path / "out"))) == []
     for part in (tmp_path / "out").glob("*.parquet"):
-        assert pq.read_schema(part).equals(tags.OWN)
+        assert pq.read_schema(part).equals(tags.CLIP_SCHEMA)
     reasons = dict(duckdb.sql(f"select status, count(*) from '{tmp_path}/out/*.parquet' group by 1").fetchall())
     assert reasons == {"ok": 31, "undecodable": 1, "empty": 1, "silent": 1}
 
@@ -277,9 +277,9 @@ def test_rows_that_do_not_come_back_are_said(
 
 def test_a_job_that_stands_still_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(standing, "LOOK_S", 0.01)
-    monkeypatch.setattr(standing, "STILL_S", 0.05)
-    with standing.watched(Progress(10), said.append):
+    monkeypatch.setattr(stalls, "LOOK_S", 0.01)
+    monkeypatch.setattr(stalls, "STILL_S", 0.05)
+    with stalls.watched(Progress(10), said.append):
         deadline = time.monotonic() + 30
         while len(said) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)

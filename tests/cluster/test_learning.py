@@ -21,8 +21,7 @@ from looptagger.cluster import training, training_job
 from looptagger.cluster.session import CREDENTIALS, adopt, storage_environment
 from looptagger.cluster.training_job import Events, TrainJob, train
 from looptagger.errors import UserError
-from looptagger.learn import record, table
-from looptagger.learn import run as run_state
+from looptagger.learn import record, resuming, table
 from looptagger.model import checkpoint
 from looptagger.model.predictor import Predictor
 from looptagger.settings import load
@@ -240,7 +239,7 @@ def test_a_killed_driver_goes_on_from_its_last_epoch(data: tuple[Folder, table.D
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     before = _log_after(left, folder)
-    stored = run_state.load(folder)
+    stored = resuming.load(folder)
     assert stored is not None
     assert 3 <= len(before) <= stored.epoch <= len(before) + 1 < 60  # the state is written first, the log after it
     driver = subprocess.Popen([*command, "--resume"], stderr=subprocess.PIPE, text=True, env=joining())

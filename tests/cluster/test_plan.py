@@ -3,8 +3,8 @@ from itertools import pairwise
 
 import pytest
 
-from looptagger.archive.dataset import Work
 from looptagger.archive.manifest import Shard
+from looptagger.archive.output import Work
 from looptagger.cluster.plan import PIECE, READER, plan, readers, with_small_ends, workforce
 from looptagger.config import Compute, Workers
 from looptagger.errors import UserError

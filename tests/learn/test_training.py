@@ -13,7 +13,7 @@ import torch
 from looptagger.archive.storage import Folder
 from looptagger.config import Augment, Phase, Train
 from looptagger.errors import UserError
-from looptagger.learn import record, run, start, table, training
+from looptagger.learn import record, resuming, start, table, training
 from looptagger.learn.augment import Tensors
 from looptagger.learn.evaluation import Report, judged
 from looptagger.learn.fairness import has_heard, warnings
@@ -52,7 +52,7 @@ def fit(
     chosen: Train,
     epoch: Callable[[Any], None] = lambda row: None,
     begun_with: bytes | None = None,
-) -> run.State:
+) -> resuming.State:
     folder, dataset = data
     labels = np.concatenate([table.truth(rows) for rows in table.rows(folder, dataset, chosen.split, "train")])
     provenance = {"data": {**dataset.model_dump(), "split": chosen.split}, "counts": dataset.counts[chosen.split]}

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from looptagger.archive import counts, manifest, tables, tags
+from looptagger.archive import counts, manifest, tags, user_manifests
 from looptagger.archive.manifest import ManifestFile, Shard
 from looptagger.archive.several import READERS, several
 from looptagger.archive.storage import Folder
@@ -89,7 +89,7 @@ def check_place(out: str) -> None:
     """Refuse an output that is a file, or has no name. Raises UserError."""
     if not out:
         raise UserError("the output's name is empty; give a folder (`.` is this one).")
-    if tables.is_manifest(out):
+    if user_manifests.is_manifest(out):
         raise UserError(f"{out}: the output is a folder; give it a name without such an ending.")
     folder = Folder(out)
     if folder.is_local and folder.fs.isfile(folder.path):

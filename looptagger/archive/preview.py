@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from looptagger.archive import dataset, tags
+from looptagger.archive import output, tags
 from looptagger.archive.status import settled
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
@@ -24,12 +24,12 @@ def head(folder: Folder, rows: int, role: str | None = None) -> pa.Table:
 
 
 def _parts(folder: Folder) -> Iterator[pa.Table]:
-    dataset.require(folder)
-    yield from dataset.rows(folder, tags.OWN.names)
+    output.require(folder)
+    yield from output.rows(folder, tags.CLIP_SCHEMA.names)
 
 
 def _first(folder: Folder, rows: int) -> pa.Table:
-    found = tags.OWN.empty_table()
+    found = tags.CLIP_SCHEMA.empty_table()
     for table in _parts(folder):
         found = pa.concat_tables([found, table], promote_options="permissive")
         if found.num_rows >= rows:
@@ -38,7 +38,7 @@ def _first(folder: Folder, rows: int) -> pa.Table:
 
 
 def _surest(folder: Folder, rows: int, role: str) -> pa.Table:
-    best = tags.OWN.empty_table()
+    best = tags.CLIP_SCHEMA.empty_table()
     for table in _parts(folder):
         scored = table.filter(pc.equal(table.column("status"), "ok"))
         both = pa.concat_tables([best, scored], promote_options="permissive")

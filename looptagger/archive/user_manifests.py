@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from looptagger.archive.columns import PANDAS
 from looptagger.archive.disk import uri_of
 from looptagger.archive.storage import scheme
-from looptagger.archive.texts import TEXT, Batches, Opener, read_csv, read_json
+from looptagger.archive.text_manifests import TEXT, Batches, Opener, read_csv, read_json
 from looptagger.errors import UserError, one_line
 
 BATCH_ROWS = 65_536
