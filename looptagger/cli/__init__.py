@@ -14,7 +14,15 @@ from looptagger.errors import UserError, fault
 from looptagger.logs import JsonLines
 
 
-@click.group(context_settings=EXAMPLE)
+class InOrder(click.Group):
+    """Commands as they were added: in the order of their use."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Their names."""
+        return list(self.commands)
+
+
+@click.group(cls=InOrder, context_settings=EXAMPLE)
 @click.version_option(package_name="looptagger")
 def cli() -> None:
     """Tags archives of music loops with their roles: percussion, bass, chord, melody, fx, voice.

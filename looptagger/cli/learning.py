@@ -13,7 +13,7 @@ from looptagger.errors import UserError
 from looptagger.learn.splits import PARTS
 
 
-@click.command(context_settings=EXAMPLE)
+@click.command(context_settings=EXAMPLE, short_help="Make a training table.")
 @click.argument("source")
 @click.option("-o", "--out", required=True, metavar="DIR", help="Folder or s3:// prefix for the training table.")
 @click.option("--labels", metavar="FILE", help="A labels file: CSV or TSV with path, roles; by default SOURCE's own.")
@@ -39,7 +39,7 @@ def prepare(source: str, out: str, merge: str | None, licence: str | None, seed:
     tables.prepared(collection, dataset, out)
 
 
-@click.command(context_settings=EXAMPLE)
+@click.command(context_settings=EXAMPLE, short_help="Train a model.")
 @click.argument("data", metavar="DIR")
 @click.option("-o", "--out", required=True, metavar="RUN", help="Folder or s3:// prefix of the run.")
 @click.option("--resume", is_flag=True, help="Only go on with the run in RUN, do not start one.")
@@ -88,7 +88,7 @@ class Part(click.Choice[str]):
         return super().convert(value, param, ctx)
 
 
-@click.command(context_settings=EXAMPLE)
+@click.command(context_settings=EXAMPLE, short_help="Judge models.")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @click.option("--data", required=True, metavar="DIR", help="A prepared data set.")
 @click.option(
@@ -98,10 +98,12 @@ class Part(click.Choice[str]):
     type=Part([*PARTS, "all"]),
     default="test",
     show_default=True,
-    help="The part of the split to judge on.",
+    help="Which part of that split to judge on.",
 )
 @click.option(
-    "--splits", type=click.Choice(config.SPLITS), help="Which split; by default the one the model was trained on."
+    "--splits",
+    type=click.Choice(config.SPLITS),
+    help="Which split; by default the one that the model was trained on.",
 )
 @click.option(
     "--protocol",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from looptagger.learn.evaluation import Part
 
 
-@click.group(context_settings=EXAMPLE)
+@click.group(context_settings=EXAMPLE, short_help="Look at checkpoints, import and adjust them.")
 def model() -> None:
     """Look at checkpoints, and import published ones."""
 

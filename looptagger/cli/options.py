@@ -16,7 +16,11 @@ S = TypeVar("S", bound=config.Settings)
 EXAMPLE = {"help_option_names": ["-h", "--help"]}
 NAMES = ("config_file", "overrides", "endpoint_url", "anonymous")
 
-ADDRESS = click.option("--address", metavar="ADDRESS", help="A Ray cluster to join; RAY_ADDRESS works too.")
+ADDRESS = click.option(
+    "--address",
+    metavar="ADDRESS",
+    help="A Ray cluster to join: auto on one of its nodes, or HOST:6379; RAY_ADDRESS works too.",
+)
 
 
 def storage_options(command: F) -> F:
@@ -35,7 +39,7 @@ def storage_options(command: F) -> F:
             "--config",
             "config_file",
             type=click.Path(path_type=Path),
-            help="Settings as YAML; those in configs/ of the sources list all.",
+            help="Settings as YAML; the files in the repository's configs/ list them all.",
         ),
     ):
         command = option(command)

@@ -13,7 +13,7 @@ from looptagger.config import PROTOCOLS
 from looptagger.paper.settings import SYSTEMS, Paper
 
 
-@click.command(context_settings=EXAMPLE)
+@click.command(context_settings=EXAMPLE, short_help="Reproduce the paper's tables and figures.")
 @click.option("--data", required=True, metavar="DIR", help="A prepared data set.")
 @click.option("-o", "--out", required=True, metavar="OUT", help="Folder or s3:// prefix for runs, tables and figures.")
 @click.option("--test", metavar="DIR", help="Judge on all loops of this prepared data set, not on DATA's test part.")

@@ -15,7 +15,7 @@ from looptagger.model.checkpoint import STARTER
 from looptagger.roles import ROLES
 
 
-@click.command(context_settings=EXAMPLE)
+@click.command(context_settings=EXAMPLE, short_help="Tag audio with roles.")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("-o", "--out", required=True, metavar="OUT", help="Folder or s3:// prefix for the tags.")
 @click.option("--model", default=STARTER, show_default=True, metavar="NAME|PATH", help="The checkpoint to use.")
@@ -55,9 +55,9 @@ def tag(out: str, fail_on_error: bool, log_json: bool, sources: tuple[str, ...],
         sys.exit(1)
 
 
-@click.command(context_settings=EXAMPLE)
+@click.command(context_settings=EXAMPLE, short_help="Say what is done, failed and left.")
 @click.argument("out")
-@click.option("--verify", is_flag=True, help="Read every part: whole, one row an id, the schema.")
+@click.option("--verify", is_flag=True, help="Read every part: whole, the right columns, a row for each id.")
 @storage_options
 def status(out: str, verify: bool, **storage: Any) -> None:
     """Say how far an output is: done, failed by reason, left, speed.
@@ -78,7 +78,7 @@ def status(out: str, verify: bool, **storage: Any) -> None:
         terminal.note("Every part is whole, every id of the manifest has its one row.")
 
 
-@click.command(context_settings=EXAMPLE)
+@click.command(context_settings=EXAMPLE, short_help="Print tags as a table or as CSV.")
 @click.argument("out")
 @click.option("-n", "--rows", type=click.IntRange(1), default=50, show_default=True, help="Rows to show.")
 @click.option("--role", type=click.Choice(ROLES), help="Those with the highest scores of a role, the highest first.")
@@ -100,7 +100,7 @@ def show(out: str, rows: int, role: str | None, as_csv: bool, **storage: Any) ->
         terminal.show(preview.head(place, rows, role), out)
 
 
-@click.command(context_settings=EXAMPLE)
+@click.command(context_settings=EXAMPLE, short_help="Join small parts into large ones.")
 @click.argument("out")
 @storage_options
 def compact(out: str, **storage: Any) -> None:
@@ -119,7 +119,7 @@ def compact(out: str, **storage: Any) -> None:
     terminal.note(f"{terminal.plural(before, 'part')} before, {after:,} now.")
 
 
-@click.command(context_settings=EXAMPLE)
+@click.command(context_settings=EXAMPLE, short_help="Make an HTML page of tags.")
 @click.argument("out")
 @click.option("--to", "file", metavar="FILE", help="Where the page goes; OUT-report.html here by default.")
 @storage_options
@@ -142,7 +142,7 @@ def report(out: str, file: str | None, **storage: Any) -> None:
     terminal.note(f"Open {to.at(name) if to.is_local else path} in a browser.")
 
 
-@click.command(context_settings=EXAMPLE)
+@click.command(context_settings=EXAMPLE, short_help="Check that a job can run.")
 @click.argument("source", required=False)
 @click.option("-o", "--out", metavar="OUT", help="Folder or s3:// prefix that the tags would go to.")
 @click.option("--model", default=STARTER, show_default=True, metavar="NAME|PATH", help="The checkpoint to use.")
@@ -163,4 +163,4 @@ def doctor(source: str | None, out: str | None, model: str, address: str | None,
     sys.exit(0 if is_well else 1)
 
 
-COMMANDS: Final = (tag, status, show, compact, report, doctor)
+COMMANDS: Final = (tag, show, report, status, doctor, compact)

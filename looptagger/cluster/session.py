@@ -19,7 +19,6 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import ray
 import ray.data
-import ray.exceptions
 
 from looptagger.errors import UserError, one_line
 
@@ -52,9 +51,9 @@ def session(address: str | None, note: Note | None = None, gpus: float = 0.0) ->
             ray.init(address=named, **quiet) if named else ray.init(address="local", include_dashboard=False, **quiet)
     except SystemExit:
         raise KeyboardInterrupt from None  # SIGTERM while Ray starts: its own handler was on just then
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+    except Exception as error:  # where a busy machine takes too long, it is no more than an Exception
         where = f"the Ray cluster at {named}" if named else "Ray on this machine"
-        raise UserError(f"{where} cannot be used: {one_line(error)}.") from None
+        raise UserError(f"{where} cannot be used: {one_line(error)}; on a busy machine, try again.") from None
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():  # Ray puts its own there, which would end without a word
             signal.signal(number, handler)
