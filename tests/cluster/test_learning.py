@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.drills.processes import alive, descendants, kill, named
+from jobs.drills.processes import alive, kill, named
 from looptagger.archive.storage import Folder
 from looptagger.cli import main
 from looptagger.cluster import training, training_job
@@ -25,7 +25,7 @@ from looptagger.learn import record, resuming, table
 from looptagger.model import checkpoint
 from looptagger.model.predictor import Predictor
 from looptagger.settings import load
-from tests.conftest import ONE_CORE, S3, joining
+from tests.conftest import S3, joining
 from tests.learn.test_training import SHORT, fit, settings
 from tests.learn.tree import answer, separable, store
 
@@ -230,12 +230,12 @@ def test_a_killed_driver_goes_on_from_its_last_epoch(data: tuple[Folder, table.D
     run = tmp_path / "run"
     command = [sys.executable, "-m", "looptagger", "train", data[0].path, "-o", str(run), *flags("epochs=60")]
     with open(tmp_path / "said", "wb") as said:
-        driver = subprocess.Popen(command, stdout=said, stderr=said, env=ONE_CORE)
+        driver = subprocess.Popen(command, stdout=said, stderr=said, env=joining())
     folder = Folder(str(run))
     while len(record.rows(folder)) < 3:
         assert driver.poll() is None, (tmp_path / "said").read_text()
         time.sleep(0.1)
-    left = descendants(driver.pid)
+    left = named(os.getpid(), "ray::alone")
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     before = _log_after(left, folder)
@@ -255,9 +255,8 @@ def test_a_killed_driver_goes_on_from_its_last_epoch(data: tuple[Folder, table.D
     assert record.rows(folder)[: len(before)] == before
 
 
-def _log_after(left: dict[int, str], folder: Folder) -> list[Any]:
+def _log_after(workers: list[int], folder: Folder) -> list[Any]:
     """The log once the dead driver's workers have ended too."""
-    workers = [pid for pid, name in left.items() if "ray::alone" in name]
     assert workers
     for _ in range(300):
         if not alive(workers):

@@ -1,6 +1,7 @@
 """`looptagger paper` on a small data set of FSLD's shape, stopped and gone on with."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +31,29 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return store(tree, tmp_path_factory.mktemp("table"), shares=(0.6, 0.2, 0.2))[0].uri
 
 
+def command(data: str, out: Path, *more: str) -> list[str]:
+    return ["paper", "--data", data, "-o", str(out), *(word for each in BRIEF for word in ("--set", each)), *more]
+
+
+@pytest.fixture(scope="module")
+def one_alone(data: str, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output with all features, and the scores of one run."""
+    out = tmp_path_factory.mktemp("paper")
+    main(command(data, out, "--system", "lp-rf", "--protocol", "ours"))
+    return out
+
+
 @pytest.mark.usefixtures("ray_here")
 def test_all_eight_systems_in_a_command_that_goes_on_where_it_stopped(
-    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: str, one_alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "paper"
-    flags = ["paper", "--data", data, "-o", str(out), *(word for each in BRIEF for word in ("--set", each))]
-    main([*flags, "--system", "lp-rf", "--protocol", "ours"])  # one alone
-    said = capsys.readouterr()
-    assert "1/1: LP-RF (ours, seed 0)" in said.err
+    out = Path(shutil.copytree(one_alone, tmp_path / "paper"))
+    assert [path.name.split("-0-")[0] for path in (out / "scores").iterdir()] == ["lp-rf-ours"]
     assert (out / "table1.csv").read_text().startswith("role,here")
     features_at = {path: path.stat().st_mtime_ns for path in out.glob("features/*/*.parquet")}
     assert features_at
 
-    main(flags)
+    main(command(data, out))
     said = capsys.readouterr()
     assert "LP-RF (ours, seed 0)" not in said.err  # it was there
     assert "16/16: HCNN (published, seed 0)" in said.err
@@ -63,11 +73,12 @@ def test_all_eight_systems_in_a_command_that_goes_on_where_it_stopped(
 
 @pytest.mark.usefixtures("ray_here")
 def test_judged_on_another_data_set_with_chunks_that_essentia_fails_on(
-    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: str, one_alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes: list[str] = []
     other = separable(tmp_path / "other", 3, seed=9).write("json")
     test = store(other, tmp_path / "test")[0].uri
+    shutil.copytree(one_alone / "features", tmp_path / "out" / "features")
     job = PaperJob(data, str(tmp_path / "out"), load(Paper, None, [*BRIEF, "systems=[BR-SVM]"]), test)
     real = paper_job.read_part
 
@@ -109,8 +120,9 @@ def test_what_is_said_for_all_runs_is_not_said_of_some(setting: str) -> None:
 
 @pytest.mark.usefixtures("ray_here")
 def test_a_system_that_cannot_be_done_leaves_the_others(
-    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: str, one_alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shutil.copytree(one_alone / "features", tmp_path / "features")
     real = classic.ClassicSystem
 
     def small(system: str, *args: Any, **how: Any) -> Any:
@@ -121,8 +133,7 @@ def test_a_system_that_cannot_be_done_leaves_the_others(
         return real(system, *args, **how)
 
     monkeypatch.setattr(classic, "ClassicSystem", small)
-    flags = ["paper", "--data", data, "-o", str(tmp_path), *(word for each in BRIEF for word in ("--set", each))]
-    flags += ["--protocol", "ours", "--system", "BR-RF"]
+    flags = command(data, tmp_path, "--protocol", "ours", "--system", "BR-RF")
     with pytest.raises(SystemExit, match="2"):
         main(flags)
     assert not (tmp_path / "tables.md").exists()
