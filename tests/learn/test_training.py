@@ -79,7 +79,7 @@ def weights(data: bytes | None) -> dict[str, torch.Tensor]:
 def test_a_narrow_network_learns_the_roles(data: Data, tmp_path: Path) -> None:
     """Judged on loops of another seed, 144 of them: the test part's 29 would say little."""
     steady = [*SHORT, "phases=[{lr: 0.005, warmup_epochs: 1, cosine: true}]", "average_epochs=3"]
-    state = fit(data, tmp_path, settings("model.channels=8", "epochs=40", "batch=8", "augment.wrap=true", *steady))
+    state = fit(data, tmp_path, settings("model.channels=8", "epochs=32", "batch=8", "augment.wrap=true", *steady))
     predictor = Predictor.load(tmp_path)
     others = store(separable(tmp_path / "others", 24, seed=1).write("json"), tmp_path / "table")
     report = evaluate(predictor, *others, "grouped", "all", "ours")
