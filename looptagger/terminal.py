@@ -158,7 +158,7 @@ def _cells(row: Mapping[str, Any], strip: str) -> list[str | Text]:
 def show(rows: pa.Table, where: str) -> None:
     """An output's rows as a table, and how to ask for more."""
     if not rows.num_rows:
-        note(f"{where}: nothing to show yet; `looptagger status {where}` says how far it is.")
+        note(f"{where}: no clips to show; `looptagger status {where}` says why.")
         return
     ids = rows.column("id").to_pylist()
     folders = [text.rpartition("/")[0] or "/" for text in ids if text.startswith("/")]

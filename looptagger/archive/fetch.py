@@ -33,12 +33,13 @@ def read(
         found: list[T | ClipFailed] = []
         seconds = []
         for file, row in zip(files, numbers, strict=False):
+            again = partial(begin, row, delay_s(file, storage))
+            if row not in reasons:
+                again()
             began = time.perf_counter()
             if row in reasons:
                 found.append(ClipFailed("undecodable", reasons[row]))
             else:
-                again = partial(begin, row, delay_s(file, storage))
-                again()
                 found.append(file if isinstance(file, ClipFailed) else made(file, work, storage, limits, again))
             seconds.append(time.perf_counter() - began)
         yield group, found, seconds

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group(context_settings=EXAMPLE, short_help="Look at checkpoints, import and adjust them.")
 def model() -> None:
-    """Look at checkpoints, and import published ones."""
+    """Look at checkpoints, import published ones, and choose thresholds."""
 
 
 @model.command(context_settings=EXAMPLE)

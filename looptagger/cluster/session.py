@@ -1,5 +1,6 @@
 """Ray itself: a cluster joined where one is named, a local one started quietly otherwise."""
 
+import errno
 import logging
 import os
 import signal
@@ -51,9 +52,12 @@ def session(address: str | None, note: Note | None = None, gpus: float = 0.0) ->
             ray.init(address=named, **quiet) if named else ray.init(address="local", include_dashboard=False, **quiet)
     except SystemExit:
         raise KeyboardInterrupt from None  # SIGTERM while Ray starts: its own handler was on just then
-    except Exception as error:  # where a busy machine takes too long, it is no more than an Exception
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # said by main
         where = f"the Ray cluster at {named}" if named else "Ray on this machine"
-        raise UserError(f"{where} cannot be used: {one_line(error)}; on a busy machine, try again.") from None
+        again = "; on a busy machine, try again" * (type(error) is Exception)  # what Ray raises of a slow start
+        raise UserError(f"{where} cannot be used: {one_line(error)}{again}.") from None
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():  # Ray puts its own there, which would end without a word
             signal.signal(number, handler)

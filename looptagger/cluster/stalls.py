@@ -18,7 +18,7 @@ STILL_S = 60.0
 def watched(progress: Progress, note: Callable[[str], None]) -> Iterator[None]:
     """Tell of a job that stands still for as long as the block runs."""
     done = threading.Event()
-    thread = threading.Thread(target=_watch, args=(progress, note, done), daemon=True, name="standing")
+    thread = threading.Thread(target=_watch, args=(progress, note, done), daemon=True, name="stalls")
     thread.start()
     try:
         yield
@@ -44,5 +44,5 @@ def _free() -> str:
     have, free = ray.cluster_resources(), ray.available_resources()
     kinds = [kind for kind in ("CPU", "GPU") if have.get(kind)]
     said = " and ".join(f"{free.get(kind, 0):g} of {have[kind]:g} {kind}s" for kind in kinds) or "no CPU"
-    why = "long clips, a store that is away, another job that holds them, or nodes that are gone may be why"
-    return f"Ray has {said} free; {why}."
+    why = "long clips, a store that is away, another job, or nodes that are gone or short of memory"
+    return f"Ray has {said} free. It may be {why}."

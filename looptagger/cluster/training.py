@@ -37,7 +37,7 @@ each tensor of each step: half of a training's time on CPUs."""
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker needs to know. `task` is a learn.training.Task, pickled as it is."""
+    """What every worker needs to know. `task` is a learn.task.Task, pickled as it is."""
 
     task: Any
     data: Folder

@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +75,15 @@ def prepared(
     """Rows with `waveform`, `duration_s` and `drop`: the reason why a loop cannot be used, or null."""
     audio, limits = Audio(sample_rate=settings.sample_rate), settings.limits
     work = lambda file: decode_whole(file, audio, limits, settings.silence_db)  # noqa: E731
-    for group, clips, _ in read(rows, FETCH_ROWS, settings.storage, limits, work, begin, lost):
-        waveforms, seconds, reasons = zip(*(_judged(clip, settings) for clip in clips), strict=True)
-        group = group.append_column("waveform", pa.array(waveforms, table.SCHEMA.field("waveform").type))
-        group = group.append_column("duration_s", pa.array(seconds, pa.float64()))
-        yield group.append_column("drop", pa.array(reasons, pa.string()))
+    tabled = partial(_tabled, settings)
+    return starmap(tabled, read(rows, FETCH_ROWS, settings.storage, limits, work, begin, lost))  # which keeps no group
+
+
+def _tabled(settings: Prepare, rows: pa.Table, clips: Sequence[Clip | ClipFailed], _: Sequence[float]) -> pa.Table:
+    waveforms, seconds, reasons = zip(*(_judged(clip, settings) for clip in clips), strict=True)
+    rows = rows.append_column("waveform", pa.array(waveforms, table.SCHEMA.field("waveform").type))
+    rows = rows.append_column("duration_s", pa.array(seconds, pa.float64()))
+    return rows.append_column("drop", pa.array(reasons, pa.string()))
 
 
 def _judged(clip: Clip | ClipFailed, settings: Prepare) -> tuple[Any, float, str | None]:

@@ -1,4 +1,4 @@
-"""The trunk's convolutions in 8-bit integers, for CPUs: 1.6 to 1.8 times as fast, scores a little off (README.md).
+"""The trunk's convolutions in 8-bit integers, for CPUs: 1.6 to 1.8 times as fast, scores a little off (jobs/README.md).
 
 Weights have a scale for each output channel, the maps before a convolution one for each forward (on CPUs: each chunk),
 found from their largest value: nothing is calibrated. The first convolution stays in float32, as what it sees has a

@@ -4,7 +4,8 @@ A row is a clip all the way. Between the steps it carries its chunks as int16 by
 row stays, with a status and a reason.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import starmap
 from typing import Any
 
 import pyarrow as pa
@@ -41,25 +42,30 @@ def decoded(
 ) -> Iterator[pa.Table]:
     """Manifest rows with what decoding made of them, a few at a time: status, facts of the file, int16 chunks."""
     most = max(1, min(FETCH_ROWS, HELD_CHUNKS // tag.chunking.max_chunks))
-    work = lambda file: decode(file, audio, tag.chunking, tag.limits)  # noqa: E731
-    for group, clips, seconds in read(rows, most, tag.storage, tag.limits, work, begin, lost):
-        yield _with(group, [_columns(clip) | {DECODE_S: s} for clip, s in zip(clips, seconds, strict=True)])
+    work = lambda file: _columns(decode(file, audio, tag.chunking, tag.limits))  # noqa: E731
+    return starmap(_tabled, read(rows, most, tag.storage, tag.limits, work, begin, lost))  # which keeps no group
 
 
 def stopped(rows: pa.Table, reason: str) -> pa.Table:
     """The first row with the status STOPPED: the job, not the clip, can't go on, and this says why."""
-    return _with(rows.slice(0, 1), [_columns(ClipFailed(STOPPED, reason)) | {DECODE_S: 0.0}])
+    return _tabled(rows.slice(0, 1), [ClipFailed(STOPPED, reason)], [0.0])
 
 
-def _with(rows: pa.Table, facts: Sequence[Mapping[str, Any]]) -> pa.Table:
+def _tabled(rows: pa.Table, clips: Sequence[dict[str, Any] | ClipFailed], seconds: Sequence[float]) -> pa.Table:
+    facts = [
+        (_failed(clip) if isinstance(clip, ClipFailed) else clip) | {DECODE_S: each_s}
+        for clip, each_s in zip(clips, seconds, strict=True)
+    ]
     for field in _FACTS:
         rows = rows.append_column(field, pa.array([row.get(field.name) for row in facts], field.type))
     return rows
 
 
-def _columns(clip: Clip | ClipFailed) -> dict[str, Any]:
-    if isinstance(clip, ClipFailed):
-        return {"status": clip.status, "error": str(clip), "n_chunks": 0}
+def _failed(why: ClipFailed) -> dict[str, Any]:
+    return {"status": why.status, "error": str(why), "n_chunks": 0}
+
+
+def _columns(clip: Clip) -> dict[str, Any]:
     return {
         "status": "ok",
         "duration_s": clip.duration_s,
