@@ -1,7 +1,9 @@
 """The programs of jobs/ that no other test runs: they import, and the GPU's benchmark builds and checks its ways."""
 
+import runpy
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,17 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU tha
 @pytest.mark.parametrize("name", ["bench", "bench_queries", "bench_scale", "bench_training", "fuzz", "recipes"])
 def test_they_import(name: str) -> None:
     assert import_module(f"jobs.{name}").main
+
+
+@pytest.mark.parametrize(("name", "says"), [("tag", "no such file or folder"), ("train", "no prepared data set")])
+def test_what_a_cluster_runs_is_the_command(
+    name: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", str(tmp_path / "nowhere"), "-o", str(tmp_path / "out")])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(Path(__file__).parents[1] / "jobs" / f"{name}.py"), run_name="__main__")
+    assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
