@@ -120,6 +120,24 @@ def test_a_cluster_that_does_not_answer(tmp_path: Path, tiny_model: str) -> None
     assert "Traceback" not in text
 
 
+def test_ray_that_does_not_start_in_time_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    def slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", slow)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(SystemExit, match="2"):
+        main(["tag", str(LOOPS), "-o", str(tmp_path / "out"), "--model", tiny_model])
+    assert "timed out during startup; on a busy machine, try again." in said(capsys)
+    main(["show", str(tmp_path / "out")])
+    assert "no clips to show" in said(capsys)
+
+
 def test_a_fault_of_ours_is_kept_for_a_report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ def test_overrides_come_after_the_file(tmp_path: Path) -> None:
     assert (tag.chunking.max_chunks, tag.chunking.silence_db) == (9, -60)
     (tmp_path / "none.yaml").write_text("storage:\n  # endpoint_url: there\n")
     assert load(Tag, tmp_path / "none.yaml") == Tag()
+    assert load(Tag, tmp_path / "none.yaml", ["storage.attempts=2"]).storage.attempts == 2
     assert tag.storage.endpoint_url == "http://localhost:1"
 
 

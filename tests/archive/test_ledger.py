@@ -229,6 +229,19 @@ def test_compaction_fills_row_groups(folder: Folder, done: Record, monkeypatch: 
     assert [found.row_group(number).num_rows for number in range(found.num_row_groups)] == [3, 3, 3, 1]
 
 
+def test_a_stray_file_where_chunks_would_be_is_none(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "out"))
+    wanted = replace(request(write_manifest(tmp_path / "m.csv", range(9))), identity={**IDENTITY, "chunks": False})
+    record = prepare(folder, wanted)
+    writer = PartWriter(folder, output.missing(folder, record), output.output_schema(folder, record), chunks=False)
+    for work in writer.works:
+        writer.add(tagged(folder, work, None))
+    writer.close()
+    folder.write("chunks/.DS_Store", b"a file manager's")
+    assert compact(folder) == (3, 1)
+    assert status.verify(folder) == []
+
+
 def test_compaction_does_not_bridge_what_is_missing(folder: Folder, done: Record) -> None:
     folder.delete(["part-0000001.parquet"])
     assert compact(folder) == (2, 2)

@@ -185,6 +185,9 @@ def test_a_run_is_not_deleted_for_one_that_cannot_start(data: tuple[Folder, tabl
     with pytest.raises(UserError, match="cannot be divided evenly|CPU"):
         train(job)
     assert record.is_started(Folder(str(tmp_path)))
+    again = settings("model.n_harmonic=2", f"begin_with={tmp_path}")
+    with pytest.raises(UserError, match="would delete the model to learn from"):
+        train(replace(job, train=again))
     fewer = replace(job, train=settings(*SHORT, "epochs=1", "compute.device=cpu"))
     assert len(train(fewer)) == 1
     assert len(record.rows(Folder(str(tmp_path)))) == 1
@@ -289,6 +292,20 @@ def _log_after(workers: list[int], folder: Folder) -> list[Any]:
         (["evaluate", "untrained", "--data", "{data}", "--split", "grouped"], "use --splits grouped"),
         (["evaluate", "untrained", "--data", "{data}", "--set", "limits.max_bytes=1"], "limits cannot be set here"),
         (["model", "thresholds", "untrained", "--data", "{data}"], "name the checkpoint to write with -o"),
+        (
+            [
+                "model",
+                "thresholds",
+                "untrained",
+                "--data",
+                "{data}",
+                "-o",
+                "{out}/m.safetensors",
+                "--set",
+                "limits.max_bytes=1",
+            ],
+            "limits cannot be set here",
+        ),
         (["evaluate", "untrained", "--data", "{out}"], "looptagger prepare SOURCE"),
     ],
 )

@@ -137,6 +137,9 @@ def test_loops_that_are_dealt_follow_their_uploaders_that_are_not() -> None:
     torn = [*loops, Loop("100", "", frozenset({"fx"}), uploader="3", part="train")]
     assert {splits(torn, (0.8, 0.1, 0.1), 0)["grouped"][i] for i in range(23, 100, 10)} == {"train"}
     assert carried(torn) == (0, 1)
+    held_out = [*loops, Loop("100", "", frozenset({"fx"}), uploader="3", part="validation")]
+    assert {splits(held_out, (0.8, 0.1, 0.1), 0)["grouped"][i] for i in range(23, 100, 10)} == {"train"}
+    assert carried(held_out) == (0, 1), "on two sides, though neither is train"
 
 
 def test_splits_are_seeded_and_do_not_depend_on_order() -> None:
