@@ -55,9 +55,7 @@ def session(address: str | None, note: Note | None = None, gpus: float = 0.0) ->
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # said by main
-        where = f"the Ray cluster at {named}" if named else "Ray on this machine"
-        again = "; on a busy machine, try again" * (type(error) is Exception)  # what Ray raises of a slow start
-        raise UserError(f"{where} cannot be used: {one_line(error)}{again}.") from None
+        raise UserError(_unusable(named, error)) from None
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():  # Ray puts its own there, which would end without a word
             signal.signal(number, handler)
@@ -69,6 +67,12 @@ def session(address: str | None, note: Note | None = None, gpus: float = 0.0) ->
             yield not named
     finally:
         ray.shutdown()
+
+
+def _unusable(named: str | None, error: Exception) -> str:
+    where = f"the Ray cluster at {named}" if named else "Ray on this machine"
+    again = "; on a busy machine, try again" * (type(error) is Exception)  # what Ray raises of a slow start
+    return f"{where} cannot be used: {one_line(error)}{again}."
 
 
 @contextmanager

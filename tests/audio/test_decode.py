@@ -314,6 +314,7 @@ import resource; resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 from pathlib import Path
 from looptagger.audio.decode import decode
 from looptagger.config import Audio, Chunking, Limits
+from looptagger.errors import ClipFailed
 for path in sorted(Path({str(AWKWARD)!r}).glob("*.*")):
     try: decode(open(path, "rb"), Audio(), Chunking(), Limits())
     except ClipFailed: pass
