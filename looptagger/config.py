@@ -70,7 +70,7 @@ class Chunking(Settings):
     hop_s: float | None = Field(None, gt=0, description="seconds from chunk to chunk; a chunk's length by default")
     max_chunks: int = Field(40, ge=1, le=1200, description="longer clips are heard in this many, spread evenly")
     silence_db: float = Field(-80.0, le=0, description="a chunk whose peak is under this, in dBFS, is not heard")
-    quiet_db: float = Field(-30.0, le=-12, description="a clip whose peak is under this, in dBFS, is made louder")
+    quiet_db: float = Field(-12.0, le=-6, description="a clip whose peak is under this, in dBFS, is made louder")
 
 
 class Limits(Settings):

@@ -21,7 +21,7 @@ from looptagger.paper.runs import TEST, VALIDATION, Run
 from looptagger.paper.settings import NETWORKS, SYSTEMS, Paper
 from looptagger.roles import ROLES
 
-FEATURES_VERSION = 2
+FEATURES_VERSION = 3
 """Another number where another code would give other features."""
 
 

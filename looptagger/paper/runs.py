@@ -22,7 +22,7 @@ from looptagger.roles import FIGURES, ROLES
 
 SCORES = "scores"
 VALIDATION, TEST = "validation", "test"
-HEARD_VERSION = 2
+HEARD_VERSION = 3
 """Another number where, by our protocol, another code would hear other chunks of a loop."""
 
 Report = dict[str, Any]
