@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -11,9 +11,6 @@ from looptagger.cli.options import EXAMPLE, refuse_idle, settings, storage_optio
 from looptagger.errors import UserError
 from looptagger.learn.splits import PARTS
 from looptagger.roles import ROLES
-
-if TYPE_CHECKING:
-    from looptagger.learn.evaluation import Part
 
 
 @click.group(context_settings=EXAMPLE, short_help="Look at checkpoints, import and adjust them.")
@@ -77,7 +74,7 @@ def import_(path: Path, out: str, name: str | None, licence: str) -> None:
 )
 @click.option("-o", "--out", metavar="FILE", help="The checkpoint to write; by default MODEL itself.")
 @storage_options
-def thresholds(path: str, data: str, splits: str, part: "Part", out: str | None, **options: Any) -> None:
+def thresholds(path: str, data: str, splits: str, part: str, out: str | None, **options: Any) -> None:
     """Choose the thresholds of a checkpoint anew: those at which F1 is highest on loops whose roles are known.
 
     Example: looptagger model thresholds hcnn.safetensors --data fsld

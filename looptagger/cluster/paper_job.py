@@ -209,7 +209,7 @@ def _loops(run: Run, site: Site, part: str, kind: str) -> chunks.Loops:
 def _network(run: Run, site: Site, events: Events) -> pa.Table:
     """Train, or go on, in a folder of its own, and score with the best epoch."""
     from looptagger.cluster.training_job import TrainJob, train
-    from looptagger.learn.scoring import joined, scored
+    from looptagger.learn.evaluation import scores_of
     from looptagger.model import checkpoint
     from looptagger.model.predictor import Predictor
 
@@ -220,14 +220,7 @@ def _network(run: Run, site: Site, events: Events) -> pa.Table:
     predictor = Predictor(checkpoint.resolve(place, job.paper.storage), place)
     found = []
     for part in _judged(run):
-        ids: list[str] = []
-        rows = _noted(table.rows(*site.where(run.protocol, part)), ids)
-        truth, scores = joined(scored(rows, predictor, run.protocol))
-        found.append(runs.table(ids, part, truth, scores))
+        where = site.where(run.protocol, part)
+        ids = list(table.makers(*where))
+        found.append(runs.table(ids, part, *scores_of(predictor, *where, run.protocol)))
     return pa.concat_tables(found)
-
-
-def _noted(tables: Iterator[pa.Table], ids: list[str]) -> Iterator[pa.Table]:
-    for rows in tables:
-        ids += rows.column("id").to_pylist()
-        yield rows

@@ -1,7 +1,7 @@
 """How good a model is on the loops of a data set: our protocol, with intervals, and the published code's."""
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from looptagger.archive.storage import Folder
 from looptagger.config import Protocol
@@ -13,7 +13,6 @@ from looptagger.learn.table import Dataset
 from looptagger.model.predictor import Predictor
 from looptagger.roles import ROLES
 
-Part = Literal["train", "validation", "test", "all"]
 Report = dict[str, Any]
 
 PUBLISHED_ROLES = ROLES[:5]
@@ -28,7 +27,7 @@ def scores_of(
     folder: Folder,
     dataset: Dataset,
     split: str,
-    part: Part,
+    part: str,
     protocol: Protocol = "ours",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Truth, Floats]:
@@ -55,7 +54,7 @@ def judged(
     folder: Folder,
     dataset: Dataset,
     split: str,
-    part: Part,
+    part: str,
     protocol: Protocol,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Report, list[str], Truth, Floats]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -49,15 +49,6 @@ SCHEMA: Final = pa.schema(
         *[pa.field(name, pa.float32()) for name in NAMES],
     ]
 )
-
-
-class Piece(NamedTuple):
-    """A stretch of a loop: which, and its int16 samples."""
-
-    loop: str
-    kind: str
-    number: int
-    pcm: NDArray[np.int16]
 
 
 def statistics(frames: NDArray[np.floating]) -> Floats:
@@ -106,19 +97,20 @@ class Extractor:
         return np.concatenate([mfcc, [pitch], self.chroma(*self.peaks(spectrum))])
 
 
-def pieces(rows: pa.Table, audio: Audio, parts: Sequence[str]) -> Iterator[Piece]:
+def pieces(rows: pa.Table, audio: Audio, parts: Sequence[str]) -> Iterator[tuple[str, str, int, NDArray[np.int16]]]:
     """What is heard of the loops of a training table, given each one's part under the published protocol.
 
-    Chunks of all, a crop of those it trains on, windows of those it tests on.
+    Chunks of all, a crop of those it trains on, windows of those it tests on; of each its loop, which of these it is,
+    its number among them, and its int16 samples.
     """
     for loop, waveform, part in zip(rows.column("id").to_pylist(), table.waveforms(rows), parts, strict=True):
         for number, pcm in enumerate(windows(loop, waveform, audio, "ours")):
-            yield Piece(loop, CHUNK, number, pcm)
+            yield loop, CHUNK, number, pcm
         if part == "train":
-            yield Piece(loop, CROP, 0, crop(waveform, audio.chunk_samples, zlib.crc32(loop.encode())))
+            yield loop, CROP, 0, crop(waveform, audio.chunk_samples, zlib.crc32(loop.encode()))
         if part == "test":
             for number, pcm in enumerate(windows(loop, waveform, audio, "published")):
-                yield Piece(loop, WINDOW, number, pcm)
+                yield loop, WINDOW, number, pcm
 
 
 def crop(waveform: NDArray[np.int16], size: int, seed: int) -> NDArray[np.int16]:
@@ -130,24 +122,15 @@ def crop(waveform: NDArray[np.int16], size: int, seed: int) -> NDArray[np.int16]
 
 def extracted(rows: pa.Table, extractor: Extractor, audio: Audio, parts: Sequence[str]) -> pa.Table:
     """A training table's rows -> a row of SCHEMA for each piece; one that Essentia fails on has its reason."""
-    found: dict[str, list[Any]] = {"id": [], "heard": [], "number": [], "error": []}
-    numbers: list[Floats] = []
-    for piece in pieces(rows, audio, parts):
-        error = None
+    found = []
+    for loop, kind, number, pcm in pieces(rows, audio, parts):
+        row: dict[str, Any] = {"id": loop, "heard": kind, "number": number}
         try:
-            numbers.append(extractor(piece.pcm))
+            row |= zip(NAMES, extractor(pcm).tolist(), strict=True)
         except Exception as why:  # whatever a library says of one piece costs that piece alone
-            error = one_line(why)
-            numbers.append(np.full(len(NAMES), np.nan, np.float32))
-        for name, value in zip(found, (piece.loop, piece.kind, piece.number, error), strict=True):
-            found[name].append(value)
-    return _table(found, np.array(numbers, np.float32).reshape(-1, len(NAMES)))
-
-
-def _table(about: dict[str, list[Any]], numbers: Floats) -> pa.Table:
-    lost = np.array([error is not None for error in about["error"]], bool)
-    columns = {name: pa.array(numbers[:, i], mask=lost) for i, name in enumerate(NAMES)}
-    return pa.table({**about, **columns}).cast(SCHEMA)
+            row["error"] = one_line(why)
+        found.append(row)
+    return pa.Table.from_pylist(found, SCHEMA)
 
 
 def matrix(rows: pa.Table) -> Floats:

@@ -32,9 +32,8 @@ Reports = Mapping[tuple[System, Protocol], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Table:
-    """A table: what it is called in files, its title, the names of its columns, its rows, a note below."""
+    """A table: its title, the names of its columns, its rows, a note below."""
 
-    name: str
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
@@ -61,7 +60,7 @@ def table_1(dataset: Dataset) -> Table:
     counts = {role: sum(part[role] for part in dataset.counts["paper"].values()) for role in ROLES}
     rows = [(role, f"{counts[role]:,}", f"{TABLE_1[role]:,}") for role in ROLES]
     rows.append(("all loops", f"{dataset.loops:,}", f"{TABLE_1_LOOPS:,}"))
-    return Table("table1", "Table 1: loops by role", ("role", "here", "the paper, FSLD"), rows)
+    return Table("Table 1: loops by role", ("role", "here", "the paper, FSLD"), rows)
 
 
 def table_2(reports: Reports, is_full: bool) -> Table:
@@ -88,7 +87,7 @@ def table_2(reports: Reports, is_full: bool) -> Table:
         f"{_intervals(reports) if is_full else ''}. "
         f"{f'± is the standard deviation over {many} seeds.' if many else 'One seed a system.'}"
     )
-    return Table("table2", "Table 2: the eight systems", columns, rows, note)
+    return Table("Table 2: the eight systems", columns, rows, note)
 
 
 def _intervals(reports: Reports) -> str:
@@ -112,7 +111,7 @@ def by_role(reports: Reports, is_full: bool) -> Table:
         (system, *(cell(report, "roc_auc", role, is_full) for role in (*ROLES, "macro")))
         for system, report in ours.items()
     ]
-    return Table("roles", "ROC-AUC by role, ours", ("system", *ROLES, "mean"), rows)
+    return Table("ROC-AUC by role, ours", ("system", *ROLES, "mean"), rows)
 
 
 def differences(found: Mapping[str, tuple[float, float, float] | None]) -> Table:
@@ -121,14 +120,9 @@ def differences(found: Mapping[str, tuple[float, float, float] | None]) -> Table
         (system, NONE if gap is None else f"{gap[0]:+.3f} [{gap[1]:+.3f}, {gap[2]:+.3f}]")
         for system, gap in found.items()
     ]
-    title = "HCNN's mean ROC-AUC less the other system's, ours"
-    return Table(
-        "differences",
-        title,
-        ("HCNN and", "difference [95 %]"),
-        rows,
-        "Paired, the test loops of one uploader (else pack) drawn together; one seed each.",
-    )
+    title, columns = "HCNN's mean ROC-AUC less the other system's, ours", ("HCNN and", "difference [95 %]")
+    note = "Paired, the test loops of one uploader (else pack) drawn together; one seed each."
+    return Table(title, columns, rows, note)
 
 
 def cell(report: Mapping[str, Any], name: str, key: str = "macro", is_around: bool = False) -> str:
@@ -152,4 +146,4 @@ def tidy(reports: Reports) -> str:
                 known = TABLE_2[system][i] if role == "macro" else ""
                 rows.append((system, protocol, name, role, found["mean"], found["spread"], low, high, known))
     columns = ("system", "protocol", "figure", "role", "mean", "spread", "low", "high", "paper")
-    return Table("", "", columns, rows).csv()
+    return Table("", columns, rows).csv()
