@@ -6,17 +6,15 @@ forward about twice as fast as the plain module, with the same scores to 1e-5; 1
 """
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from looptagger.model import integers, winograd
 from looptagger.model.harmonic import FrontEnd
 from looptagger.model.hcnn import HCNN, ConvBlock, ResidualBlock
-from looptagger.model.int8 import in_int8
-from looptagger.model.int16 import in_int16
-from looptagger.model.winograd import LEAST_CHANNELS, WinogradBlock
 
 
 class FixedFilters(FrontEnd):
@@ -49,12 +47,6 @@ def _without_norms(block: nn.Module) -> nn.Module:
     return block
 
 
-def _by_winograd(block: nn.Module) -> nn.Module:
-    if isinstance(block, ResidualBlock) and block.conv1.in_channels >= LEAST_CHANNELS:
-        return WinogradBlock(block)
-    return block
-
-
 Products = Literal["direct", "winograd", "int8", "int16"]
 """How the trunk's convolutions are multiplied out."""
 
@@ -72,13 +64,14 @@ class FoldedHCNN(nn.Module):
         self.precision = precision
         self.front = FixedFilters(network.front)
         self.norm = network.norm
-        blocks = [_without_norms(block) for block in network.trunk]
-        if products == "winograd":
-            blocks[EARLY] = map(_by_winograd, blocks[EARLY])
-        elif products == "int16":
-            blocks[EARLY] = map(in_int16, blocks[EARLY])
+        blocks: list[Any] = [_without_norms(block) for block in network.trunk]
+        channels = blocks[1].conv1.in_channels
+        if products == "winograd" and channels >= winograd.LEAST_CHANNELS:
+            blocks[EARLY] = map(winograd.WinogradBlock, blocks[EARLY])
+        elif products == "int16" and channels >= integers.LEAST_CHANNELS:
+            blocks[EARLY] = [integers.IntegerResidualBlock(each, integers.Int16Conv) for each in blocks[EARLY]]
         elif products == "int8":
-            blocks[1:] = map(in_int8, blocks[1:])
+            blocks[1:] = map(integers.in_int8, blocks[1:])
         self.trunk = nn.Sequential(*blocks).to(precision).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dense = fuse_linear_bn_eval(network.dense, network.dense_norm)
         self.out = network.out

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from looptagger.audio import chunk
 from looptagger.config import Audio, Chunking, Compute
 from looptagger.errors import UserError
-from looptagger.model import checkpoint, int8, int16
+from looptagger.model import checkpoint, integers
 from looptagger.model.folded import FoldedHCNN, Products
 from looptagger.model.hcnn import HCNN
 from looptagger.roles import ROLES
@@ -151,9 +151,9 @@ def _arithmetic(precision: str, on_gpu: bool) -> tuple[torch.dtype, Products]:
     if precision == "int8":
         if on_gpu:
             raise UserError("compute.precision: int8 is for CPUs; use auto, or compute.device=cpu.")
-        int8.check()
+        integers.check()
         return torch.float32, "int8"
-    if precision == "auto" and not on_gpu and int16.is_quick():
+    if precision == "auto" and not on_gpu and integers.is_quick():
         return torch.float32, "int16"
     if precision == "auto":
         precision = "float16" if on_gpu else "float32"

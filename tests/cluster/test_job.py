@@ -24,7 +24,7 @@ from looptagger.cluster.plan import plan
 from looptagger.cluster.progress import Progress
 from looptagger.config import Audio, Compute, Tag
 from looptagger.errors import UserError
-from looptagger.model import int8
+from looptagger.model import integers
 from looptagger.model.checkpoint import STARTER
 from tests.conftest import LOOPS, audio_bytes, tone, write_tones
 
@@ -115,7 +115,7 @@ def test_int8_has_outputs_of_its_own(tmp_path: Path) -> None:
     quick = Tag(compute=Compute(device="cpu", precision="int8"))
     plain = Tag(compute=Compute(device="cpu"))
     try:
-        int8.check()
+        integers.check()
     except UserError as why:
         with pytest.raises(UserError, match="AVX-512 VNNI"):  # said by a worker, which cannot begin
             run(LOOPS, tmp_path / "refused", STARTER, tag=quick)

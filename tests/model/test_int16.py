@@ -9,11 +9,10 @@ import soundfile
 import torch
 
 from looptagger.config import Audio, Chunking, Compute, Model
-from looptagger.model import checkpoint, int16
+from looptagger.model import checkpoint, integers
 from looptagger.model.folded import FoldedHCNN
 from looptagger.model.hcnn import HCNN
-from looptagger.model.int8 import IntegerResidualBlock
-from looptagger.model.int16 import LEAST_CHANNELS, Int16Conv
+from looptagger.model.integers import LEAST_CHANNELS, Int16Conv, IntegerResidualBlock
 from looptagger.model.predictor import Predictor
 from tests.conftest import LOOPS
 from tests.model.test_int8 import maps, needs_products
@@ -84,14 +83,14 @@ def unlike(times: float) -> bytes:
 def test_a_model_that_does_not_agree_stays_in_floats(
     monkeypatch: pytest.MonkeyPatch, times: float, blocks: int
 ) -> None:
-    monkeypatch.setattr(int16, "is_quick", lambda: True)
+    monkeypatch.setattr(integers, "is_quick", lambda: True)
     predictor = Predictor(unlike(times), compute=Compute(device="cpu"))
     assert sum(isinstance(block, IntegerResidualBlock) for block in predictor.network.trunk) == blocks
 
 
 @needs_products
 def test_a_predictor_is_copied_and_pickled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int16, "is_quick", lambda: True)
+    monkeypatch.setattr(integers, "is_quick", lambda: True)
     predictor = Predictor.load("starter", Compute(device="cpu"))
     pcm = np.random.default_rng(0).integers(-9000, 9000, (1, 48_000)).astype(np.int16)
     wanted = predictor.chunk_scores(pcm)[0]
@@ -112,6 +111,6 @@ def test_narrow_blocks_stay_in_floats() -> None:
 def test_they_are_taken_where_they_are_quick_and_floats_were_not_asked_for(
     monkeypatch: pytest.MonkeyPatch, precision: str, amx: bool, blocks: int
 ) -> None:
-    monkeypatch.setattr(int16, "is_quick", lambda: amx)
+    monkeypatch.setattr(integers, "is_quick", lambda: amx)
     predictor = Predictor.load("starter", Compute(device="cpu", precision=precision))  # type: ignore[arg-type]
     assert sum(isinstance(block, IntegerResidualBlock) for block in predictor.network.trunk) == blocks

@@ -5,14 +5,14 @@ import torch
 
 from looptagger.config import Compute
 from looptagger.errors import UserError
-from looptagger.model import int8
+from looptagger.model import integers
 from looptagger.model.hcnn import ConvBlock, ResidualBlock
-from looptagger.model.int8 import Int8Conv, in_int8
+from looptagger.model.integers import Int8Conv, in_int8
 from looptagger.model.predictor import Predictor
 from tests.conftest import LOOPS
 
 try:
-    int8.check()
+    integers.check()
     lacking = ""
 except UserError as why:
     lacking = str(why)
