@@ -161,10 +161,12 @@ def freeze(
     that comes twice, or a known one for another file, is refused: ids are the output's key. `limit` bounds the rows of
     all files together; `written` is told of rows as they are stored. Raises UserError.
     """
-    joint = _joint_schema(folder, listings, before)
+    joint = joint_schema(listing.schema for listing in listings)
+    joint = grown(folder.uri, schema(folder, before), joint) if before else as_stored(joint)
     left = None if limit is None else max(0, limit - sum(file.rows for file in before))
     old = Known(_id_tables(folder, before))
-    writer = _Writer(folder, _first_free((*before, *beside)), joint, written)
+    free = 1 + max((int(PurePosixPath(file.name).stem) for file in (*before, *beside)), default=-1)
+    writer = _Writer(folder, free, joint, written)
     seen = []
     for batch in _limited((old.new(batch) for listing in listings for batch in listing.batches()), left):
         seen.append(digests(batch.column("id")))
@@ -179,15 +181,6 @@ def freeze(
     if len(repeated):
         raise UserError(_repetition(folder, files, repeated[0]))
     return files
-
-
-def _first_free(files: Sequence[ManifestFile]) -> int:
-    return 1 + max((int(PurePosixPath(file.name).stem) for file in files), default=-1)
-
-
-def _joint_schema(folder: Folder, listings: Sequence[Listing], before: Sequence[ManifestFile]) -> pa.Schema:
-    joint = joint_schema(listing.schema for listing in listings)
-    return grown(folder.uri, schema(folder, before), joint) if before else as_stored(joint)
 
 
 def _limited(batches: Iterator[pa.RecordBatch], left: int | None) -> Iterator[pa.RecordBatch]:

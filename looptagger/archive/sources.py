@@ -48,11 +48,6 @@ def roots(sources: Sequence[str]) -> tuple[str, ...]:
     return (*(each for each in plain if each not in files), *(disk.mounts() if local else ()))
 
 
-def holds_anything(root: str) -> bool:
-    """Whether a local folder is there and not empty, as the place of a disk that is not mounted is."""
-    return disk.holds_anything(os.fsencode(local_path(root)))
-
-
 def open_sources(sources: Sequence[str], storage: Storage) -> list[Listing]:
     """The listings of what the user points at; a file that lies in a folder also given is taken once.
 

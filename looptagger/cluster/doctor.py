@@ -188,7 +188,8 @@ def _output(out: str, tag: Tag) -> str:
     who = lock.holder(folder)
     if who:
         raise UserError(f"{out}: {who} is writing there; wait for it, or stop it first.")
-    made = _missing(Path(folder.at(PROBE)).parent) if folder.is_local else []
+    above = Path(folder.at(PROBE)).parents if folder.is_local else ()
+    made = [each for each in above if not each.exists()]  # the innermost first
     data = os.urandom(PROBE_BYTES)
     began = time.perf_counter()
     folder.write(PROBE, data)
@@ -202,8 +203,3 @@ def _output(out: str, tag: Tag) -> str:
             empty.rmdir()
     speeds = [PROBE_BYTES / 1e6 / seconds for seconds in (wrote - began, read - wrote)]
     return f"can be written ({speeds[0]:,.0f} MB/s) and read ({speeds[1]:,.0f} MB/s)"
-
-
-def _missing(folder: Path) -> list[Path]:
-    """The folders that making one makes, innermost first."""
-    return [each for each in (folder, *folder.parents) if not each.exists()]

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from looptagger.archive import compact, lock, output
 from looptagger.archive.growing import Request, prepare
-from looptagger.archive.output import Record, Work
+from looptagger.archive.output import Record
 from looptagger.archive.sources import absolute, roots
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import CODE, CODED_ROW, STATUSES
@@ -101,8 +101,9 @@ def tag(job: TagJob, events: Events | None = None) -> Summary:
         output.tidy(folder)
         if job.chunks:
             compact.finish(folder)
-        works, schema = _works(folder, record, job), output.output_schema(folder, record)
-        writer = PartWriter(folder, works, schema, job.chunks, check)
+        works = output.missing(folder, record, job.limit)
+        works += output.failed(folder, record, STATUSES[1:]) if job.retry_errors else []
+        writer = PartWriter(folder, works, output.output_schema(folder, record), job.chunks, check)
         absent = sum(work.rows for work in output.missing(folder, record))
         again = sum(work.rows for work in writer.works if work.only is not None)
         summary = Summary(record.rows, record.rows - absent - again)
@@ -125,13 +126,6 @@ def _request(job: TagJob, model: bytes, card: checkpoint.Card) -> Request:
     if job.tag.compute.precision in ("int8", "bfloat16"):  # their scores differ by more than those of machines do
         identity["precision"] = job.tag.compute.precision
     return Request(identity, sources, job.limit, job.update, job.overwrite, job.tag.compute.shard_rows)
-
-
-def _works(folder: Folder, record: Record, job: TagJob) -> list[Work]:
-    works = output.missing(folder, record, job.limit)
-    if job.retry_errors:
-        works += output.failed(folder, record, STATUSES[1:])
-    return works
 
 
 def _tag_rows(

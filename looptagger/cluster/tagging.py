@@ -20,10 +20,10 @@ import ray.data
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from looptagger.archive import manifest
+from looptagger.archive.disk import holds_anything
 from looptagger.archive.manifest import Shard
 from looptagger.archive.output import Work, check_there
 from looptagger.archive.patience import patiently
-from looptagger.archive.sources import holds_anything
 from looptagger.archive.storage import Folder, local_path
 from looptagger.archive.tags import CODED_ROW
 from looptagger.archive.writer import PART, ROW, STOPPED, PartWriter
@@ -63,11 +63,6 @@ class Job:
     environment: dict[str, str] = field(repr=False)
     roots: tuple[str, ...] = ()
     """Local folders that the clips lie in. Where one is gone or empty, a disk is, and not its clips."""
-
-
-def _shards(works: Sequence[Work]) -> Any:
-    """A dataset with a block of one row for each shard, which names it. Its rows are read where they are needed."""
-    return ray.data.from_items([{WORK: json.dumps(asdict(work))} for work in works], override_num_blocks=len(works))
 
 
 def _rows(block: pa.Table, job: Job) -> pa.Table:
@@ -121,7 +116,7 @@ def _check_roots(table: pa.Table, roots: Sequence[str]) -> None:
     missing = [os.fsdecode(local_path(uri)) for uri in uris]
     for root in roots:
         above = os.fsdecode(local_path(root)).rstrip("/") + "/"
-        if any(path.startswith(above) for path in missing) and not holds_anything(root):
+        if any(path.startswith(above) for path in missing) and not holds_anything(os.fsencode(above)):
             raise UserError(f"{root}: is gone or empty on {socket.gethostname()}; mount it and run the same command.")
 
 
@@ -133,7 +128,7 @@ class Predict:
         from looptagger.steps.isolated import HERE
 
         if decodes:
-            HERE.start()  # it wakes up while torch is imported
+            HERE.ready()  # it wakes up while torch is imported
         import torch
 
         from looptagger.cluster.meters import Meters
@@ -186,7 +181,8 @@ def _device(wanted: str, decodes: bool) -> str:
 def pipeline(works: Sequence[Work], job: Job, plan: Plan) -> Any:
     """The lazy Ray dataset of tagged rows."""
     works = list(with_small_ends(works, plan.decoders))
-    shards = _where_readable(_shards(works), job, plan)
+    named = [{WORK: json.dumps(asdict(work))} for work in works]  # each shard's rows are read where they are needed
+    shards = _where_readable(ray.data.from_items(named, override_num_blocks=len(works)), job, plan)
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     if not plan.predictors:
         actor = {"fn_constructor_args": (job, True), "compute": _pool(plan.decoders, works), "num_cpus": CORE}

@@ -64,10 +64,6 @@ class Helper:
         self.words: BinaryIO | None = None
         self.is_idle = True
 
-    def start(self) -> None:
-        """Start it now, so that it is there when rows come."""
-        self._ready()
-
     def done(self, step: str, rows: pa.Table, limits: Limits, **settings: Settings) -> Iterator[pa.Table]:
         """What a step gives for the rows; a row that cost a helper its life has that as its reason."""
         given, lost, deaths, killed = 0, dict[int, str](), 0, Counter[int]()
@@ -96,7 +92,7 @@ class Helper:
 
     def _told(self, rows: pa.Table, asked: Mapping[str, Any]) -> Iterator[tuple[bytes, bytes]]:
         """The helper's words on some rows, up to the last one or to its end."""
-        to, words = self._ready()
+        to, words = self.ready()
         self.is_idle = False
         with suppress(BrokenPipeError):
             _say(to, TABLE, _bytes(rows.replace_schema_metadata({"asked": json.dumps(asked)})))
@@ -110,8 +106,10 @@ class Helper:
                 return
             yield said
 
-    def _ready(self) -> tuple[IO[bytes], BinaryIO]:
-        """The two ends to a helper that waits for rows. One whose words nobody heard to the end is replaced."""
+    def ready(self) -> tuple[IO[bytes], BinaryIO]:
+        """The two ends to a helper that waits for rows: started where there is none, replaced where nobody heard its
+        words to the end.
+        """
         if self.process and (not self.is_idle or self.process.poll() is not None):
             self.close()
         if self.process is None or self.words is None:
