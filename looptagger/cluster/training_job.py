@@ -1,6 +1,5 @@
 """The training job from request to result: what `looptagger train` and jobs/train.py both call."""
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,8 +22,6 @@ from looptagger.model import checkpoint
 from looptagger.model.checkpoint import Card, plain_name
 from looptagger.roles import ROLES
 
-PICTURES_S = 10.0
-"""Seconds between two drawings of the curves."""
 PACKAGES = ("looptagger", "ray", "torch", "torchaudio", "numpy", "pyarrow", "soxr")
 
 
@@ -112,7 +109,7 @@ def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], event
         events.note(_announced(task, found, force))
         if task.start and (why := has_heard(checkpoint.card(task.start, "begin_with"), found, task.settings.split)):
             events.note(f"Validation is flattering. {why}")
-        pictures = Pictures(out, log)
+        pictures = record.Pictures(out, log)
         details = training.Job(task, data, found, out, storage_environment())
 
         def told(kind: str, what: Any) -> None:
@@ -130,38 +127,6 @@ def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], event
                 events.check()
                 pictures.close()
     return record.rows(out)
-
-
-class Pictures:
-    """The curves and TensorBoard's file, kept up to date as rows come."""
-
-    def __init__(self, out: Folder, log: list[record.Row]) -> None:
-        self.out, self.log, self.drawn = out, list(log), time.monotonic()
-        self.board = record.Board(out, log)
-
-    def add(self, row: record.Row) -> None:
-        """An epoch has ended."""
-        if self.log and row["epoch"] <= self.log[-1]["epoch"]:
-            return  # a worker that was replaced tells it again
-        self.log.append(row)
-        self.board.add(row)
-        if time.monotonic() - self.drawn > PICTURES_S:
-            with suppress(UserError):  # no picture is worth a training
-                self._draw()
-
-    def _draw(self) -> None:
-        log = record.rows(self.out)  # which has the epochs that ended while nobody listened, too
-        if log:
-            record.draw(self.out, log)
-        self.board.store()
-        self.drawn = time.monotonic()
-
-    def close(self) -> None:
-        """Draw what is not drawn yet."""
-        try:
-            self._draw()
-        finally:
-            self.board.close()
 
 
 def _check(job: TrainJob, found: Dataset, data: Folder, out: Folder) -> None:

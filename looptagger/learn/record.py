@@ -10,7 +10,9 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from looptagger.archive.storage import Folder
@@ -21,6 +23,8 @@ from looptagger.model.checkpoint import IN_RUN
 
 ASKED, STATE, START, LOG = "run.json", "_run/state.pt", "_run/start.safetensors", "log.jsonl"
 MODEL, CURVES, BOARD = IN_RUN, "curves.png", "tensorboard"
+PICTURES_S = 10.0
+"""Seconds between two drawings of the curves."""
 
 Row = dict[str, Any]
 
@@ -93,13 +97,13 @@ def rows(folder: Folder) -> list[Row]:
         raise UserError(f"{folder.uri}/{LOG}: not understood; delete it and run the same command again.") from None
 
 
-class Board:
-    """The log for TensorBoard, under RUN/tensorboard. Begins with the rows that there are, then takes in more."""
+class Pictures:
+    """The curves, and TensorBoard's file, of a run: of the rows that there are, then kept up to date as more come."""
 
     def __init__(self, folder: Folder, log: Sequence[Row]) -> None:
         from tensorboardX import SummaryWriter
 
-        self.folder = folder
+        self.folder, self.last, self.stored = folder, 0, time.monotonic()
         folder.delete(f"{BOARD}/{name}" for name in folder.names(BOARD))
         self.place = folder.at(BOARD) if folder.is_local else tempfile.mkdtemp(prefix="looptagger-")
         self.writer = SummaryWriter(self.place)
@@ -107,18 +111,28 @@ class Board:
             self.add(row)
 
     def add(self, row: Row) -> None:
-        """One epoch."""
+        """An epoch has ended. A worker that was replaced tells of it again."""
+        if row["epoch"] <= self.last:
+            return
+        self.last = row["epoch"]
         for key, value in row.items():
             if isinstance(value, float) and key != "time":
                 self.writer.add_scalar(_tag(key), value, row["epoch"], walltime=row["time"])
+        if time.monotonic() - self.stored > PICTURES_S:
+            with suppress(UserError):  # no picture is worth a training
+                self.store()
 
     def store(self) -> None:
         """Let others see what was added; on an object store the file is uploaded whole."""
+        log = rows(self.folder)  # which has the epochs that ended while nobody listened, too
+        if log:
+            self.folder.write(CURVES, curves(log))
         self.writer.flush()
         if not self.folder.is_local:
             for name in os.listdir(self.place):
                 with open(os.path.join(self.place, name), "rb") as file:
                     self.folder.write(f"{BOARD}/{name}", file.read())
+        self.stored = time.monotonic()
 
     def close(self) -> None:
         """End with everything stored."""
@@ -136,11 +150,6 @@ def _tag(key: str) -> str:
         if key.startswith(head):
             return f"{head}/{key.removeprefix(head).strip('_') or 'macro'}"
     return {"loss": "loss/validation", "train_loss": "loss/train"}.get(key, f"run/{key}")
-
-
-def draw(folder: Folder, log: Sequence[Row]) -> None:
-    """Write the learning curves as a picture."""
-    folder.write(CURVES, curves(log))
 
 
 def curves(log: Sequence[Row]) -> bytes:

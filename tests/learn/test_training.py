@@ -272,12 +272,10 @@ def test_evaluating_what_cannot_be_judged_is_a_sentence(data: Data, tiny_model: 
 def test_curves_are_a_picture_and_tensorboard_can_read_the_log(data: Data, tmp_path: Path) -> None:
     state = fit(data, tmp_path, settings())
     folder = Folder(str(tmp_path))
-    record.draw(folder, state.log)
+    record.Pictures(folder, state.log).close()
     assert (tmp_path / record.CURVES).read_bytes().startswith(b"\x89PNG")
-    board = record.Board(folder, state.log)
-    board.close()
     (events,) = (tmp_path / record.BOARD).iterdir()
     written = events.read_bytes()
     assert all(tag in written for tag in (b"loss/train", b"loss/validation", b"roc_auc/macro", b"pr_auc/bass"))
-    record.Board(folder, state.log).close()
+    record.Pictures(folder, state.log).close()
     assert len(list((tmp_path / record.BOARD).iterdir())) == 1
