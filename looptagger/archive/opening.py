@@ -11,14 +11,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from fsspec.caching import ReadAheadCache
 
-from looptagger.archive.patience import (
-    Patience,
-    answers,
-    is_stores_fault,
-    is_throttled,
-    patiently,
-    refuse_expired,
-)
+from looptagger.archive.patience import Patience, answers, is_stores_fault, is_throttled, patiently, refuse_expired
 from looptagger.archive.storage import filesystem, local_path, scheme
 from looptagger.config import Limits, Storage
 from looptagger.errors import ClipFailed, Unreachable, one_line

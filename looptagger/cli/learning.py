@@ -101,9 +101,7 @@ class Part(click.Choice[str]):
     help="Which part of that split to judge on.",
 )
 @click.option(
-    "--splits",
-    type=click.Choice(config.SPLITS),
-    help="Which split; by default the one that the model was trained on.",
+    "--splits", type=click.Choice(config.SPLITS), help="Which split; by default the one that the model was trained on."
 )
 @click.option(
     "--protocol",

@@ -70,12 +70,7 @@ def loops(rows: pa.Table) -> list[Loop]:
 
 
 def batches(
-    source: Iterable[Loop],
-    settings: Train,
-    census: Census,
-    epoch: int,
-    rank: int = 0,
-    world: int = 1,
+    source: Iterable[Loop], settings: Train, census: Census, epoch: int, rank: int = 0, world: int = 1
 ) -> Iterator[Batch[NDArray[Any]]]:
     """One worker's batches of an epoch: always `census.steps`, so that the workers stay in step.
 

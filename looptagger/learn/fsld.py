@@ -28,10 +28,7 @@ CSV_NAME = "loop_annotation_data.csv"
 DEPTH = 2
 """Folders below the given one in which the data set's parts are looked for."""
 
-RULES = {
-    "union": "a role is set when any annotator set it",
-    "intersection": "a role is set when all annotators set it",
-}
+RULES = {"union": "a role is set when any annotator set it", "intersection": "a role is set when all annotators set it"}
 
 
 @dataclass(frozen=True)

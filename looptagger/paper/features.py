@@ -28,11 +28,7 @@ FRAME, HOP = 2048, 1024
 LOWEST_HZ, HIGHEST_HZ = 40.0, 5000.0
 """The spectral peaks that chroma counts, Essentia's own bounds."""
 
-OF_FRAME: Final = (
-    *(f"mfcc{i}" for i in range(N_MFCC)),
-    "pitch",
-    *(f"chroma{i}" for i in range(N_CHROMA)),
-)
+OF_FRAME: Final = (*(f"mfcc{i}" for i in range(N_MFCC)), "pitch", *(f"chroma{i}" for i in range(N_CHROMA)))
 NAMES: Final = tuple(f"{name}_{kind}" for kind in ("mean", "std", "delta_mean", "delta_std") for name in OF_FRAME)
 """The 104 columns."""
 
