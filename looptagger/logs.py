@@ -24,9 +24,10 @@ class JsonLines:
         self.to, self.last = to or sys.stderr, 0.0
 
     def line(self, event: str, **about: Any) -> None:
-        """One event."""
+        """One event, its fractions to three digits."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        print(json.dumps({"time": now, "event": event} | about, ensure_ascii=False), file=self.to, flush=True)
+        short = {name: round(value, 3) if isinstance(value, float) else value for name, value in about.items()}
+        print(json.dumps({"time": now, "event": event} | short, ensure_ascii=False), file=self.to, flush=True)
 
     def note(self, text: str) -> None:
         """What a person would be told."""
@@ -50,9 +51,9 @@ class JsonLines:
         cost, whole = progress.cost or (None, None)
         self.line(
             "progress",
-            done=progress.done, total=progress.total, failed=progress.failed, clips_per_s=_short(progress.rate),
-            audio_s_per_s=_short(progress.audio_rate), left_s=_short(progress.left_s), seconds=_short(progress.seconds),
-            cost=_short(cost), cost_at_end=_short(whole),
+            done=progress.done, total=progress.total, failed=progress.failed, clips_per_s=progress.rate,
+            audio_s_per_s=progress.audio_rate, left_s=progress.left_s, seconds=progress.seconds,
+            cost=cost, cost_at_end=whole,
         )  # fmt: skip
 
     def summary(self, done: "Summary", where: str) -> None:
@@ -60,9 +61,5 @@ class JsonLines:
         self.line(
             "finished",
             out=where, total=done.total, before=done.before, clips=done.clips, by_status=done.by_status,
-            seconds=_short(done.seconds), audio_s=_short(done.audio_s), cost=_short(done.cost),
+            seconds=done.seconds, audio_s=done.audio_s, cost=done.cost,
         )  # fmt: skip
-
-
-def _short(number: float | None) -> float | None:
-    return None if number is None else round(number, 3)

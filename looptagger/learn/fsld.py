@@ -32,20 +32,10 @@ RULES = {"union": "a role is set when any annotator set it", "intersection": "a 
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where a copy's parts lie: audio/wav, the annotators' folder or the compiled CSV, metadata.json if there."""
-
-    audio: Path
-    annotations: Path
-    metadata: Path | None
-
-
-@dataclass(frozen=True)
 class Answer:
     """What one annotator said of a loop."""
 
     loop: str
-    annotator: str
     roles: frozenset[str]
     is_dropped: bool
     """Marked as no loop (`discard`), or left for later."""
@@ -56,8 +46,11 @@ def looks_like_fsld(folder: Path) -> bool:
     return _find_audio(folder) is not None or _find_annotations(folder) is not None
 
 
-def find(folder: Path) -> Layout:
-    """The parts of a copy of FSLD in, below or beside a folder. Raises UserError that names the part not found."""
+def find(folder: Path) -> tuple[Path, Path, Path | None]:
+    """A copy of FSLD in, below or beside a folder: audio/wav, annotations (a folder or a CSV), metadata.json if there.
+
+    Raises UserError that names the part not found.
+    """
     audio, annotations = _find_audio(folder), _find_annotations(folder)
     if audio is None:
         raise UserError(f"{folder}: no audio/wav found in it; unpack FSL10K.zip there, or point at the folder above.")
@@ -66,7 +59,7 @@ def find(folder: Path) -> Layout:
             f"{folder}: no annotations/*/sound-*.json and no {CSV_NAME} found; unpack annotations.zip beside FSL10K."
         )
     metadata = audio.parent.parent / "metadata.json"
-    return Layout(audio, annotations, metadata if metadata.is_file() else None)
+    return audio, annotations, metadata if metadata.is_file() else None
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -103,27 +96,22 @@ def read(folder: Path, merge: Literal["union", "intersection"]) -> Collection:
     The rule, as no published one exists: a loop that any annotator discarded or left for later is dropped; a role is
     set when any annotator set it (`union`) or all did (`intersection`); a loop without a role is dropped.
     """
-    layout, drops = find(folder), Drops()
+    (audio, annotations, metadata), drops = find(folder), Drops()
     by_loop = defaultdict(list)
-    for answer in answers(layout.annotations, drops):
+    for answer in (_csv_answers if annotations.is_file() else _json_answers)(annotations, drops):
         by_loop[answer.loop].append(answer)
     broken = drops.counts["unreadable annotation"]
     if not by_loop:
-        raise UserError(f"{layout.annotations}: none of its {broken:,} annotations can be read; unpack it again.")
+        raise UserError(f"{annotations}: none of its {broken:,} annotations can be read; unpack it again.")
     loops = list(_merged(by_loop, merge, drops))
     if not loops:
-        raise UserError(f"{layout.annotations}: no loop is left that has a role ({RULES[merge]}).")
-    files = _audio_files(layout.audio, drops)
+        raise UserError(f"{annotations}: no loop is left that has a role ({RULES[merge]}).")
+    files = _audio_files(audio, drops)
     loops = drops.kept(loops, "no audio", lambda loop: loop.id in files)
     if not loops:
-        raise UserError(f"{layout.audio}: holds the audio of none of the annotated loops; unpack FSL10K.zip again.")
+        raise UserError(f"{audio}: holds the audio of none of the annotated loops; unpack FSL10K.zip again.")
     rule = f"loops discarded or left for later by any annotator are dropped; {RULES[merge]}"
-    return Collection(str(folder), rule, len(by_loop), _described(loops, files, layout.metadata), drops)
-
-
-def answers(annotations: Path, drops: Drops) -> Iterator[Answer]:
-    """All annotators' answers; those that cannot be read are counted in `drops`."""
-    yield from _csv_answers(annotations, drops) if annotations.is_file() else _json_answers(annotations, drops)
+    return Collection(str(folder), rule, len(by_loop), _described(loops, files, metadata), drops)
 
 
 def _json_answers(folder: Path, drops: Drops) -> Iterator[Answer]:
@@ -137,7 +125,7 @@ def _json_answers(folder: Path, drops: Drops) -> Iterator[Answer]:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             drops.add("unreadable annotation", f"{path.parent.name}/{path.name}")
             continue
-        yield _answer(loop, path.parent.name, roles, found)
+        yield _answer(loop, roles, found)
 
 
 def _csv_answers(path: Path, drops: Drops) -> Iterator[Answer]:
@@ -158,14 +146,14 @@ def _csv_answers(path: Path, drops: Drops) -> Iterator[Answer]:
                     drops.add("repeated annotation", key[0])
                 else:
                     seen.add(key)
-                    yield _answer(*key, {name: row[prefix + name] for name in FSLD_NAMES}, row)
+                    yield _answer(key[0], {name: row[prefix + name] for name in FSLD_NAMES}, row)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as CSV ({error}).") from None
 
 
-def _answer(loop: str, annotator: str, roles: dict[str, Any], marks: dict[str, Any]) -> Answer:
+def _answer(loop: str, roles: dict[str, Any], marks: dict[str, Any]) -> Answer:
     set_ = frozenset(ours for name, ours in FSLD_NAMES.items() if _is_true(roles.get(name)))
-    return Answer(loop, annotator, set_, _is_true(marks.get("discard")) or _is_true(marks.get("save_for_later")))
+    return Answer(loop, set_, _is_true(marks.get("discard")) or _is_true(marks.get("save_for_later")))
 
 
 def _is_true(value: Any) -> bool:
