@@ -108,12 +108,12 @@ def bench_job(table: Table, clips: Sequence[Path], cores: int, tag: Tag) -> None
     from looptagger.cluster.job import tag as run
 
     rates = []
-    events = Events(progress=lambda progress: rates.append(progress.rate))
+    events = Events(progress=lambda progress: rates.append(progress.rates))
     with tempfile.TemporaryDirectory() as out:
         before = _side_by_side(clips, cores, tag)
         summary = run(TagJob(tuple(map(str, clips)), f"{out}/tags", model="untrained", tag=tag), events)
         after = _side_by_side(clips, cores, tag)
-    steady, plain = rates[-1] or 0.0, (before + after) / 2
+    steady, plain = rates[-1][0] if rates[-1] else 0.0, (before + after) / 2
     table.add_row(f"(a) job {steady:.1f} / plain processes {plain:.1f} clips/s", f"{steady / plain:.2f}", "0.95")
     table.add_row(f"    {summary.clips} clips with start-up: clips/s", f"{summary.clips / summary.seconds:.1f}", "")
 

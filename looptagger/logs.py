@@ -48,11 +48,11 @@ class JsonLines:
         if progress.done < progress.total and time.monotonic() - self.last < EVERY_S:
             return
         self.last = time.monotonic()
-        cost, whole = progress.cost or (None, None)
+        (cost, whole), (rate, audio_rate) = progress.cost or (None, None), progress.rates or (None, None)
         self.line(
             "progress",
-            done=progress.done, total=progress.total, failed=progress.failed, clips_per_s=progress.rate,
-            audio_s_per_s=progress.audio_rate, left_s=progress.left_s, seconds=progress.seconds,
+            done=progress.done, total=progress.total, failed=progress.failed, clips_per_s=rate,
+            audio_s_per_s=audio_rate, left_s=progress.left_s, seconds=progress.seconds,
             cost=cost, cost_at_end=whole,
         )  # fmt: skip
 

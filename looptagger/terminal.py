@@ -57,11 +57,11 @@ def progress_line(progress: "Progress") -> str:
     """Done, failed, speed, time left, and cost where a price is known. Start-up does not distort the speed."""
     percent = 100 * progress.done // progress.total if progress.total else 100
     line = f"{progress.done:,}/{progress.total:,} clips ({percent}%), {progress.failed:,} failed"
-    if progress.rate is None or progress.left_s is None:
+    rates, left_s = progress.rates, progress.left_s
+    if rates is None or left_s is None:
         line = f"{line}, {clock(progress.seconds)} since the start"
     else:
-        audio = f"{progress.audio_rate or 0:,.0f} s of audio/s"
-        line = f"{line}, {progress.rate:,.1f} clips/s, {audio}, {clock(progress.left_s)} left"
+        line = f"{line}, {rates[0]:,.1f} clips/s, {rates[1]:,.0f} s of audio/s, {clock(left_s)} left"
     if progress.cost is None:
         return line
     spent, whole = progress.cost

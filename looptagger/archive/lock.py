@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import IO, Any
 
 from looptagger.archive.storage import Folder
@@ -39,14 +39,12 @@ def _machine() -> str:
         return ""
 
 
-@contextmanager
-def held(folder: Folder) -> Iterator[Callable[[], None]]:
+def held(folder: Folder) -> AbstractContextManager[Callable[[], None]]:
     """Hold an output for writing. Raises UserError while another job holds it.
 
     What it yields raises UserError when another job has taken it over, after an outage longer than STALE_S.
     """
-    with _held_file(folder) if folder.is_local else _held_object(folder) as check:
-        yield check
+    return _held_file(folder) if folder.is_local else _held_object(folder)
 
 
 @contextmanager

@@ -41,21 +41,18 @@ class Progress:
         return time.monotonic() - self.started
 
     @property
-    def rate(self) -> float | None:
-        """Clips a second of late; None until there is something to measure."""
-        speeds = self._speeds()
-        return speeds[0] if speeds else None
-
-    @property
-    def audio_rate(self) -> float | None:
-        """Seconds of audio a second of late."""
-        speeds = self._speeds()
-        return speeds[1] if speeds else None
+    def rates(self) -> tuple[float, float] | None:
+        """Clips, and seconds of audio, a second of late; None until there is something to measure."""
+        if not self.samples:
+            return None
+        then, clips, audio_s = self.samples[0]
+        seconds = time.monotonic() - then
+        return ((self.done - clips) / seconds, (self.audio_s - audio_s) / seconds) if self.done > clips else None
 
     @property
     def left_s(self) -> float | None:
         """Seconds to the end at that speed."""
-        return (self.total - self.done) / self.rate if self.rate else None
+        return (self.total - self.done) / self.rates[0] if self.rates else None
 
     @property
     def cost(self) -> tuple[float, float | None] | None:
@@ -64,13 +61,6 @@ class Progress:
             return None
         whole = None if self.left_s is None else (self.seconds + self.left_s) * self.price / 3600
         return self.seconds * self.price / 3600, whole
-
-    def _speeds(self) -> tuple[float, float] | None:
-        if not self.samples:
-            return None
-        then, clips, audio_s = self.samples[0]
-        seconds = time.monotonic() - then
-        return ((self.done - clips) / seconds, (self.audio_s - audio_s) / seconds) if self.done > clips else None
 
     def count(self, table: pa.Table) -> None:
         """Take in tagged rows."""

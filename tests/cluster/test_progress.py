@@ -34,16 +34,16 @@ def test_start_up_is_not_counted_and_speed_is_that_of_late(clock: Clock) -> None
     assert progress_line(progress) == "0/100,000 clips (0%), 0 failed, 0:00 since the start"
     clock.now += 30
     progress.count(rows(100))
-    assert progress.rate is None
+    assert progress.rates is None
     for _ in range(600):  # ten minutes at 10 clips a second
         clock.now += 1
         progress.count(rows(10, failed=1))
-    assert progress.rate == pytest.approx(10)
-    assert progress.audio_rate == pytest.approx(36)
+    assert progress.rates == pytest.approx((10, 36))
     for _ in range(int(WINDOW_S) + 5):  # then a larger cluster
         clock.now += 1
         progress.count(rows(50))
-    assert progress.rate == pytest.approx(50, rel=0.02)
+    assert progress.rates
+    assert progress.rates[0] == pytest.approx(50, rel=0.02)
     assert len(progress.samples) <= WINDOW_S + 2
     assert progress.left_s == pytest.approx((100_000 - progress.done) / 50, rel=0.02)
 
@@ -54,8 +54,8 @@ def test_a_stall_shows(clock: Clock) -> None:
         progress.count(rows(10))
         clock.now += 1
     clock.now += 90
-    assert progress.rate is not None
-    assert progress.rate < 1
+    assert progress.rates is not None
+    assert progress.rates[0] < 1
 
 
 def test_a_price_gives_what_it_costs(clock: Clock) -> None:
