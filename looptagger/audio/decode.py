@@ -49,11 +49,7 @@ def decode(file: BinaryIO, audio: Audio, chunking: Chunking, limits: Limits) -> 
 
     Raises ClipFailed: `undecodable`, `empty`, `silent` or `too_large`; and MemoryError.
     """
-
-    def work(source: AudioSource) -> Clip:
-        return _chunks(source, audio, chunking, limits)
-
-    return _first_that_reads(file, limits, work)
+    return _first_that_reads(file, limits, lambda source: _chunks(source, audio, chunking, limits))
 
 
 def decode_whole(file: BinaryIO, audio: Audio, limits: Limits, silence_db: float) -> Clip:

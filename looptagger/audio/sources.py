@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal
 
 import av
 import numpy as np
@@ -35,19 +35,21 @@ class Clock:
             raise TimeoutError
 
 
-class AudioSource(Protocol):
-    """An open audio file. `frames` is 0 where the length is unknown or the format cannot seek."""
+class AudioSource:
+    """An open audio file. `frames` is 0 where the length is unknown, or where it is read from start to end only."""
 
     rate: int
     channels: int
     codec: str
-    frames: int
+    frames = 0
 
     def blocks(self) -> Iterator[Samples]:
         """The frames from start to end, in blocks of bounded size."""
+        raise NotImplementedError
 
     def read_at(self, first: int, frames: int) -> Samples:
         """Up to `frames` frames from frame `first` on; only where `frames` is not 0."""
+        raise NotImplementedError
 
 
 class _Onward(soundfile.SoundFile):  # type: ignore[misc]
@@ -62,7 +64,7 @@ UNKNOWN_FRAMES = 1 << 62
 """libsndfile's number of frames of a FLAC that was written to a pipe is over this."""
 
 
-class LibsndfileSource:
+class LibsndfileSource(AudioSource):
     """A file open in libsndfile. `ended`: whether it gave all that it would."""
 
     ended = False
@@ -99,23 +101,11 @@ def _floats(frame: Any, to_floats: Any) -> Iterator[Samples]:
         yield floats.to_ndarray().reshape(-1, floats.layout.nb_channels)
 
 
-def _shape(frame: Any) -> tuple[int, int, str]:
-    """What FFmpeg's buffer takes for granted: a frame with fewer channels than others would be read past its end."""
-    return frame.sample_rate, frame.layout.nb_channels, frame.format.name
+class FfmpegSource(AudioSource):
+    """A file open in FFmpeg, which skips packets that do not decode and ends where it cannot read on, as players do.
 
-
-class InOrder:
-    """A source that is read from its start to its end only: seeking by time in compressed streams is not exact."""
-
-    frames = 0
-
-    def read_at(self, first: int, frames: int) -> Samples:
-        """Not offered."""
-        raise NotImplementedError
-
-
-class FfmpegSource(InOrder):
-    """A file open in FFmpeg, which skips packets that do not decode and ends where it cannot read on, as players do."""
+    It is read in order: seeking by time in compressed streams is not exact.
+    """
 
     def __init__(self, container: Any, clock: Clock) -> None:
         self.container, self.clock = container, clock
@@ -143,7 +133,8 @@ class FfmpegSource(InOrder):
     def _decoded(self) -> Iterator[Any]:
         """Frames of one format: that of the first one which has the header's rate and channels. Others are left out.
 
-        Raises the first packet's error where none decodes.
+        FFmpeg's buffer would read one with fewer channels past its end. Raises the first packet's error where none
+        decodes.
         """
         kept = failed = None
         try:
@@ -157,7 +148,7 @@ class FfmpegSource(InOrder):
                     failed = failed or error
                     continue
                 for frame in frames:
-                    shape = _shape(frame)
+                    shape = frame.sample_rate, frame.layout.nb_channels, frame.format.name
                     if kept is None and shape[:2] == (self.rate, self.channels):
                         kept = shape
                     if shape == kept:

@@ -10,7 +10,7 @@ import av
 import av.filter
 import numpy as np
 
-from looptagger.audio.sources import AudioSource, Clock, InOrder, Samples
+from looptagger.audio.sources import AudioSource, Clock, Samples
 
 GATHERED = 1 << 14
 """Samples of each channel in a block that FFmpeg gathers by itself."""
@@ -20,7 +20,7 @@ OGG_END = struct.Struct("<6xq")
 """The head of an Ogg page: its granule position, which in the last page of Vorbis is the number of samples."""
 
 
-class VorbisSource(InOrder):
+class VorbisSource(AudioSource):
     """An Ogg Vorbis file that FFmpeg reads, decodes, averages and gathers in its own filter graph.
 
     Python sees blocks of the channels' mean only. The graph ends early without a word where packets do not decode, so
