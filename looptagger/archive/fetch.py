@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
 from typing import BinaryIO, TypeVar
@@ -10,6 +9,7 @@ from typing import BinaryIO, TypeVar
 import pyarrow as pa
 
 from looptagger.archive.opening import delay_s, open_files, unread, whole
+from looptagger.archive.several import several
 from looptagger.archive.storage import scheme
 from looptagger.config import Limits, Storage
 from looptagger.errors import ClipFailed, Unreachable
@@ -29,7 +29,8 @@ def read(
     Raises Unreachable where the store, and not a file, is at fault.
     """
     reasons, numbers = dict(lost), count()
-    for group, files in _opened(rows, most, storage, limits):
+    fetched = lambda group: (group[0], open_files(group[1], storage, limits))  # noqa: E731
+    for group, files in several(fetched, _groups(rows, most), 2):  # these, and the next meanwhile
         found: list[T | ClipFailed] = []
         seconds = []
         for file, row in zip(files, numbers, strict=False):
@@ -59,19 +60,6 @@ def made(
         return ClipFailed("too_large", f"decoding needs more than limits.max_memory = {limits.max_memory:,} bytes")
     except Exception as error:  # a file that could be opened but not read
         return unread(error)
-
-
-def _opened(
-    rows: pa.Table, most: int, storage: Storage, limits: Limits
-) -> Iterator[tuple[pa.Table, list[BinaryIO | ClipFailed]]]:
-    """Groups of at most so many rows with their files open; remote files of the next group are fetched meanwhile."""
-    groups = list(_groups(rows, most))
-    with ThreadPoolExecutor(1) as pool:
-        fetch = [pool.submit(open_files, uris, storage, limits) for _, uris in groups[:1]]
-        for number, (group, _) in enumerate(groups):
-            files = fetch.pop().result()
-            fetch = [pool.submit(open_files, uris, storage, limits) for _, uris in groups[number + 1 :][:1]]
-            yield group, files
 
 
 def _groups(rows: pa.Table, most: int) -> Iterator[tuple[pa.Table, list[str]]]:
