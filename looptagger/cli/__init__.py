@@ -8,7 +8,7 @@ import sys
 import click
 
 from looptagger import terminal
-from looptagger.cli import learning, models, paper, tagging
+from looptagger.cli import learning, models, tagging
 from looptagger.cli.options import EXAMPLE
 from looptagger.errors import UserError, fault
 from looptagger.logs import JsonLines
@@ -31,7 +31,7 @@ def cli() -> None:
     """
 
 
-for command in (*tagging.COMMANDS, *learning.COMMANDS, paper.paper, models.model):
+for command in (*tagging.COMMANDS, *learning.COMMANDS, models.model):
     cli.add_command(command)
 
 
