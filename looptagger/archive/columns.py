@@ -1,6 +1,8 @@
-"""The types of the columns that manifests bring: one for all sources, as Parquet holds it."""
+"""What sources give, batch by batch, and the types of their columns: one for all sources, as Parquet holds it."""
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import reduce
 
 import pyarrow as pa
@@ -10,6 +12,16 @@ from looptagger.errors import UserError, one_line
 
 PANDAS = "__index_level_"
 """How pandas calls the row numbers that it stores beside the columns."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A source: its schema (id, uri, the caller's columns), and its rows batch by batch, as often as one likes."""
+
+    schema: pa.Schema
+    batches: Callable[[], Iterator[pa.RecordBatch]]
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Files passed over because they are not audio, by their endings."""
 
 
 def joint(one: pa.Schema, other: pa.Schema) -> pa.Schema:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from looptagger.archive import counts, manifest, tags, user_manifests
-from looptagger.archive.columns import joint_schema
+from looptagger.archive.columns import Listing, joint_schema
 from looptagger.archive.manifest import ManifestFile
 from looptagger.archive.output import CHUNKS, Record, load, missing, save, withdraw
-from looptagger.archive.sources import Listing, open_sources
+from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
 

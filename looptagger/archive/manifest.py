@@ -15,10 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from looptagger.archive.columns import as_stored, conformed, grown, joint_schema
+from looptagger.archive.columns import Listing, as_stored, conformed, grown, joint_schema
 from looptagger.archive.ids import Known, digests
 from looptagger.archive.patience import patiently
-from looptagger.archive.sources import Listing
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import is_torn
 from looptagger.config import Settings

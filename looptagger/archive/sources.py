@@ -3,8 +3,7 @@
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from looptagger.archive import disk, paths, user_manifests
+from looptagger.archive.columns import Listing
 from looptagger.archive.patience import patiently
 from looptagger.archive.storage import filesystem, local_path, scheme
 from looptagger.config import Storage
@@ -20,17 +20,6 @@ from looptagger.errors import UserError, one_line
 BATCH_ROWS = 65_536
 
 LISTED = pa.schema([pa.field("id", pa.string()), pa.field("uri", pa.string())])
-
-
-@dataclass
-class Listing:
-    """One source: its schema (id, uri, the caller's columns) and its rows, batch by batch."""
-
-    name: str
-    schema: pa.Schema
-    batches: Callable[[], Iterator[pa.RecordBatch]]
-    skipped: Counter[str] = field(default_factory=Counter)
-    """Files passed over because they are not audio, by their endings."""
 
 
 def absolute(source: str) -> str:
@@ -106,14 +95,13 @@ def _open(source: str, storage: Storage) -> Listing:
         raise UserError(f"{source}: manifests are read as {as_}; unpack it, or save it as one of these.")
     found = disk.find(source) if scheme(source) == "file" else _remote(source, storage)
     skipped: Counter[str] = Counter()
-    return Listing(source, LISTED, lambda: _batched(found(skipped)), skipped)
+    return Listing(LISTED, lambda: _batched(found(skipped)), skipped)
 
 
 def _manifest(source: str, storage: Storage) -> Listing:
     fs = filesystem(source, storage, storage.anonymous)
     path = os.fsdecode(local_path(source)) if scheme(source) == "file" else source
-    reader = user_manifests.open_table(fs, source, str(fs._strip_protocol(path)))
-    return Listing(source, reader.schema, reader.batches)
+    return user_manifests.open_table(fs, source, str(fs._strip_protocol(path)))
 
 
 def _batched(uris: Iterator[str]) -> Iterator[pa.RecordBatch]:

@@ -6,7 +6,6 @@ Each is read twice, block by block: first for the types of its columns, which a 
 import io
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import reduce
 from typing import BinaryIO
 
@@ -15,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 
-from looptagger.archive.columns import joint
+from looptagger.archive.columns import Listing, joint
 
 TEXT = {"id": pa.string(), "uri": pa.string()}
 JSON_BYTES = 16 << 20
@@ -25,15 +24,7 @@ LINE_BYTES = 64 << 20
 Opener = Callable[[], BinaryIO]
 
 
-@dataclass(frozen=True)
-class Batches:
-    """A table that is read batch by batch, as often as one likes: the schema of its batches, and the batches."""
-
-    schema: pa.Schema
-    batches: Callable[[], Iterator[pa.RecordBatch]]
-
-
-def read_csv(opened: Opener) -> Batches:
+def read_csv(opened: Opener) -> Listing:
     """A CSV file, its columns widened until every row fits: Arrow takes types from the first block."""
     types = dict(TEXT)
 
@@ -61,7 +52,7 @@ def read_csv(opened: Opener) -> Batches:
                 if coded := [column.name for column in schema if pa.types.is_binary(column.type)]:
                     raise pa.ArrowInvalid(f"the column {coded[0]!r} is not UTF-8; save the file as UTF-8")
                 _check_closed(opened, last)
-                return Batches(schema, batches)
+                return Listing(schema, batches)
             except pa.ArrowInvalid as error:
                 field = _refused(error, schema)
                 tried = None if field is None else types.get(field.name, field.type)
@@ -108,7 +99,7 @@ def _refused(error: pa.ArrowInvalid, schema: pa.Schema) -> pa.Field | None:
     return schema.field(int(number[1])) if number and len(schema) else None
 
 
-def read_json(opened: Opener) -> Batches:
+def read_json(opened: Opener) -> Listing:
     """A file of JSON lines, with the columns and types that all of its rows together have."""
     schema = reduce(joint, _schemas(opened), pa.schema([]))
     whole = pa.schema([_as_written(column) if column.name in TEXT else column for column in schema])
@@ -120,7 +111,7 @@ def read_json(opened: Opener) -> Batches:
         for lines in _blocks(opened):
             yield from _parsed(lines, schema).select(schema.names).cast(kept).to_batches()
 
-    return Batches(kept, batches)
+    return Listing(kept, batches)
 
 
 def _schemas(opened: Opener) -> Iterator[pa.Schema]:

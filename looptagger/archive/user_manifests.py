@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from looptagger.archive.columns import PANDAS
+from looptagger.archive.columns import PANDAS, Listing
 from looptagger.archive.disk import uri_of
 from looptagger.archive.storage import scheme
-from looptagger.archive.text_manifests import TEXT, Batches, Opener, read_csv, read_json
+from looptagger.archive.text_manifests import TEXT, Opener, read_csv, read_json
 from looptagger.errors import UserError, one_line
 
 BATCH_ROWS = 65_536
@@ -31,7 +31,7 @@ def is_manifest(source: str) -> bool:
     return source.lower().endswith(ENDINGS)
 
 
-def open_table(fs: Any, name: str, path: str) -> Batches:
+def open_table(fs: Any, name: str, path: str) -> Listing:
     """Open a manifest; relative URIs in it count from its own folder.
 
     Raises UserError when it is not there, cannot be read, or has no `uri`.
@@ -57,10 +57,10 @@ def open_table(fs: Any, name: str, path: str) -> Batches:
         except Exception as error:  # Arrow and client libraries raise their own kinds
             raise UserError(f"{name}: cannot be read as a manifest: {one_line(error)}.") from None
 
-    return Batches(schema, batches)
+    return Listing(schema, batches)
 
 
-def _reader(fs: Any, name: str, path: str) -> Batches:
+def _reader(fs: Any, name: str, path: str) -> Listing:
     try:
         opened = partial(fs.open, path, "rb")
         if name.lower().endswith(".parquet"):
@@ -74,7 +74,7 @@ def _reader(fs: Any, name: str, path: str) -> Batches:
         raise UserError(f"{name}: cannot be read as a manifest: {one_line(error)}.") from None
 
 
-def _parquet(opened: Opener) -> Batches:
+def _parquet(opened: Opener) -> Listing:
     """A Parquet file, open only while it is read: there may be thousands."""
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -82,7 +82,7 @@ def _parquet(opened: Opener) -> Batches:
             yield from parquet.iter_batches(BATCH_ROWS)
 
     with opened() as file, pq.ParquetFile(file) as parquet:
-        return Batches(parquet.schema_arrow, batches)
+        return Listing(parquet.schema_arrow, batches)
 
 
 def _normal(batch: pa.RecordBatch, schema: pa.Schema, base: str, name: str, first: int) -> pa.RecordBatch:
