@@ -47,37 +47,28 @@ class Events:
 
 @dataclass(frozen=True)
 class Site:
-    """Where everything lies: the data set, what is judged where that is another, the output."""
+    """Where everything lies: the data set that is learned from, the one that is judged if another, the output."""
 
     job: PaperJob
-    data: Folder
-    dataset: Dataset
-    test: Folder
-    test_dataset: Dataset
+    learned: tuple[Folder, Dataset]
+    judged: tuple[Folder, Dataset] | None
     out: Folder
     versions: dict[str, str]
-
-    @property
-    def is_other(self) -> bool:
-        """Whether another data set is judged."""
-        return self.job.test is not None
 
     def where(self, protocol: str, part: str) -> tuple[Folder, Dataset, str, str]:
         """The data set that holds a part, and what selects its loops there."""
         split = getattr(self.job.paper, protocol).split
-        if part == TEST and self.is_other:
-            return self.test, self.test_dataset, split, "all"
-        return self.data, self.dataset, split, part
+        return (*self.judged, split, "all") if part == TEST and self.judged else (*self.learned, split, part)
 
     def runs(self, settings: Paper) -> list[Run]:
         """The runs that some settings mean here."""
-        return runs.runs(settings, runs.identity(self.dataset), runs.identity(self.test_dataset), self.versions)
+        data, test = (runs.identity(dataset) for _, dataset in (self.learned, self.judged or self.learned))
+        return runs.runs(settings, data, test, self.versions)
 
     def sources(self) -> list[extraction.Source]:
         """The data sets whose features are wanted; the one that is learned from first."""
-        split = self.job.paper.published.split
-        found = [self._source(self.data, self.dataset, split)]
-        return [*found, self._source(self.test, self.test_dataset, extraction.ALL_TEST)] if self.is_other else found
+        found = [self._source(*self.learned, self.job.paper.published.split)]
+        return [*found, self._source(*self.judged, extraction.ALL_TEST)] if self.judged else found
 
     def _source(self, data: Folder, dataset: Dataset, split: str) -> extraction.Source:
         from looptagger.cluster.session import storage_environment
@@ -116,21 +107,21 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
         if len(failed) == len(asked):
             raise UserError(failed[0])
         everything = job.paper.model_copy(update={"systems": SYSTEMS, "protocols": PROTOCOLS})
-        learned, judged = (site.data, site.dataset), (site.test, site.test_dataset) if site.is_other else None
         every = site.runs(everything)
         if others := set(site.out.names(runs.SCORES)) - {f"{run.name}.parquet" for run in every}:
             events.note(f"Not in the tables: {len(others)} stored runs of other seeds, settings, data or libraries.")
-        found = results.write(every, site.out, *learned, judged)
+        found = results.write(every, site.out, *site.learned, site.judged)
         return replace(found, failed=failed)
 
 
 def _site(job: PaperJob) -> Site:
-    storage = job.paper.storage
-    data, test = (Folder.to_read(place, storage) for place in (job.data, job.test or job.data))
-    out = Folder(job.out, storage)
-    found, judged = table.find(data), table.find(test)
+    def opened(place: str) -> tuple[Folder, Dataset]:
+        folder = Folder.to_read(place, job.paper.storage)
+        return folder, table.find(folder)
+
+    learned, judged = opened(job.data), None if job.test is None else opened(job.test)
     versions = features.require() if set(job.paper.systems) - set(NETWORKS) else features.known()
-    site = Site(job, data, found, test, judged, out, versions)
+    site = Site(job, learned, judged, Folder(job.out, job.paper.storage), versions)
     for protocol in job.paper.protocols:
         for part in ("train", VALIDATION, TEST):
             folder, dataset, split, name = site.where(protocol, part)
@@ -139,16 +130,16 @@ def _site(job: PaperJob) -> Site:
                     f"{folder.uri}: the {part} part of the {split} split holds no loops; prepare it with other "
                     "shares, or judge another data set with --test DIR."
                 )
-    if job.test is not None and judged.digest == found.digest:
+    if judged and judged[1].digest == learned[1].digest:
         raise UserError(f"{job.test}: holds the loops of {job.data}, which are learned from; leave --test out.")
-    if judged.sample_rate != found.sample_rate:
+    if judged and judged[1].sample_rate != learned[1].sample_rate:
         raise UserError(f"{job.test}: holds audio at another rate than {job.data}; prepare it again with the same.")
     return site
 
 
 def _shared(site: Site) -> int:
     """How many loops of another test set sound, sample by sample, as one that is learned from."""
-    if not site.is_other:
+    if not site.judged:
         return 0
     protocols = site.job.paper.protocols
     learned = {each for protocol in protocols for each in table.audio_digests(*site.where(protocol, "train"))}
