@@ -25,40 +25,37 @@ def load(kind: type[S], file: Path | None = None, overrides: Sequence[str] = ())
 
     Raises UserError that names the file or the override, the key and what is allowed.
     """
-    values: dict[str, Any] = {}
+    found = kind()
     if file is not None:
-        values = _read_yaml(file)
-        _validated(kind, values, str(file))
-    for override in overrides:
-        _apply(values, override)
-    return _validated(kind, values, "--set " + " --set ".join(overrides) if overrides else str(file))
+        found = _validated(kind, _over(_plain(found), _read_yaml(file)), str(file))
+    if overrides:
+        values = _plain(found)
+        for override in overrides:
+            _apply(values, override)
+        found = _validated(kind, values, "--set " + " --set ".join(overrides))
+    return found
 
 
-def _over(default: Any, value: Any) -> Any:
-    """A default, and over it what is named, group by group: a group's own defaults may differ from its kind's.
-
-    A list of groups is named as a whole, or some of it by number.
-    """
-    if value is None and isinstance(default, dict):
-        return default  # a group of which all is commented out
-    if not isinstance(value, dict):
-        return value
-    if isinstance(default, list | tuple) and value and value.keys() <= set(map(str, range(len(default)))):
-        return [_over(each, value.get(str(number), {})) for number, each in enumerate(default)]
-    if isinstance(default, dict):
-        return {**default, **{key: _over(default.get(key), each) for key, each in value.items()}}
-    return value
+def _plain(settings: Any) -> Any:
+    """Settings as plain dicts and lists of their own; what follows from other settings is left out."""
+    if isinstance(settings, Settings):
+        follows = {name for name, field in type(settings).model_fields.items() if field.default_factory}
+        return {name: _plain(of) for name, of in settings if name not in follows - settings.model_fields_set}
+    return [_plain(each) for each in settings] if isinstance(settings, tuple) else settings
 
 
-def _defaults(kind: type[Settings]) -> dict[str, Any]:
-    """What settings of a kind are, group by group, where nothing is said. What follows from others is left out."""
-    fixed = {name: field.default for name, field in kind.model_fields.items() if field.default_factory is None}
-    return kind(**fixed).model_dump(exclude_unset=True)
+def _over(old: Any, new: Any) -> Any:
+    """What is there, and over it what is named, group by group: a group's own defaults may differ from its kind's."""
+    if isinstance(old, dict) and new is None:
+        return old  # a group of which all is commented out
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {**old, **{key: _over(old.get(key), each) for key, each in new.items()}}
+    return new
 
 
 def _validated(kind: type[S], values: Mapping[str, Any], where: str) -> S:
     try:
-        return kind.model_validate(_over(_defaults(kind), values))
+        return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -96,29 +93,23 @@ def _apply(values: dict[str, Any], override: str) -> None:
     *parents, last = key.strip().split(".")
     if not equals or not last:
         raise UserError(f"--set {override}: write it as key=value, for example chunking.max_chunks=10.")
-    for parent in parents:
-        values = _entered(values, parent, override)
     try:
-        values[_key(values, last, override)] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"--set {override}: {text!r} is not a value.") from None
+    group: Any = values
+    for parent in parents:
+        group = group.setdefault(parent, {}) if isinstance(group, dict) else group[_number(group, parent, override)]
+        if not isinstance(group, dict | list):
+            raise UserError(f"--set {override}: {parent} is not a group of settings.")
+    if isinstance(group, dict):
+        group[last] = _over(group.get(last), value)
+    else:
+        group[_number(group, last, override)] = value
 
 
-def _entered(values: Any, name: str, override: str) -> Any:
-    """The group of that name, made where there is none. It is copied: in YAML, two can be one (`&name`, `*name`)."""
-    key = _key(values, name, override)
-    group = values[key] if isinstance(values, list) else values.get(key)
-    group = {} if group is None else group  # all in it is commented out
-    if not isinstance(group, dict | list):
-        raise UserError(f"--set {override}: {name} is not a group of settings.")
-    values[key] = group.copy()
-    return values[key]
-
-
-def _key(values: Any, name: str, override: str) -> Any:
-    """How a group knows what has that name: a list, by its number."""
-    if not isinstance(values, list):
-        return name
-    if name not in map(str, range(len(values))):
-        raise UserError(f"--set {override}: {name} is no number from 0 to {len(values) - 1}.")
+def _number(group: list[Any], name: str, override: str) -> int:
+    """The place in a list that a name stands for."""
+    if name not in map(str, range(len(group))):
+        raise UserError(f"--set {override}: {name} is no number from 0 to {len(group) - 1}.")
     return int(name)

@@ -107,6 +107,8 @@ def test_a_group_named_in_part_keeps_the_rest_of_its_defaults() -> None:
     assert load(Prepare, None, ["limits.max_decode_s=90"]).limits.max_seconds == 600
     for rate, samples in ((22_050, 66_150), (8_000, 24_000)):
         assert load(Train, None, [f"audio.sample_rate={rate}"]).audio.chunk_samples == samples, "3 s at any rate"
+    assert load(Paper, None, ["ours.augment.gain_db=6"]).ours.augment == Augment(mix=0.5, gain_db=6)
+    assert load(Paper, None, ["ours.phases.0.lr=7"]).ours.phases[0].warmup_epochs == 2
     assert load(Paper, None, ["published.audio.sample_rate=8000"]).published.audio.chunk_samples == 24_000
     later = Phase(from_epoch=9, head_only=True)
     assert Train(phases=(Phase(), later)).recipe()["phases"][0].keys() == later.model_dump().keys() - {"head_only"}
