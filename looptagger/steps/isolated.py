@@ -5,6 +5,7 @@ clock. The helper says which row it begins, and ends itself where a row takes to
 its reason and another helper goes on with the rest. Rows and chunks travel as Arrow streams, nothing is pickled.
 """
 
+import errno
 import faulthandler
 import json
 import os
@@ -188,15 +189,20 @@ def main(out: BinaryIO, source: BinaryIO) -> None:
             for table in step(plain, **settings, begin=_watched(out, limits), lost=asked["lost"]):
                 faulthandler.cancel_dump_traceback_later()
                 _say(out, TABLE, _bytes(table))
-        except UserError as error:
-            end, said_of = REFUSED, str(error)
-        except MemoryError:  # between clips: each one's own was its reason
-            size = f"{limits.max_memory:,} bytes"
-            end, said_of = REFUSED, f"limits.max_memory: {size} do not hold the chunks of a few clips; raise it"
         except Exception as error:  # no clip's fault: said to the worker, who knows what to do
-            end, said_of = FAILED, f"{type(error).__name__}: {error}"
+            end, said_of = _fault(error, limits)
         faulthandler.cancel_dump_traceback_later()
         _say(out, end, said_of.encode())
+
+
+def _fault(error: Exception, limits: Limits) -> tuple[bytes, str]:
+    """What the helper says of an error between clips: each one's own was its reason."""
+    if isinstance(error, UserError):
+        return REFUSED, str(error)
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:  # as of a module's import
+        size = f"{limits.max_memory:,} bytes"
+        return REFUSED, f"limits.max_memory: {size} do not hold the chunks of a few clips; raise it"
+    return FAILED, f"{type(error).__name__}: {error}"
 
 
 def _watched(out: BinaryIO, limits: Limits) -> Callable[[int, float], None]:

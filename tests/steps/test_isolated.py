@@ -92,6 +92,8 @@ def test_memory_that_is_too_small_for_several_clips_is_a_sentence(tmp_path: Path
     with pytest.raises(UserError, match="limits.max_memory: 268,435,456 bytes do not hold"):
         list(helper.done("decoded", rows(paths), small, audio=Audio(), tag=Tag(limits=small)))
     helper.close()
+    without = OSError(errno.ENOMEM, "Cannot allocate memory", "a/module/that/is/imported/late")
+    assert isolated._fault(without, small) == isolated._fault(MemoryError(), small)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
