@@ -219,8 +219,4 @@ class Train(Settings):
 
     def recipe(self) -> dict[str, Any]:
         """All that the outcome depends on: everything but where it runs and what is said of it."""
-        found = self.model_dump(mode="json", exclude={"compute", "storage", "licence"})
-        for phase in found["phases"]:
-            if not phase["head_only"]:
-                del phase["head_only"]  # runs that began before there was such a thing go on, here and below
-        return {key: value for key, value in found.items() if key != "begin_with" or value}
+        return self.model_dump(mode="json", exclude={"compute", "storage", "licence"})

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from looptagger.config import Augment, Model, Phase, Prepare, Settings, Tag, Train
+from looptagger.config import Augment, Model, Prepare, Settings, Tag, Train
 from looptagger.errors import UserError
 from looptagger.paper.settings import Paper
 from looptagger.settings import load
@@ -110,8 +110,6 @@ def test_a_group_named_in_part_keeps_the_rest_of_its_defaults() -> None:
     assert load(Paper, None, ["ours.augment.gain_db=6"]).ours.augment == Augment(mix=0.5, gain_db=6)
     assert load(Paper, None, ["ours.phases.0.lr=7"]).ours.phases[0].warmup_epochs == 2
     assert load(Paper, None, ["published.audio.sample_rate=8000"]).published.audio.chunk_samples == 24_000
-    later = Phase(from_epoch=9, head_only=True)
-    assert Train(phases=(Phase(), later)).recipe()["phases"][0].keys() == later.model_dump().keys() - {"head_only"}
 
 
 def test_settings_do_not_change() -> None:

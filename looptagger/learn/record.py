@@ -36,7 +36,7 @@ def identity(settings: Train, dataset: Dataset) -> dict[str, Any]:
     """
     split = settings.split
     data = {"digest": dataset.digest, "seed": dataset.seed, "shares": list(dataset.shares)}
-    dealt = {"counts": dataset.counts[split], "dealt": dataset.dealt.get(split)}
+    dealt = {"counts": dataset.counts[split], "dealt": dataset.dealt[split]}
     return {"data": data, "settings": settings.recipe(), **dealt}
 
 
@@ -56,10 +56,6 @@ def begin(folder: Folder, wanted: Mapping[str, Any], more: Mapping[str, Any]) ->
         have = dict(json.loads(data))
     except (TypeError, ValueError):
         raise UserError(f"{folder.uri}/{ASKED}: not understood; start the run anew with --overwrite.") from None
-    wanted = dict(wanted)
-    for late in ("counts", "dealt"):  # which runs and data sets of before did not note
-        have[late] = have.get(late) or wanted[late]
-        wanted[late] = wanted[late] or have[late]
     for key, old, new in _differences(wanted, {name: have.get(name) for name in wanted}):
         raise UserError(
             f"{folder.uri}: holds a run with {key} = {json.dumps(old)}, not {json.dumps(new)}; "

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
@@ -50,8 +50,8 @@ class Dataset(Settings):
     sample_rate: int
     digest: str
     """SHA-256 over ids, labels and waveforms, whatever their order."""
-    dealt: dict[str, str] = Field(default_factory=dict)
-    """Split -> SHA-256 over ids and the part of each. Data sets prepared before 27 November 2026 have none."""
+    dealt: dict[str, str]
+    """Split -> SHA-256 over ids and the part of each."""
     parts: tuple[str, ...]
     annotated: int
     dropped: dict[str, int]
@@ -60,7 +60,7 @@ class Dataset(Settings):
     counts: dict[str, dict[str, dict[str, int]]]
     """Split -> part -> `loops` and each role -> how many."""
     licences: dict[str, int]
-    twins: dict[str, int] = Field(default_factory=dict)
+    twins: dict[str, int]
     """Split -> loops whose very audio is in another part of it, too."""
 
     @property

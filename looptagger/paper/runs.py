@@ -22,6 +22,8 @@ from looptagger.roles import FIGURES, ROLES
 
 SCORES = "scores"
 VALIDATION, TEST = "validation", "test"
+CLASSIC_VERSION = 1
+"""Another number where another code would give a classic system other scores."""
 HEARD_VERSION = 3
 """Another number where, by our protocol, another code would hear other chunks of a loop."""
 
@@ -64,8 +66,7 @@ class Run:
 
 def identity(dataset: Dataset) -> str:
     """Stands for a data set's loops and for how they are split: the same loops can be dealt out otherwise."""
-    names = {"digest", "seed", "shares", "counts"} | ({"dealt"} if dataset.dealt else set())
-    return digest(dataset.model_dump(include=names))
+    return digest(dataset.model_dump(include={"digest", "seed", "shares", "counts", "dealt"}))
 
 
 def runs(settings: Paper, data: str, test: str, versions: Mapping[str, str]) -> list[Run]:
@@ -79,10 +80,7 @@ def runs(settings: Paper, data: str, test: str, versions: Mapping[str, str]) -> 
             train = settings.train(system, protocol, 0)
             about: dict[str, Any] = train.recipe()
             if system not in NETWORKS:
-                about = {**settings.classic.model_dump(), **versions, "split": train.split}
-                said = "margins" if system.endswith("SVM") else "decisions"
-                about |= {"judged": said} if protocol == "published" else {}
-                about |= {"folds_of": "loops"} if protocol == "ours" and system.endswith("SVM") else {}
+                about = {**settings.classic.model_dump(), **versions, "split": train.split, "version": CLASSIC_VERSION}
             trained = digest(data, about)
             scored = digest(trained, test, *([HEARD_VERSION] if protocol == "ours" else []))
             found += [Run(system, protocol, seed, trained, scored) for seed in settings.seeds]

@@ -337,10 +337,6 @@ def test_a_run_is_not_taken_for_another(data: tuple[Folder, table.Dataset], tmp_
     moved = record.identity(chosen, data[1].model_copy(update={"dealt": {"grouped": "other"}}))
     with pytest.raises(UserError, match="dealt"):
         record.begin(folder, moved, {})
-    record.begin(folder, record.identity(chosen, data[1].model_copy(update={"dealt": {}})), {})  # prepared long ago
-    begun = json.loads(folder.read(record.ASKED) or b"")
-    folder.write(record.ASKED, json.dumps({key: begun[key] for key in ("data", "settings")}).encode())
-    record.begin(folder, record.identity(chosen, data[1]), {})  # of before the counts were noted
     folder.write(record.ASKED, b"[1]")
     with pytest.raises(UserError, match="not understood"):
         record.begin(folder, record.identity(chosen, data[1]), {})
