@@ -148,7 +148,7 @@ def dataset(train: int = 1200, **how: object) -> Dataset:
     counts = {part: dict.fromkeys(("loops", *ROLES), n) for part, n in (("train", train), ("test", 30))}
     about = {"source": "x", "rule": "x", "sample_rate": 16000, "digest": "d", "parts": (), "annotated": 9}
     more = {"dropped": {}, "shares": (0.9, 0.05, 0.05), "seed": 0, "licences": {}, "counts": {"paper": counts}}
-    return Dataset(**(about | more | how))
+    return Dataset(**(about | more | {"dealt": {}, "twins": {}} | how))
 
 
 def test_the_same_loops_split_otherwise_are_another_data_set() -> None:
