@@ -70,9 +70,9 @@ def _extended(folder: Folder, request: Request, old: Record | None = None) -> Re
     before = old.files if old else ()
     if old and old.limit is not None and old.rows >= old.limit and old.sources != request.sources:
         before = _frozen(folder, replace(request, sources=old.sources), before).files
-    record = _frozen(folder, request, before)
-    sources = tuple(dict.fromkeys((*(old.sources if old else ()), *request.sources)))
     limit = None if old and old.limit is None else request.limit  # what was begun without one is no trial
+    record = _frozen(folder, replace(request, limit=limit), before)
+    sources = tuple(dict.fromkeys((*(old.sources if old else ()), *request.sources)))
     record = record.model_copy(update={"sources": sources, "limit": limit, "anew": request.overwrite})
     request.check()
     save(folder, record)

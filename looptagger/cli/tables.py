@@ -72,7 +72,7 @@ def _dealt(collection: Collection, dataset: "Dataset") -> None:
     if few:
         terminal.note(
             f"Under {LEAST_PLAYING} loops of a held-out part play {', '.join(few)}: figures and thresholds of so few "
-            "say little. Larger shares help, e.g. --set shares=[0.8,0.1,0.1]."
+            "say little. More loops help, or larger shares for those parts (--set shares)."
         )
 
 

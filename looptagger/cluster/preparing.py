@@ -55,6 +55,8 @@ def prepare(
 
 
 def _check_empty(folder: Folder, overwrite: bool) -> None:
+    if folder.read(output.RECORD) is not None:
+        raise UserError(f"{folder.uri}: holds the tags of `looptagger tag`; choose another folder.")
     if not overwrite and folder.read(table.NAME) is not None:
         raise UserError(f"{folder.uri}: holds a prepared data set; --overwrite replaces it, or choose another folder.")
 

@@ -51,7 +51,8 @@ def read(file: Path, folder: Path | None = None) -> Collection:
 def _rows(file: Path) -> list[dict[str, str]]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
-            rows = csv.DictReader(opened, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", restval="")
+            comma = "\t" if file.suffix.lower() == ".tsv" else ","
+            rows = csv.DictReader(opened, delimiter=comma, restval="", strict=True)
             columns = [name.strip().lower() for name in rows.fieldnames or ()]
             rows.fieldnames = columns
             for needed in ("path", "roles"):

@@ -144,7 +144,7 @@ class TableWriter:
         self.waiting = [tail]
         if head.num_rows:
             if not self.parts:  # what was there goes only now that there is something in its place
-                self.folder.delete([table.NAME, *(n for n in self.folder.names() if n.startswith(table.STEM))])
+                self.folder.delete([table.NAME, *filter(table.is_part, self.folder.names())])
             table.write_part(self.folder, len(self.parts), head.combine_chunks())
             self.parts.append(table.part_name(len(self.parts)))
 

@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -72,6 +73,11 @@ class Dataset(Settings):
 def part_name(number: int) -> str:
     """The file of a part: not named as tags are, so that neither is ever taken for the other."""
     return f"{STEM}{number:05d}.parquet"
+
+
+def is_part(name: str) -> bool:
+    """Whether a file is a part by its name. A user's own `loops-1.wav` beside it is none."""
+    return re.fullmatch(rf"{STEM}\d{{5,}}\.parquet", name) is not None
 
 
 def write_part(folder: Folder, number: int, table: pa.Table) -> None:

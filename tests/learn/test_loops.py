@@ -38,6 +38,7 @@ def test_a_labels_file_with_and_without_its_optional_columns(tmp_path: Path) -> 
         ("file,roles\na.wav,bass\n", "needs a column `path`; this one has file, roles"),
         ("", "needs a column `path`; this one has none"),
         ("path,roles\n", "holds no rows"),
+        ('path,roles\na.wav,bass\n"b.wav,bass\nc.wav,bass\n', "cannot be read as a labels file"),
         ("path,roles,uploader\na.wav,bass,melody,me\n", "row 1 has more fields than the header; part roles with `;`"),
         ("path,roles,roles\na.wav,bass,fx\n", "the column 'roles' comes twice"),
         ("id,path,roles\n1,x/a.wav,bass\n2,x/../x/./a.wav,bass\n", "row 2: the file .* comes twice"),

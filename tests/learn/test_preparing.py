@@ -66,6 +66,17 @@ def test_the_digest_is_of_the_loops_not_of_their_order(tmp_path: Path) -> None:
     assert less.digest != first.digest
 
 
+def test_files_of_the_users_beside_a_data_set_stay(tmp_path: Path) -> None:
+    names = [f"loops-{number}.wav" for number in range(4)] + ["loops-00000.wav", "loops-notes.txt"]
+    for name in names:
+        (tmp_path / name).write_bytes(audio_bytes(tone(0.5, 220)) if name.endswith("wav") else b"mine")
+    (tmp_path / "labels.csv").write_text("path,roles\n" + "".join(f"{name},bass\n" for name in names[:4]))
+    for seed in (0, 1):
+        store(tmp_path, tmp_path, seed=seed)
+        left = {path.name for path in tmp_path.iterdir() if path.is_file()}
+        assert left == {*names, "labels.csv", "dataset.json", "loops-00000.parquet"}
+
+
 def test_how_loops_are_dealt_is_noted_though_the_counts_stay(tmp_path: Path) -> None:
     """Two loops of the same roles change places between the parts."""
     for name, fixed in (("a", "train,test"), ("b", "test,train"), ("c", "train,test")):
