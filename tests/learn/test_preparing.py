@@ -7,8 +7,10 @@ import pyarrow as pa
 import pytest
 import soundfile
 
+from looptagger.archive import output
 from looptagger.archive.storage import Folder
 from looptagger.cli import tables
+from looptagger.cluster.preparing import PrepareJob, prepare
 from looptagger.errors import UserError
 from looptagger.learn import table
 from looptagger.learn.loops import Collection, Drops
@@ -168,3 +170,11 @@ def test_loops_that_are_on_two_sides_under_two_names_are_told_of(
     said = capsys.readouterr().err
     assert "Loops whose very audio is in another part, too: paper 3, stratified 3" in said
     assert "Under 5 loops of a held-out part play bass, fx: figures" in said
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_tags_are_not_prepared_over(tmp_path: Path, overwrite: bool) -> None:
+    folder = Folder(str(tmp_path))
+    folder.write(output.RECORD, b"{}")
+    with pytest.raises(UserError, match="holds the tags of `looptagger tag`; choose another folder"):
+        prepare(PrepareJob("nowhere", folder.uri, overwrite=overwrite))
