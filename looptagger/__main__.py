@@ -1,5 +1,15 @@
-"""`python -m looptagger` is the command `looptagger`."""
+"""The command `looptagger`, also `python -m looptagger`: ready to be stopped before the packages are imported."""
 
-from looptagger.cli import main
+from looptagger import stopping
 
-main()
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line as a process of its own."""
+    with stopping.in_order():
+        from looptagger.cli import main as command
+
+        command(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,13 +1,11 @@
 """The command line: parse, call, print. Exit codes: 0 done, 1 failures, 2 wrong use, 130 interrupted."""
 
 import errno
-import os
-import signal
 import sys
 
 import click
 
-from looptagger import terminal
+from looptagger import stopping, terminal
 from looptagger.cli import learning, models, tagging
 from looptagger.cli.options import EXAMPLE
 from looptagger.errors import UserError, fault
@@ -20,6 +18,19 @@ class InOrder(click.Group):
     def list_commands(self, context: click.Context) -> list[str]:
         """Their names."""
         return list(self.commands)
+
+    def invoke(self, context: click.Context) -> None:
+        """Run one. Raises Abort that says how it was stopped: click would only print an empty line."""
+        try:
+            super().invoke(context)
+        except KeyboardInterrupt:
+            if sys.stderr.isatty():
+                click.echo(err=True)  # the terminal has written ^C into the line
+            again = " The same command goes on from here." if context.invoked_subcommand in GO_ON else ""
+            raise click.Abort(f"Stopped.{again}") from None
+
+
+GO_ON = ("tag", "train", "paper")
 
 
 @click.group(cls=InOrder, context_settings=EXAMPLE)
@@ -35,21 +46,13 @@ for command in (*tagging.COMMANDS, *learning.COMMANDS, models.model):
     cli.add_command(command)
 
 
-def _stop(*_: object) -> None:
-    """Ctrl-C and SIGTERM: end in order. What Ray then prints of the actors that it ends would only alarm."""
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
-    raise KeyboardInterrupt
-
-
 def main(args: list[str] | None = None) -> None:
     """Run the command line; what users can mend is one sentence and exit code 2, an interrupt is 130."""
-    signal.signal(signal.SIGINT, _stop)
-    signal.signal(signal.SIGTERM, _stop)
     log = JsonLines() if "--log-json" in (sys.argv if args is None else args) else None
     try:
         cli.main(args, standalone_mode=False)
-    except click.exceptions.Abort:
-        _end(log, 130, "Stopped. The same command goes on from here.")
+    except click.Abort as stop:
+        _end(log, stopping.CODE, str(stop) or "Stopped.")
     except click.ClickException as error:
         if not log:
             error.show()
@@ -68,7 +71,7 @@ def main(args: list[str] | None = None) -> None:
 def _end(log: JsonLines | None, code: int, text: str) -> None:
     """Say how a command ended that did not finish, to a person or a machine, and exit."""
     if log:
-        log.line("stopped" if code == 130 else "error", text=text)
+        log.line("stopped" if code == stopping.CODE else "error", text=text)
     else:
         terminal.note(text)
     sys.exit(code)

@@ -1,0 +1,56 @@
+"""Commands that are stopped, at every moment, as processes of their own."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+SCRIPT = """
+import os, signal, sys, time, weakref
+from looptagger import stopping
+class Thing: pass
+stopping.AGAIN_S = 0.1
+def ask(*_): os.kill(os.getpid(), signal.SIGTERM)
+with stopping.in_order():
+    {body}
+{after}
+"""
+
+
+def ended(body: str, after: str = "") -> tuple[int, str]:
+    script = SCRIPT.format(body=body.replace("\n", "\n    "), after=after)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stderr
+
+
+def test_what_python_drops_is_raised_again() -> None:
+    """Of a weak reference's callback nothing comes out."""
+    code, text = ended("thing = Thing()\nseen = weakref.ref(thing, ask)\ndel thing\ntime.sleep(20)")
+    assert code == 130
+    assert text.endswith("Stopped.\n")
+
+
+def test_what_is_seen_is_not_raised_again_while_all_ends() -> None:
+    code, text = ended("try:\n    ask()\nfinally:\n    time.sleep(0.5)\n    print('cleaned', file=sys.stderr)")
+    assert (code, text) == (130, "cleaned\nStopped.\n")
+
+
+def test_the_third_ends_at_once() -> None:
+    clean = "try:\n        ask()\n    finally:\n        ask()"
+    assert ended(f"try:\n    {clean}\nfinally:\n    ask()\n    print('not reached', file=sys.stderr)") == (130, "")
+
+
+def test_a_signal_after_the_end_is_no_traceback() -> None:
+    assert ended("pass", "ask()\ntime.sleep(20)") == (130, "")
+
+
+@pytest.mark.parametrize("wait_s", [0.15, 0.4, 0.8])
+def test_a_command_stopped_while_it_starts_says_so(wait_s: float) -> None:
+    command = subprocess.Popen([sys.executable, "-m", "looptagger", "--help"], stderr=subprocess.PIPE, text=True)
+    time.sleep(wait_s)
+    command.send_signal(signal.SIGINT)
+    text = command.communicate(timeout=60)[1]
+    assert "Traceback" not in text
+    assert (command.returncode, text) in ((130, "Stopped.\n"), (130, ""), (0, ""))
