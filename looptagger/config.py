@@ -51,9 +51,14 @@ SIDES, PLACES = 128, 1 << 20
 """Bands and frames that a map needs, halved seven times, and bands x frames that it may have: 40 of the paper's."""
 
 
+def map_size(model: Model, audio: Audio) -> tuple[int, int]:
+    """Bands and frames of the map that a chunk becomes."""
+    return model.n_band, 1 + audio.chunk_samples // model.hop
+
+
 def misfit(model: Model, audio: Audio) -> str | None:
     """Why a network of this shape cannot hear chunks of this length, or None."""
-    bands, frames = model.n_band, 1 + audio.chunk_samples // model.hop
+    bands, frames = map_size(model, audio)
     if model.n_fft // 2 >= audio.chunk_samples:
         return f"a window of {model.n_fft:,} samples does not fit a chunk of {audio.chunk_samples:,}"
     if min(bands, frames) >= SIDES and bands * frames <= PLACES:
@@ -67,7 +72,7 @@ def misfit(model: Model, audio: Audio) -> str | None:
 class Chunking(Settings):
     """Which chunks of a clip are heard. Two runs that differ here do not share an output."""
 
-    hop_s: float | None = Field(None, gt=0, description="seconds from chunk to chunk; a chunk's length by default")
+    hop_s: float | None = Field(None, gt=0, le=3600, description="seconds between chunks' starts; by default a chunk")
     max_chunks: int = Field(40, ge=1, le=1200, description="longer clips are heard in this many, spread evenly")
     silence_db: float = Field(-80.0, le=0, description="a chunk whose peak is under this, in dBFS, is not heard")
     quiet_db: float = Field(-12.0, le=-6, description="a clip whose peak is under this, in dBFS, is made louder")
@@ -215,6 +220,13 @@ class Train(Settings):
             raise ValueError("phases must begin at epoch 0 and follow each other")
         if self.phases[0].head_only and not self.begin_with:
             raise ValueError("the first phase cannot be head_only: the rest has not learned yet (or set begin_with)")
+        return self
+
+    @model_validator(mode="after")
+    def _masks_fit(self) -> "Train":
+        bands, frames = map_size(self.model, self.audio)
+        if self.augment.band_mask > bands or self.augment.time_mask > frames:
+            raise ValueError(f"augment: a mask is wider than a chunk's map of {bands} bands and {frames} frames")
         return self
 
     def recipe(self) -> dict[str, Any]:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 err = Console(stderr=True, highlight=False, emoji=False)
 out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 120)
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Characters that a terminal obeys or that turn text around: a file's name may hold any."""
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that a terminal obeys, that turn text around, or that are none: a file's name may hold any."""
 EVERY_S = 5.0
 """Seconds between progress lines where the output is a file or a pipe."""
 

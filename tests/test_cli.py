@@ -92,8 +92,10 @@ def bad(tmp_path: Path) -> Path:
         ("compact {d}/empty", "no looptagger output there"),
         ("show {d}/empty --csv --role bass", "--csv writes all rows"),
         ("model info {d}/junk.pth", "not a safetensors checkpoint"),
-        ("model import {d}/junk.pth -o {d}/out", "not a file of plain PyTorch weights"),
-        ("model import {d}/junk.pth -o {d}/out --name=a:b", "letters, digits and"),
+        ("report {d}/empty --to {d}/out", "{d}/out: give it a name that ends in .html"),
+        ("model import {d}/junk.pth -o starter", "starter: give it a name that ends in .safetensors"),
+        ("model import {d}/junk.pth -o {d}/out.safetensors", "not a file of plain PyTorch weights"),
+        ("model import {d}/junk.pth -o {d}/out.safetensors --name=a:b", "letters, digits and"),
         ("frobnicate", "No such command"),
     ],
 )
@@ -191,6 +193,7 @@ def test_names_that_would_speak_to_the_terminal(capsys: pytest.CaptureFixture[st
     )
     terminal.show(rows, "out")
     terminal.note("a\x1b[31m [b] :fire:")
+    terminal.plain(os.fsdecode(b"caf\xe9")).plain.encode()
     tables.table(("loop",), [("\x1b[31m [/b].wav",)])
     text = "".join(capsys.readouterr())
     assert "\x1b" not in text
@@ -277,8 +280,21 @@ def test_json_lines_say_that_a_job_was_stopped(
 
     monkeypatch.setattr(checkpoint, "resolve", stop)
     assert call("tag", LOOPS, "-o", tmp_path / "out", "--log-json") == 130
-    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line]
-    assert [line["event"] for line in lines] == ["stopped"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["event"] == "stopped"
+    assert call("model", "info", "starter") == 130
+    assert said(capsys) == "Stopped.\n", "what the same command would do, goes without saying"
+
+
+def test_no_folder_to_stand_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert call("tag", "in", "-o", "out") == 2
+    assert "the folder that the command was given in is gone" in said(capsys)
+    monkeypatch.chdir(tmp_path)
 
 
 def test_names_that_are_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

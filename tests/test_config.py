@@ -31,6 +31,7 @@ def test_overrides_come_after_the_file(tmp_path: Path) -> None:
         ("chunking.max_chunks=[", "not a value"),
         ("chunking.max_chunks.deep=1", "max_chunks"),
         ("chunking.hop_s=.inf", "finite"),
+        ("chunking.hop_s=1e300", "less than or equal"),
         ("limits.max_memory=1000000000000000000000000", "less than or equal"),
         ("chunking.hop_s=2026-99-99", "not a value"),
     ],
@@ -40,6 +41,13 @@ def test_bad_overrides_are_one_sentence(override: str, says: str) -> None:
         load(Tag, None, [override])
     assert "\n" not in str(error.value)
     assert "--set" in str(error.value)
+
+
+@pytest.mark.parametrize("override", ["augment.band_mask=129", "augment.time_mask=189", "model.last_midi=30"])
+def test_a_mask_fits_its_map(override: str) -> None:
+    assert load(Train, None, ["augment.band_mask=128", "augment.time_mask=188"]).augment.time_mask == 188
+    with pytest.raises(UserError, match="a mask is wider than a chunk's map"):
+        load(Train, None, ["augment.band_mask=32", override])
 
 
 def test_one_of_a_list_of_groups_is_set_by_its_number() -> None:

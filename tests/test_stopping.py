@@ -52,5 +52,4 @@ def test_a_command_stopped_while_it_starts_says_so(wait_s: float) -> None:
     time.sleep(wait_s)
     command.send_signal(signal.SIGINT)
     text = command.communicate(timeout=60)[1]
-    assert "Traceback" not in text
-    assert (command.returncode, text) in ((130, "Stopped.\n"), (130, ""), (0, ""))
+    assert (command.returncode, text) in ((130, "Stopped.\n"), (130, ""), (0, ""), (-signal.SIGINT, ""))

@@ -9,7 +9,7 @@ from typing import Any
 from looptagger.archive import counts, manifest, tags, user_manifests
 from looptagger.archive.columns import Listing, joint_schema
 from looptagger.archive.manifest import ManifestFile
-from looptagger.archive.output import CHUNKS, Record, load, missing, save, withdraw
+from looptagger.archive.output import CHUNKS, Record, load, missing, parts, save, strangers, withdraw
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
@@ -45,9 +45,16 @@ def prepare(folder: Folder, request: Request) -> Record:
     record = load(folder)
     if record is not None and request.overwrite and not _is_being_replaced(folder, record, request):
         return _replaced(folder, request, record)
+    check(folder, record, request)
+    grows = record and record.limit is not None and (request.limit is None or request.limit > record.limit)
+    return _extended(folder, request, record) if record is None or request.update or grows else record
+
+
+def check(folder: Folder, record: Record | None, request: Request) -> None:
+    """Refuse what is in a folder and does not go together with a request. Raises UserError that names it."""
     if record is None:
         _refuse_strangers(folder, ours=False)
-        return _extended(folder, request)
+        return
     _refuse_difference(folder, record, request)
     if not (request.update or set(request.sources) <= set(record.sources)):
         had, asked = " ".join(record.sources), " ".join(request.sources)
@@ -59,10 +66,6 @@ def prepare(folder: Folder, request: Request) -> Record:
         raise UserError(
             f"{folder.uri}: holds the tags of {had}; add --update to take in {asked} too, or choose another output."
         )
-    grows = record.limit is not None and (request.limit is None or request.limit > record.limit)
-    if request.update or grows:
-        return _extended(folder, request, record)
-    return record
 
 
 def _extended(folder: Folder, request: Request, old: Record | None = None) -> Record:
@@ -152,9 +155,9 @@ def _passed_over(listings: Sequence[Listing]) -> str:
 
 def _refuse_strangers(folder: Folder, ours: bool) -> None:
     """Refuse Parquet files that are no parts, and parts where the output is not `ours`. Raises UserError."""
-    strangers = [name for name in folder.names() if name.endswith(".parquet") and not (ours and tags.parse(name))]
-    if strangers:
-        raise UserError(f"{folder.uri}: holds {strangers[0]}, which is no output of ours; choose another output.")
+    there = strangers(folder) + ([] if ours else [part.name for part in parts(folder)[0]])
+    if there:
+        raise UserError(f"{folder.uri}: holds {there[0]}, which is no output of ours; choose another output.")
 
 
 def _refuse_difference(folder: Folder, record: Record, request: Request) -> None:

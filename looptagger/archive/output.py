@@ -125,6 +125,11 @@ def parts(folder: Folder, sub: str = "") -> tuple[list[tags.Part], list[tags.Par
     return live, stale
 
 
+def strangers(folder: Folder, sub: str = "") -> list[str]:
+    """Parquet files there that are no parts."""
+    return [name for name in folder.names(sub) if name.endswith(".parquet") and not tags.parse(name)]
+
+
 def rows(folder: Folder, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Some columns of all rows, part by part, in the manifest's order; joined parts one at a time, as each is large."""
     live = parts(folder)[0]

@@ -1,6 +1,7 @@
 """An output's rows for people: the first ones, those that are surest of a role, or all as CSV."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -53,7 +54,7 @@ def write_csv(folder: Folder, to: BinaryIO) -> None:
     """
     is_first = True
     try:
-        for table in _parts(folder):
+        for table in chain(_parts(folder), [tags.CLIP_SCHEMA.empty_table()]):  # names its columns without a part, too
             columns = {name: table.column(name) for name in PLAIN}
             columns |= {"roles": pc.binary_join(columns["roles"], " "), "status": columns["status"].cast(pa.string())}
             csv.write_csv(pa.table(columns), to, csv.WriteOptions(include_header=is_first))

@@ -110,7 +110,9 @@ def verify(folder: Folder) -> list[str]:
     shards = manifest.shards(record.files)
     schema = output.output_schema(folder, record)
     live, stale = output.parts(folder)
+    strange = [sub + name for sub in ("", f"{output.CHUNKS}/") for name in output.strangers(folder, sub.rstrip("/"))]
     problems = [f"{part.name}: left over from a compaction; `looptagger compact` removes it" for part in stale]
+    problems += [f"{name}: is no part, but whoever reads OUT/*.parquet reads it too; take it away" for name in strange]
     chunked = output.parts(folder, output.CHUNKS)[0] if record.identity["chunks"] else None
     number = 0
     for part in live:

@@ -111,8 +111,8 @@ class Folder:
         return f"{self.path}/{name}"
 
     @contextmanager
-    def reached(self) -> Iterator[None]:
-        """Turn what storage clients raise into a sentence that names the folder; FileNotFoundError passes."""
+    def reached(self, name: str = "") -> Iterator[None]:
+        """Turn what storage clients raise into a sentence with the folder, or file in it; FileNotFoundError passes."""
         try:
             yield
         except (FileNotFoundError, UserError):
@@ -122,7 +122,8 @@ class Folder:
             if isinstance(error, NotADirectoryError):
                 raise UserError(f"{self.uri}: is a file, or in one; give a folder.") from error
             what = "path and its permissions" if self.is_local else "credentials, the permissions and the endpoint"
-            raise Unreachable(f"{self.uri}: cannot be reached: {why}; check the {what}.") from error
+            where = f"{self.uri}/{name}" if name else self.uri
+            raise Unreachable(f"{where}: cannot be reached: {why}; check the {what}.") from error
 
     def names(self, sub: str = "") -> list[str]:
         """Names of the files directly in it or in a folder below, sorted; none where there is no such folder."""
@@ -136,7 +137,7 @@ class Folder:
     def read(self, name: str) -> bytes | None:
         """A file's bytes, or None where there is no such file."""
         try:
-            with self.reached():
+            with self.reached(name):
                 data: bytes = self.fs.cat_file(self.at(name))
                 return data
         except FileNotFoundError:
@@ -186,12 +187,12 @@ class Folder:
 def file_at(uri: str, storage: Storage = Storage(), endings: tuple[str, ...] = ()) -> tuple[Folder, str]:
     """Where a file at a path or a URI is to be written: its folder, and its name there.
 
-    Raises UserError for a folder, and for a local file with none of the `endings`, which is something else.
+    Raises UserError for a folder, and for a name with none of the `endings`, which may be something else's.
     """
     path = uri if scheme(uri) != "file" else os.path.abspath(os.fsdecode(local_path(uri)))
     place, _, name = path.rpartition("/")
     if not name or place.endswith("/") or os.path.isdir(path):
         raise UserError(f"{uri}: is a folder or a bucket; name a file in it.")
-    if endings and not name.lower().endswith(endings) and os.path.exists(path):
-        raise UserError(f"{uri}: is there already, and no {endings[0]} file; choose another name.")
+    if endings and not name.lower().endswith(endings):
+        raise UserError(f"{uri}: give it a name that ends in {endings[0]}.")
     return Folder(place or "/", storage), name

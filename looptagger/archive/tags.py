@@ -14,7 +14,7 @@ from looptagger.errors import UserError
 from looptagger.roles import ROLES
 
 STATUSES = ("ok", "missing", "unreadable", "undecodable", "empty", "silent", "too_large")
-AGAIN = "delete it, and the part of its name beside it if there is one, and run the same command again"
+AGAIN = "delete it, and the part of its name beside it if there is one, and run the same `looptagger tag` again"
 """What helps where a part, or its chunks, are not as they should be."""
 ABSENT = "is gone; delete the part of that name beside it, if there is one, and run the same `looptagger tag` again"
 """The same where one of the two is not there."""
@@ -154,7 +154,7 @@ def present(folder: Folder, name: str) -> Iterator[None]:
 @contextmanager
 def opened(folder: Folder, name: str) -> Iterator[Any]:
     """A part as an open file; what then shows that it is not whole Parquet becomes a UserError."""
-    with folder.reached():
+    with folder.reached(name):
         try:
             with folder.fs.open(folder.at(name), "rb") as file:
                 yield file

@@ -62,7 +62,7 @@ def read_csv(opened: Opener) -> Listing:
 
 
 MOST_LINES = 1_000
-"""Of one text in a CSV file."""
+"""Line breaks of one text in a CSV file; of an id and a URI, none."""
 MANY_LINES = pa.csv.ParseOptions(newlines_in_values=True)
 """Without it, Arrow cuts a file into blocks where a quoted text breaks a line, and invents rows."""
 
@@ -76,10 +76,12 @@ NUMBER = re.compile(r"invalid value '([-+0-9.e\s]*|[-+]?inf(inity)?)'", re.I)
 
 
 def _quoted(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A batch whose texts end. Raises ArrowInvalid for one that is many rows, for want of a second quote."""
+    """A batch whose texts end. Raises ArrowInvalid for one that is many rows, for a quote too few or too many."""
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if pa.types.is_string(column.type) and (pc.max(pc.count_substring(column, "\n")).as_py() or 0) > MOST_LINES:
-            raise pa.ArrowInvalid(f"a value of {name!r} has over {MOST_LINES:,} lines: is a quote not closed?")
+        most = 0 if name in TEXT else MOST_LINES
+        if pa.types.is_string(column.type) and (pc.max(pc.count_substring(column, "\n")).as_py() or 0) > most:
+            many = f"over {most:,}" if most else "several"
+            raise pa.ArrowInvalid(f"a value of {name!r} has {many} lines: is a quote not closed?")
     return batch
 
 

@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Exit codes: 0 done, 1 failures, 2 wrong use, 130 interrupted."""
 
 import errno
+import os
 import sys
 
 import click
@@ -61,11 +62,21 @@ def main(args: list[str] | None = None) -> None:
     except UserError as error:
         _end(log, 2, str(error) if log else f"Error: {error}")
     except OSError as error:
+        if _is_nowhere():
+            _end(log, 2, "Error: the folder that the command was given in is gone; go to another.")
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             _end(log, 1, fault(error))
         _end(log, 2, "Error: the disk is full; free some space and run the same command again.")
     except Exception as error:
         _end(log, 1, fault(error))
+
+
+def _is_nowhere() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _end(log: JsonLines | None, code: int, text: str) -> None:

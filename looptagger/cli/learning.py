@@ -129,6 +129,8 @@ def evaluate(models: tuple[str, ...], data: str, out: str | None, scores: str | 
     from looptagger.model.predictor import Predictor
     from looptagger.paper import runs
 
+    if out and out == scores:
+        raise UserError(f"{out}: figures and scores are two files; give them two names.")
     given = settings(config.Tag, options)
     refuse_idle(given)
     folder = Folder.to_read(data, given.storage)

@@ -60,6 +60,9 @@ def refuse_idle(given: config.Tag) -> None:
         raise UserError("chunking cannot be set here: what is heard of a loop, the protocol says.")
     if given.limits != config.Limits():
         raise UserError("limits cannot be set here: the loops have been decoded, by looptagger prepare.")
+    for name in ("gpus_per_predictor", "price_per_hour", "shard_rows"):
+        if getattr(given.compute, name) != getattr(config.Compute(), name):
+            raise UserError(f"compute.{name} cannot be set here: it is of looptagger tag.")
 
 
 def folder(uri: str, given: dict[str, Any]) -> Any:

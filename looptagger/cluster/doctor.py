@@ -5,19 +5,22 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from looptagger.archive import lock, output
+from looptagger.archive import growing, lock, output, tags
+from looptagger.archive.columns import joint_schema
 from looptagger.archive.opening import open_files
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
+from looptagger.cluster.job import TagJob, request
 from looptagger.config import Audio, Tag
 from looptagger.errors import ClipFailed, UserError, one_line
+from looptagger.model import checkpoint
 
 PROBE = "_run/doctor.bin"
 PROBE_BYTES = 4 << 20
@@ -27,6 +30,10 @@ LOOKED_AT = 5
 """Files of a source that are read."""
 ANSWER_S, A_LITTLE = 60.0, 0.01
 """Seconds that a node has to answer, and what is asked of its GPU: one that none is asked of may be hidden."""
+
+
+ALIKE = ("model", "audio", "chunking")
+"""What all rows of an output share and a job's flags do not choose."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,8 @@ def examine(source: str | None, out: str | None, model: str, tag: Tag, address: 
     if source:
         yield _checked("source", lambda: _source(source, tag))
     if out:
-        yield _checked("output", lambda: _output(out, tag))
+        job = TagJob((source,) if source else (), out, model, tag)
+        yield _checked("output", lambda: f"{_output(out, tag)}; {_there(job)}")
 
 
 def _checked(what: str, look: Callable[[], str]) -> Finding:
@@ -90,7 +98,6 @@ def _model(name: str, tag: Tag) -> str:
     import torch
 
     from looptagger.config import Compute
-    from looptagger.model import checkpoint
     from looptagger.model.predictor import Predictor
 
     torch.set_num_threads(1)
@@ -164,7 +171,9 @@ def _source(source: str, tag: Tag) -> str:
     """List the source's first files and decode some of them."""
     from looptagger.steps.isolated import Helper
 
-    rows = next((batch for listing in open_sources([source], tag.storage) for batch in listing.batches()), None)
+    listings = open_sources([source], tag.storage)
+    tags.schema(joint_schema(listing.schema for listing in listings))
+    rows = next((batch for listing in listings for batch in listing.batches()), None)
     if rows is None or not rows.num_rows:
         raise UserError(f"{source}: no audio files there; check the path, or name a manifest.")
     some = [uri.as_py() for uri in rows.column("uri")[:LOOKED_AT]]
@@ -203,3 +212,15 @@ def _output(out: str, tag: Tag) -> str:
             empty.rmdir()
     speeds = [PROBE_BYTES / 1e6 / seconds for seconds in (wrote - began, read - wrote)]
     return f"can be written ({speeds[0]:,.0f} MB/s) and read ({speeds[1]:,.0f} MB/s)"
+
+
+def _there(job: TagJob) -> str:
+    """What lies in the output. Raises UserError where the job would not go on with it."""
+    folder = Folder(job.out, job.tag.storage)
+    record = output.load(folder)
+    model = checkpoint.resolve(job.model, job.tag.storage)
+    asked = request(job, model, checkpoint.card(model, job.model))
+    if record:  # which tables are wanted is not known here
+        asked = replace(asked, identity={**record.identity, **{key: asked.identity[key] for key in ALIKE}})
+    growing.check(folder, record, asked)
+    return f"{record.rows:,} clips are listed there" if record else "nothing is there yet"

@@ -95,7 +95,7 @@ def tag(job: TagJob, events: Events | None = None) -> Summary:
         events.note(f"The model {card.name}: {card.about}")
     folder = Folder(job.out, job.tag.storage)
     with lock.held(folder) as check:
-        asked = replace(_request(job, model, card), check=check, note=events.note, listed=events.listed)
+        asked = replace(request(job, model, card), check=check, note=events.note, listed=events.listed)
         record = prepare(folder, asked)
         check()
         output.tidy(folder)
@@ -113,7 +113,8 @@ def tag(job: TagJob, events: Events | None = None) -> Summary:
     return summary
 
 
-def _request(job: TagJob, model: bytes, card: checkpoint.Card) -> Request:
+def request(job: TagJob, model: bytes, card: checkpoint.Card) -> Request:
+    """What a job asks of its output."""
     identity = {
         "model": checkpoint.model_id(model, card),
         "audio": card.audio.model_dump(),

@@ -61,12 +61,9 @@ def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
     job = replace(job, train=settings)
     _check(job, found, data, out)
     with lock.held(out) as check:
-        is_started = record.is_started(out)
-        if job.resume and not is_started:
-            raise UserError(f"{job.out}: holds no run to resume; leave --resume out to start one.")
         if not job.overwrite:
             _begin(job, found, out, begun_with)
-        log = record.rows(out) if is_started and not job.overwrite else []  # a log by itself is of a run half deleted
+        log = [] if job.overwrite else record.rows(out)
         if len(log) == job.train.epochs:
             _license(out, job.train)
             return log
@@ -134,6 +131,8 @@ def _check(job: TrainJob, found: Dataset, data: Folder, out: Folder) -> None:
     settings, counts = job.train, found.counts[job.train.split]
     if data.path == out.path:
         raise UserError(f"{job.out}: is the data set itself; choose another folder for the run.")
+    if job.resume and not record.is_started(out):
+        raise UserError(f"{job.out}: holds no run to resume; leave --resume out to start one.")
     model = settings.begin_with
     if job.overwrite and model and f"{model}/".startswith(f"{job.out.rstrip('/')}/"):
         raise UserError(f"{job.out}: --overwrite would delete the model to learn from; choose another folder.")

@@ -133,7 +133,7 @@ def _csv_answers(path: Path, drops: Drops) -> Iterator[Answer]:
     seen = set()
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
+            rows = csv.DictReader(file, strict=True)  # a quote not closed would take the rows below
             missing = {"sound_id", *(prefix + name for name in FSLD_NAMES)} - set(rows.fieldnames or ())
             if missing:
                 raise UserError(f"{path}: lacks the column {sorted(missing)[0]}; is it FSLD's compiled annotations?")

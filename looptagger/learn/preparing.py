@@ -43,6 +43,8 @@ def collect(source: str, settings: Prepare, labels_file: str | None = None) -> C
         raise UserError(f"{source}: no such file or folder; check the path.")
     file = Path(labels_file) if labels_file else labels.find(place)
     if file is not None:
+        if settings.merge != Prepare().merge:
+            raise UserError(f"{file}: says each loop's roles once; leave out --merge, which is for FSLD's annotators.")
         found = labels.read(file, place if place.is_dir() else None)
     elif place.is_dir() and fsld.looks_like_fsld(place):
         found = fsld.read(place, settings.merge)

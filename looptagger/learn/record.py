@@ -47,9 +47,17 @@ def is_started(folder: Folder) -> bool:
 
 
 def begin(folder: Folder, wanted: Mapping[str, Any], more: Mapping[str, Any]) -> None:
-    """Note what a new run is, or check that it is the one in the folder. Raises UserError that says what differs."""
-    data = folder.read(ASKED)
-    if data is None or not is_started(folder):
+    """Note what a new run is, or check that it is the one in the folder. Raises UserError that says what differs.
+
+    The state is written before what follows from it: where it is missing, the rest is another's, or half deleted.
+    """
+    is_new, data = not is_started(folder), folder.read(ASKED)
+    if is_new and (there := {MODEL, LOG} & {*folder.names()}):
+        raise UserError(
+            f"{folder.uri}: holds {max(there)}, but no {STATE} to go on from; choose another folder, or replace what "
+            "is there with --overwrite."
+        )
+    if is_new or data is None:
         folder.write(ASKED, json.dumps({**wanted, **more}, indent=1).encode())
         return
     try:
@@ -81,8 +89,12 @@ def _differences(wanted: Any, have: Any, key: str = "") -> Iterator[tuple[str, A
 
 def clear(folder: Folder) -> None:
     """Delete a run, the state first."""
-    boards = [f"{BOARD}/{name}" for name in folder.names(BOARD)]
-    folder.delete([STATE, ASKED, START, LOG, MODEL, CURVES, *boards])
+    folder.delete([STATE, ASKED, START, LOG, MODEL, CURVES, *_board(folder)])
+
+
+def _board(folder: Folder) -> list[str]:
+    """TensorBoard's files of a run; what else lies there is the user's."""
+    return [f"{BOARD}/{name}" for name in folder.names(BOARD) if name.startswith("events.out.tfevents.")]
 
 
 def rows(folder: Folder) -> list[Row]:
@@ -100,7 +112,7 @@ class Pictures:
         from tensorboardX import SummaryWriter
 
         self.folder, self.last, self.stored = folder, 0, time.monotonic()
-        folder.delete(f"{BOARD}/{name}" for name in folder.names(BOARD))
+        folder.delete(_board(folder))
         self.place = folder.at(BOARD) if folder.is_local else tempfile.mkdtemp(prefix="looptagger-")
         self.writer = SummaryWriter(self.place)
         for row in log:

@@ -309,6 +309,12 @@ def test_verify_finds_torn_and_foreign_parts(folder: Folder, done: Record) -> No
         pq.read_table(folder.at("part-0000002.parquet")).drop_columns(["bpm"]), folder.at("part-0000001.parquet")
     )
     assert "another schema" in status.verify(folder)[0]
+    folder.write("mine.parquet", whole)
+    folder.write("chunks/part-1.parquet", whole)
+    assert [problem.partition(":")[0] for problem in status.verify(folder)[:2]] == [
+        "mine.parquet",
+        "chunks/part-1.parquet",
+    ]
 
 
 def test_parts_that_are_not_as_they_should_be_are_sentences(folder: Folder, done: Record) -> None:
@@ -563,6 +569,10 @@ def test_rows_are_shown_by_a_role_and_as_csv(folder: Folder, done: Record) -> No
     roles = every.column("roles").to_pylist()
     assert [row["roles"] for row in rows] == ["" if each is None else " ".join(each) for each in roles]
     assert [row["status"] for row in rows] == every.column("status").to_pylist()
+    for part in output.parts(folder)[0]:
+        folder.delete([part.name])
+    preview.write_csv(folder, empty := io.BytesIO())
+    assert empty.getvalue() == file.getvalue().splitlines(keepends=True)[0]
 
 
 def refused(folder: Folder, wanted: Request, says: str) -> None:

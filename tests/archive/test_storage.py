@@ -89,10 +89,10 @@ def test_why_a_store_refuses_an_object_is_said() -> None:
 
 def test_a_file_is_not_written_over_another_kind_s(tmp_path: Path) -> None:
     (tmp_path / "loop.wav").write_bytes(b"1")
-    for place, says in (("loop.wav", "no .html file"), ("", "is a folder")):
+    for place, says in (("loop.wav", "ends in .html"), ("new", "ends in .html"), ("", "is a folder")):
         with pytest.raises(UserError, match=says):
             storage.file_at(str(tmp_path / place), endings=(".html",))
-    assert storage.file_at(str(tmp_path / "new"), endings=(".html",))[1] == "new"
+    assert storage.file_at(str(tmp_path / "new.HTML"), endings=(".html",))[1] == "new.HTML"
 
 
 def test_a_file_for_a_folder_is_said(tmp_path: Path) -> None:

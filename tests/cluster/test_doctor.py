@@ -58,4 +58,11 @@ def test_each_thing_that_is_wrong_is_said(tmp_path: Path, capsys: pytest.Capture
     assert "FAIL  output" in text
     assert "The job cannot run yet" in text
     assert "Traceback" not in text
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mine.parquet").touch()
+    (tmp_path / "list.csv").write_text("uri,Bass\n/nowhere/a.wav,1\n")
+    text = said([str(tmp_path / "list.csv"), "-o", str(tmp_path / "mine")], capsys)[1]
+    assert "FAIL  source: the manifest column 'Bass' has a name that looptagger uses itself" in text
+    assert "FAIL  output" in text
+    assert "holds mine.parquet, which is no output of ours" in text
     assert "the output is a folder" in said([str(LOOPS), "-o", str(tmp_path / "out.parquet")], capsys)[1]

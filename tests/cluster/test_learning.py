@@ -193,7 +193,7 @@ def test_a_run_is_not_deleted_for_one_that_cannot_start(data: tuple[Folder, tabl
     assert len(record.rows(Folder(str(tmp_path)))) == 1
 
 
-def test_a_log_without_a_state_is_no_finished_run(
+def test_what_lies_there_without_a_state_is_not_trained_over(
     data: tuple[Folder, table.Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = TrainJob(data[0].path, str(tmp_path), settings(*SHORT))
@@ -207,8 +207,15 @@ def test_a_log_without_a_state_is_no_finished_run(
     assert train(job)
     assert Predictor.load(tmp_path).model_id == now.model_id, "what is not said is not taken back"
     (tmp_path / record.STATE).unlink()
+    for there in (record.MODEL, record.LOG):
+        before = (tmp_path / there).read_bytes()
+        with pytest.raises(UserError, match=f"holds {there}, but no _run/state.pt to go on from; choose another"):
+            train(job)
+        assert (tmp_path / there).read_bytes() == before
+        (tmp_path / there).unlink()
     train(job)
-    assert known == [[]]
+    train(replace(job, overwrite=True))
+    assert known == [[], []]
 
 
 def test_a_worker_that_sees_no_run_says_so(data: tuple[Folder, table.Dataset], tmp_path: Path) -> None:
@@ -291,6 +298,11 @@ def _log_after(workers: list[int], folder: Folder) -> list[Any]:
         (["evaluate", "{out}", "--data", "{data}"], "no such model"),
         (["evaluate", "untrained", "--data", "{data}", "--split", "grouped"], "use --splits grouped"),
         (["evaluate", "untrained", "--data", "{data}", "--set", "limits.max_bytes=1"], "limits cannot be set here"),
+        (
+            ["evaluate", "untrained", "--data", "{data}", "--set", "compute.shard_rows=8"],
+            "compute.shard_rows cannot be",
+        ),
+        (["evaluate", "untrained", "--data", "{data}", "-o", "{out}/x", "--scores", "{out}/x"], "give them two names"),
         (["model", "thresholds", "untrained", "--data", "{data}"], "name the checkpoint to write with -o"),
         (
             [

@@ -177,6 +177,15 @@ def test_a_csv_of_something_else_is_a_sentence(tree: Tree) -> None:
         fsld.read(root, "union")
 
 
+def test_a_csv_with_a_quote_that_is_not_closed_is_a_sentence(tree: Tree) -> None:
+    root = tree.write("csv")
+    file = root / "loop_annotation_data.csv"
+    head, first, *rest = file.read_text().splitlines()
+    file.write_text("\n".join([head, f'"{first}', *rest]))
+    with pytest.raises(UserError, match="cannot be read as CSV"):
+        fsld.read(root, "union")
+
+
 def test_metadata_of_another_shape_costs_only_what_it_would_have_said(tree: Tree) -> None:
     root = tree.write("json")
     (root / "FSL10K" / "metadata.json").write_text(json.dumps({"1": None, "2": {"license": 5, "pack_name": {}}}))

@@ -137,6 +137,8 @@ def test_a_labels_file_leads_to_any_format_at_any_rate(tmp_path: Path) -> None:
     folder, dataset = store(tmp_path, tmp_path / "out")
     assert dataset.dropped == {"no audio": 1}
     rows = all_rows(folder, dataset)
+    with pytest.raises(UserError, match="says each loop's roles once; leave out --merge"):
+        store(tmp_path, tmp_path / "out", merge="intersection")
     (tmp_path / "labels.csv").write_text(f"path,roles\nfile://{tmp_path}/a.flac,bass\n")
     assert store(tmp_path, tmp_path / "again")[1].loops == 1
     assert sorted(np.round([len(wave) / 16_000 for wave in table.waveforms(rows)], 2)) == [1.0, 1.5]

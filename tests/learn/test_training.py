@@ -275,7 +275,10 @@ def test_curves_are_a_picture_and_tensorboard_can_read_the_log(data: Data, tmp_p
     record.Pictures(folder, state.log).close()
     assert (tmp_path / record.CURVES).read_bytes().startswith(b"\x89PNG")
     (events,) = (tmp_path / record.BOARD).iterdir()
+    (mine := tmp_path / record.BOARD / "layout.json").write_text("a user's")
     written = events.read_bytes()
     assert all(tag in written for tag in (b"loss/train", b"loss/validation", b"roc_auc/macro", b"pr_auc/bass"))
     record.Pictures(folder, state.log).close()
-    assert len(list((tmp_path / record.BOARD).iterdir())) == 1
+    assert len(list((tmp_path / record.BOARD).iterdir())) == 2
+    record.clear(folder)
+    assert list((tmp_path / record.BOARD).iterdir()) == [mine]
