@@ -133,9 +133,13 @@ def strangers(folder: Folder, sub: str = "") -> list[str]:
 def rows(folder: Folder, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Some columns of all rows, part by part, in the manifest's order; joined parts one at a time, as each is large."""
     live = parts(folder)[0]
-    are_small = all(part.first == part.last for part in live)
     read = lambda part: tags.read_part(folder, part.name, columns)  # noqa: E731
-    yield from several(read, live, READERS if are_small else 1)
+    yield from several(read, live, readers(live))
+
+
+def readers(some: Sequence[tags.Part]) -> int:
+    """How many of these parts are held in memory at once: a joined one is large."""
+    return READERS if all(part.first == part.last for part in some) else 1
 
 
 def tidy(folder: Folder) -> None:

@@ -114,18 +114,13 @@ def verify(folder: Folder) -> list[str]:
     problems = [f"{part.name}: left over from a compaction; `looptagger compact` removes it" for part in stale]
     problems += [f"{name}: is no part, but whoever reads OUT/*.parquet reads it too; take it away" for name in strange]
     chunked = output.parts(folder, output.CHUNKS)[0] if record.identity["chunks"] else None
-    number = 0
-    for part in live:
-        if part.first > number:
-            problems.append(_absent(number, part.first))
-        number = part.last + 1
-        if number > len(shards):
-            problems.append(f"{part.name}: holds shards that the manifest has not; {tags.AGAIN}")
-            break
-        ids = [manifest.read(folder, shard).column("id") for shard in shards[part.first : number]]
-        problems += _part_problems(folder, part, schema, pa.chunked_array([c for i in ids for c in i.chunks]), chunked)
-    if number < len(shards):
-        problems.append(_absent(number, len(shards)))
+    known = [part for part in live if part.last < len(shards)]
+    look = lambda part: _part_problems(folder, part, schema, shards[part.first : part.last + 1], chunked)  # noqa: E731
+    problems += [problem for found in several(look, known, output.readers(known)) for problem in found]
+    problems += [f"{part.name}: holds shards that the manifest has not; {tags.AGAIN}" for part in live[len(known) :]]
+    ends = [0, *(part.last + 1 for part in known)]
+    starts = [*(part.first for part in known), len(shards)]
+    problems += [_absent(end, start) for end, start in zip(ends, starts, strict=True) if end < start]
     if problems and (who := lock.holder(folder)):
         problems.insert(0, f"{who} is writing there: what follows may be of this moment; look again when it is done")
     return problems
@@ -136,9 +131,14 @@ def _absent(first: int, stop: int) -> str:
 
 
 def _part_problems(
-    folder: Folder, part: tags.Part, schema: pa.Schema, ids: pa.ChunkedArray, chunked: Sequence[tags.Part] | None
+    folder: Folder,
+    part: tags.Part,
+    schema: pa.Schema,
+    shards: Sequence[manifest.Shard],
+    chunked: Sequence[tags.Part] | None,
 ) -> list[str]:
-    """What is wrong with a part; and with its chunks, where `chunked` are the parts of those."""
+    """What is wrong with a part of some shards; and with its chunks, where `chunked` are the parts of those."""
+    ids = pa.concat_tables([manifest.read(folder, shard).select(["id"]) for shard in shards]).column("id")
     try:
         table = tags.read_part(folder, part.name)
         if not table.schema.equals(schema):
