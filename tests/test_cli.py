@@ -371,6 +371,9 @@ def test_a_run_cut_off_twice_goes_on_to_one_row_a_clip(tmp_path: Path, slow_mode
     (tmp_path / "av.py").write_text("raise ImportError")  # a user's, in the folder that the command is given in
     cut_off("terminate", start(source, out, slow_model), out, 20)
     (tmp_path / "av.py").unlink()
+    (ran,) = status.runs(Folder(str(out)))
+    assert (ran["ended"], ran["clips"]) == ("interrupted", rows_readable_now(out)), "not those that no part has"
+    assert sum(ran["by_status"].values()) == ran["clips"]
     cut_off("kill", start(source, out, slow_model, env=joining()), out, 60)
     main(["tag", str(source), "-o", str(out), "--model", slow_model, *BY_FOUR])
     found = duckdb.sql(f"select count(*), count(distinct id) from '{out}/*.parquet'").fetchall()

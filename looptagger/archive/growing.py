@@ -129,7 +129,7 @@ def _frozen(
         withdraw(folder, (*before, *beside))
         raise
     if passed := _passed_over(listings):
-        request.note(f"Passed over, as their names say no audio: {passed}.")
+        request.note(f"Passed over, as hidden or by their names no audio: {passed}.")
     return Record(
         identity=dict(request.identity), sources=request.sources, limit=request.limit, files=(*before, *files)
     )

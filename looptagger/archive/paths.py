@@ -24,12 +24,13 @@ def is_audio(name: str) -> bool:
 
 
 def kept(uris: Iterator[str], skipped: Counter[str]) -> Iterator[str]:
-    """The audio files among `uris`; the others are counted by their endings."""
+    """The audio files among `uris`; the others are counted by their endings, or as hidden."""
     for uri in uris:
         if is_audio(uri):
             yield uri
         else:
-            skipped[os.path.splitext(uri)[1].lower()[:ENDING]] += 1
+            is_hidden = uri.rpartition("/")[2].startswith(".")
+            skipped["hidden" if is_hidden else os.path.splitext(uri)[1].lower()[:ENDING]] += 1
 
 
 def depth(path: str, folders: Collection[str]) -> int:

@@ -52,6 +52,9 @@ def read_csv(opened: Opener) -> Listing:
                 if coded := [column.name for column in schema if pa.types.is_binary(column.type)]:
                     raise pa.ArrowInvalid(f"the column {coded[0]!r} is not UTF-8; save the file as UTF-8")
                 _check_closed(opened, last)
+                if codes := _codes(opened, schema):
+                    types |= dict.fromkeys(codes, pa.string())
+                    continue
                 return Listing(schema, batches)
             except pa.ArrowInvalid as error:
                 field = _refused(error, schema)
@@ -93,6 +96,20 @@ def _check_closed(opened: Opener, last: pa.RecordBatch | None) -> None:
             quotes = sum(block.count(b'"') for block in iter(lambda: file.read(JSON_BYTES), b""))
         if quotes % 2:
             raise pa.ArrowInvalid("the last value has several lines and no end: is a quote not closed?")
+
+
+def _codes(opened: Opener, schema: pa.Schema) -> set[str]:
+    """Columns that Arrow takes for numbers and some of whose values begin with a zero, which they would lose."""
+    numbers = {column.name: pa.string() for column in schema if pa.types.is_integer(column.type)}
+    found: set[str] = set()
+    if not numbers:
+        return found
+    convert = pa.csv.ConvertOptions(column_types=numbers, include_columns=list(numbers))
+    with opened() as file:
+        for batch in pa.csv.open_csv(file, parse_options=MANY_LINES, convert_options=convert):
+            begins = {name: pc.match_substring_regex(batch.column(name), r"^[-+]?0\d") for name in numbers}
+            found |= {name for name, column in begins.items() if pc.any(column).as_py()}
+    return found
 
 
 def _refused(error: pa.ArrowInvalid, schema: pa.Schema) -> pa.Field | None:

@@ -49,6 +49,9 @@ class PartWriter:
         self.written: set[str] = set()
         self.left = self.expected.total()
         """Rows of parts that are not written yet."""
+        self.by_status = Counter[str]()
+        self.audio_s = 0.0
+        """Of the rows that this job has written."""
         self.keeper = counts.Keeper(folder, self.expected)
 
     @property
@@ -101,6 +104,8 @@ class PartWriter:
             self._write(f"{CHUNKS}/{name}", chunks)
         self._write(name, rows)
         self.left -= table.num_rows
+        self.by_status.update(counts.of(table.column("status")))
+        self.audio_s += pc.sum(table.column("duration_s")).as_py() or 0.0
         if name in self.merged:
             self.merged[name].update(table.column(ROW).to_pylist())
             if len(self.merged[name]) < self.expected[name]:

@@ -91,7 +91,10 @@ def trained(log: Sequence[Mapping[str, Any]], run: str, data: str) -> None:
     if best:
         _best(best, len(log))
     else:
-        terminal.note(f"{len(log)} epochs, none better than the model that training began with: that one is kept.")
+        terminal.note(
+            f"{len(log)} epochs, none better than the model that training began with: its weights are kept, with "
+            "thresholds chosen on this validation part."
+        )
     terminal.note(f"Model, log and curves are in {run}. Look at {run}/curves.png, or: tensorboard --logdir {run}")
     terminal.note(f"Test: looptagger evaluate {run} --data {data}    Tag: looptagger tag SOURCE -o OUT --model {run}")
 

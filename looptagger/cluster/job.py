@@ -159,7 +159,7 @@ def _tag_rows(
             tagging.run(writer, details, summary.plan, progress, events)
         finally:
             writer.close()
-            summary.by_status, summary.audio_s = dict(progress.by_status), progress.audio_s
+            summary.by_status, summary.audio_s = dict(writer.by_status), writer.audio_s
             summary.seconds = progress.seconds
             summary.cost = progress.cost[0] if progress.cost else None
         summary.spilled = max(0, store_use()[1] - spilled)

@@ -26,20 +26,20 @@ def read(file: Path, folder: Path | None = None) -> Collection:
 
     Columns: path, roles (`bass;melody`; also separated by `,`, `|` or blanks), and if there: id (by default the path),
     uploader, pack, licence, part (train, validation, test; empty: to be dealt). Raises UserError that names the file,
-    the row and what is wrong, also where a file comes twice.
+    the line and what is wrong, also where a file comes twice.
     """
     base = (folder or file.parent).absolute()
     drops = Drops()
     loops: dict[str, Loop] = {}
     places: set[str] = set()
-    rows = _rows(file)
-    for number, row in enumerate(rows, 1):
-        loop = _loop(row, base, f"{file}: row {number}")
+    for line, row in _rows(file):
+        where = f"{file}: line {line}"
+        loop = _loop(row, base, where)
         place = loop.uri if "://" in loop.uri else os.path.normpath(loop.uri)
         if loop.id in loops:
-            raise UserError(f"{file}: row {number}: the id {loop.id!r} comes twice; ids must be unique.")
+            raise UserError(f"{where}: the id {loop.id!r} comes twice; ids must be unique.")
         if place in places:  # a split would put one file on two sides
-            raise UserError(f"{file}: row {number}: the file {row['path']!r} comes twice; give it one row.")
+            raise UserError(f"{where}: the file {row['path']!r} comes twice; give it one row.")
         loops[loop.id] = loop
         places.add(place)
     if not loops:
@@ -48,7 +48,8 @@ def read(file: Path, folder: Path | None = None) -> Collection:
     return Collection(str(file), "roles as in the labels file", len(loops), kept, drops)
 
 
-def _rows(file: Path) -> list[dict[str, str]]:
+def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
+    """The rows, each with the line of the file that it ends in."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             comma = "\t" if file.suffix.lower() == ".tsv" else ","
@@ -61,7 +62,7 @@ def _rows(file: Path) -> list[dict[str, str]]:
                     raise UserError(f"{file}: a labels file needs a column `{needed}`; this one has {have}.")
             if twice := [name for name in columns if columns.count(name) > 1]:
                 raise UserError(f"{file}: the column {twice[0]!r} comes twice; keep one.")
-            return [_whole(row, f"{file}: row {number}") for number, row in enumerate(rows, 1)]
+            return [(rows.line_num, _whole(row, f"{file}: line {rows.line_num}")) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file}: cannot be read as a labels file ({getattr(error, 'strerror', error)}).") from None
 

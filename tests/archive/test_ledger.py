@@ -60,12 +60,14 @@ def test_a_job_that_was_taken_over_while_it_listed_touches_nothing(tmp_path: Pat
 
 
 def test_what_a_folder_holds_beside_audio_is_told(tmp_path: Path) -> None:
-    for name in ("a.wav", "b.wav.asd", "c.asd", "d.rx2", "README"):
+    for name in ("a.wav", "b.wav.asd", "c.asd", "d.rx2", "README", "._a.wav", ".b.wav", ".DS_Store"):
         (tmp_path / "loops" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "loops" / name).write_bytes(b"x")
     told: list[str] = []
     prepare(Folder(str(tmp_path / "out")), request(tmp_path / "loops", note=told.append))
-    assert told == ["Passed over, as their names say no audio: 4 files (2 .asd, 1 without ending, 1 .rx2)."]
+    assert told == [
+        "Passed over, as hidden or by their names no audio: 7 files (3 hidden, 2 .asd, 1 without ending, 1 .rx2)."
+    ]
 
 
 def write_manifest(path: Path, rows: range) -> Path:

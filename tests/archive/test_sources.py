@@ -56,7 +56,7 @@ def test_a_folder_gives_its_audio_in_order_and_counts_the_rest(tree: Path) -> No
     rows = [row for batch in listing.batches() for row in batch.to_pylist()]
     assert [Path(row["uri"]).name for row in rows] == ["a.FLAC", "b.wav", "c.ogg"]
     assert all(row["id"] == row["uri"] and os.path.isabs(row["uri"]) for row in rows)
-    assert listing.skipped == {".txt": 1, ".wav": 2, ".xyz": 1}
+    assert listing.skipped == {".txt": 1, "hidden": 2, ".xyz": 1}
 
 
 def test_files_are_taken_whatever_their_ending(tree: Path) -> None:
@@ -272,6 +272,14 @@ def test_a_key_has_no_dots_in_it() -> None:
         "memory://b/manifests/c//d.wav",
         "s3://b/x/../d.wav",
     ]
+
+
+def test_what_begins_with_a_zero_is_no_number(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("uri,code,n,part\na.wav,007,0,1\nb.wav,10,-5,\nc.wav,,10,-02\n")
+    rows = listed(tmp_path / "m.csv")
+    assert [row["code"] for row in rows] == ["007", "10", ""]
+    assert [row["n"] for row in rows] == [0, -5, 10]
+    assert [row["part"] for row in rows] == ["1", "", "-02"]
 
 
 def test_a_text_of_several_lines_at_the_end_is_one(tmp_path: Path) -> None:
