@@ -222,13 +222,6 @@ class Train(Settings):
             raise ValueError("the first phase cannot be head_only: the rest has not learned yet (or set begin_with)")
         return self
 
-    @model_validator(mode="after")
-    def _masks_fit(self) -> "Train":
-        bands, frames = map_size(self.model, self.audio)
-        if self.augment.band_mask > bands or self.augment.time_mask > frames:
-            raise ValueError(f"augment: a mask is wider than a chunk's map of {bands} bands and {frames} frames")
-        return self
-
     def recipe(self) -> dict[str, Any]:
         """All that the outcome depends on: everything but where it runs and what is said of it."""
         return self.model_dump(mode="json", exclude={"compute", "storage", "licence"})

@@ -13,6 +13,9 @@ AGAIN_S = 1.0
 PATIENCE = 2
 """Signals that wait for all to end in order."""
 
+SHOW_CURSOR = b"\x1b[?25h\n"
+"""A progress line hides it."""
+
 _asked: list[int] = []
 
 
@@ -20,6 +23,7 @@ _asked: list[int] = []
 def in_order() -> Iterator[None]:
     """A command runs in it: a signal is a KeyboardInterrupt there, and after it the end, never a traceback."""
     _asked.clear()
+    sys.unraisablehook = _unraised
     signal.signal(signal.SIGALRM, _again)
     for number in SIGNALS:
         signal.signal(number, _stop)
@@ -54,4 +58,12 @@ def _again(*_: object) -> None:
 
 
 def _at_once(*_: object) -> None:
+    if os.isatty(2):
+        os.write(2, SHOW_CURSOR)
     os._exit(CODE)
+
+
+def _unraised(found: "sys.UnraisableHookArgs") -> None:
+    """What Python drops it tells of with a traceback; of ours it need not."""
+    if not isinstance(found.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(found)

@@ -43,13 +43,6 @@ def test_bad_overrides_are_one_sentence(override: str, says: str) -> None:
     assert "--set" in str(error.value)
 
 
-@pytest.mark.parametrize("override", ["augment.band_mask=129", "augment.time_mask=189", "model.last_midi=30"])
-def test_a_mask_fits_its_map(override: str) -> None:
-    assert load(Train, None, ["augment.band_mask=128", "augment.time_mask=188"]).augment.time_mask == 188
-    with pytest.raises(UserError, match="a mask is wider than a chunk's map"):
-        load(Train, None, ["augment.band_mask=32", override])
-
-
 def test_one_of_a_list_of_groups_is_set_by_its_number() -> None:
     (phase,) = load(Train, None, ["phases.0.lr=1e-4"]).phases
     assert (phase.lr, phase.cosine, phase.warmup_epochs) == (1e-4, True, 2)

@@ -21,7 +21,7 @@ class Listing:
     schema: pa.Schema
     batches: Callable[[], Iterator[pa.RecordBatch]]
     skipped: Counter[str] = field(default_factory=Counter)
-    """Files passed over because they are not audio, by their endings."""
+    """Files passed over because they are hidden or no audio, by their endings."""
 
 
 def joint(one: pa.Schema, other: pa.Schema) -> pa.Schema:

@@ -126,8 +126,9 @@ def parts(folder: Folder, sub: str = "") -> tuple[list[tags.Part], list[tags.Par
 
 
 def strangers(folder: Folder, sub: str = "") -> list[str]:
-    """Parquet files there that are no parts."""
-    return [name for name in folder.names(sub) if name.endswith(".parquet") and not tags.parse(name)]
+    """Parquet files there that are no parts; hidden ones apart, which `*.parquet` does not mean."""
+    found = [name for name in folder.names(sub) if name.endswith(".parquet") and not name.startswith(".")]
+    return [name for name in found if not tags.parse(name)]
 
 
 def rows(folder: Folder, columns: Sequence[str]) -> Iterator[pa.Table]:

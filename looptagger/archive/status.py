@@ -112,7 +112,7 @@ def verify(folder: Folder) -> list[str]:
     live, stale = output.parts(folder)
     strange = [sub + name for sub in ("", f"{output.CHUNKS}/") for name in output.strangers(folder, sub.rstrip("/"))]
     problems = [f"{part.name}: left over from a compaction; `looptagger compact` removes it" for part in stale]
-    problems += [f"{name}: is no part, but whoever reads OUT/*.parquet reads it too; take it away" for name in strange]
+    problems += [f"{name}: is no part, but *.parquet there means it, too; take it away" for name in strange]
     chunked = output.parts(folder, output.CHUNKS)[0] if record.identity["chunks"] else None
     known = [part for part in live if part.last < len(shards)]
     look = lambda part: _part_problems(folder, part, schema, shards[part.first : part.last + 1], chunked)  # noqa: E731

@@ -1,6 +1,6 @@
 """Manifests that are text, CSV and JSON lines, as Arrow batches.
 
-Each is read twice, block by block: first for the types of its columns, which a late row may widen.
+Each is read block by block, and more than once: first for the types of its columns, which a late row may widen.
 """
 
 import io
@@ -52,9 +52,6 @@ def read_csv(opened: Opener) -> Listing:
                 if coded := [column.name for column in schema if pa.types.is_binary(column.type)]:
                     raise pa.ArrowInvalid(f"the column {coded[0]!r} is not UTF-8; save the file as UTF-8")
                 _check_closed(opened, last)
-                if codes := _codes(opened, schema):
-                    types |= dict.fromkeys(codes, pa.string())
-                    continue
                 return Listing(schema, batches)
             except pa.ArrowInvalid as error:
                 field = _refused(error, schema)
@@ -84,7 +81,8 @@ def _quoted(batch: pa.RecordBatch) -> pa.RecordBatch:
         most = 0 if name in TEXT else MOST_LINES
         if pa.types.is_string(column.type) and (pc.max(pc.count_substring(column, "\n")).as_py() or 0) > most:
             many = f"over {most:,}" if most else "several"
-            raise pa.ArrowInvalid(f"a value of {name!r} has {many} lines: is a quote not closed?")
+            why = "is a quote not closed? (In JSON lines, names may have several.)"
+            raise pa.ArrowInvalid(f"a value of {name!r} has {many} lines: {why}")
     return batch
 
 
@@ -96,20 +94,6 @@ def _check_closed(opened: Opener, last: pa.RecordBatch | None) -> None:
             quotes = sum(block.count(b'"') for block in iter(lambda: file.read(JSON_BYTES), b""))
         if quotes % 2:
             raise pa.ArrowInvalid("the last value has several lines and no end: is a quote not closed?")
-
-
-def _codes(opened: Opener, schema: pa.Schema) -> set[str]:
-    """Columns that Arrow takes for numbers and some of whose values begin with a zero, which they would lose."""
-    numbers = {column.name: pa.string() for column in schema if pa.types.is_integer(column.type)}
-    found: set[str] = set()
-    if not numbers:
-        return found
-    convert = pa.csv.ConvertOptions(column_types=numbers, include_columns=list(numbers))
-    with opened() as file:
-        for batch in pa.csv.open_csv(file, parse_options=MANY_LINES, convert_options=convert):
-            begins = {name: pc.match_substring_regex(batch.column(name), r"^[-+]?0\d") for name in numbers}
-            found |= {name for name, column in begins.items() if pc.any(column).as_py()}
-    return found
 
 
 def _refused(error: pa.ArrowInvalid, schema: pa.Schema) -> pa.Field | None:

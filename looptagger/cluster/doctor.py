@@ -32,8 +32,8 @@ ANSWER_S, A_LITTLE = 60.0, 0.01
 """Seconds that a node has to answer, and what is asked of its GPU: one that none is asked of may be hidden."""
 
 
-ALIKE = ("model", "audio", "chunking")
-"""What all rows of an output share and a job's flags do not choose."""
+FLAGS = ("chunks", "embedding_size", "embedding_columns")
+"""What a job's flags choose of an output, and doctor is not told."""
 
 
 @dataclass(frozen=True)
@@ -215,12 +215,15 @@ def _output(out: str, tag: Tag) -> str:
 
 
 def _there(job: TagJob) -> str:
-    """What lies in the output. Raises UserError where the job would not go on with it."""
+    """What lies in the output. Raises UserError where no job like this one would go on with it."""
     folder = Folder(job.out, job.tag.storage)
     record = output.load(folder)
+    if record is None:
+        growing.check(folder, None, growing.Request({}, ()))
+        return "nothing is there yet"
     model = checkpoint.resolve(job.model, job.tag.storage)
     asked = request(job, model, checkpoint.card(model, job.model))
-    if record:  # which tables are wanted is not known here
-        asked = replace(asked, identity={**record.identity, **{key: asked.identity[key] for key in ALIKE}})
-    growing.check(folder, record, asked)
-    return f"{record.rows:,} clips are listed there" if record else "nothing is there yet"
+    chosen = {key: value for key, value in record.identity.items() if key in FLAGS}
+    growing.check(folder, record, replace(asked, identity={**asked.identity, **chosen}, update=True))
+    is_new = not set(asked.sources) <= set(record.sources)
+    return f"{record.rows:,} clips are listed there{'; the source comes in with --update' * is_new}"

@@ -56,9 +56,10 @@ def session(address: str | None, note: Note | None = None, gpus: float = 0.0) ->
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # said by main
         raise UserError(_unusable(named, error)) from None
-    if threading.current_thread() is threading.main_thread():
-        for number, handler in handlers.items():  # Ray puts its own there, which would end without a word
-            signal.signal(number, handler)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():  # Ray puts its own there, which would end without a word
+                signal.signal(number, handler)
     try:
         with _plainly():
             if named and note:

@@ -12,7 +12,7 @@ import numpy as np
 from looptagger.archive import lock, output
 from looptagger.archive.storage import Folder
 from looptagger.cluster.plan import Workforce, parts_evenly
-from looptagger.config import Train, misfit
+from looptagger.config import Train, map_size, misfit
 from looptagger.errors import UserError
 from looptagger.learn import record, start, table
 from looptagger.learn.fairness import has_heard
@@ -61,6 +61,8 @@ def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
     job = replace(job, train=settings)
     _check(job, found, data, out)
     with lock.held(out) as check:
+        if job.overwrite and record.is_being_replaced(out, _identity(job, found, begun_with), job.train.epochs):
+            job = replace(job, overwrite=False)
         if not job.overwrite:
             _begin(job, found, out, begun_with)
         log = [] if job.overwrite else record.rows(out)
@@ -81,9 +83,13 @@ def _license(out: Folder, settings: Train) -> None:
         out.write(record.MODEL, checkpoint.told_anew(data, licence=settings.licence))
 
 
+def _identity(job: TrainJob, found: Dataset, begun_with: bytes | None) -> dict[str, Any]:
+    return record.identity(job.train, found) | start.noted(begun_with)
+
+
 def _begin(job: TrainJob, found: Dataset, out: Folder, begun_with: bytes | None) -> None:
-    wanted = record.identity(job.train, found) | start.noted(begun_with)
-    record.begin(out, wanted, {"started": _now(), "versions": _versions()})
+    about = {"started": _now(), "versions": _versions(), "anew": job.overwrite}
+    record.begin(out, _identity(job, found, begun_with), about)
     if begun_with and not record.is_started(out):
         out.write(record.START, begun_with)
 
@@ -145,6 +151,9 @@ def _check(job: TrainJob, found: Dataset, data: Folder, out: Folder) -> None:
         )
     if why := misfit(settings.model, settings.audio):
         raise UserError(f"{why}; change model or audio.chunk_samples.")
+    bands, frames = map_size(settings.model, settings.audio)
+    if settings.augment.band_mask > bands or settings.augment.time_mask > frames:
+        raise UserError(f"augment: a mask is wider than a chunk's map of {bands} bands and {frames} frames; narrow it.")
     for part in ("train", "validation"):
         some = counts[part]
         if not any(0 < some[role] < some["loops"] for role in ROLES):

@@ -52,7 +52,10 @@ def begin(folder: Folder, wanted: Mapping[str, Any], more: Mapping[str, Any]) ->
     The state is written before what follows from it: where it is missing, the rest is another's, or half deleted.
     """
     is_new, data = not is_started(folder), folder.read(ASKED)
-    if is_new and (there := {MODEL, LOG} & {*folder.names()}):
+    there = {MODEL, LOG, CURVES} & {*folder.names()}
+    if data and not {"settings", "data"} <= (_asked(data) or {}).keys():
+        there.add(ASKED)
+    if is_new and there:
         raise UserError(
             f"{folder.uri}: holds {max(there)}, but no {STATE} to go on from; choose another folder, or replace what "
             "is there with --overwrite."
@@ -60,10 +63,9 @@ def begin(folder: Folder, wanted: Mapping[str, Any], more: Mapping[str, Any]) ->
     if is_new or data is None:
         folder.write(ASKED, json.dumps({**wanted, **more}, indent=1).encode())
         return
-    try:
-        have = dict(json.loads(data))
-    except (TypeError, ValueError):
-        raise UserError(f"{folder.uri}/{ASKED}: not understood; start the run anew with --overwrite.") from None
+    have = _asked(data)
+    if have is None:
+        raise UserError(f"{folder.uri}/{ASKED}: not understood; start the run anew with --overwrite.")
     for key, old, new in _differences(wanted, {name: have.get(name) for name in wanted}):
         raise UserError(
             f"{folder.uri}: holds a run with {key} = {json.dumps(old)}, not {json.dumps(new)}; "
@@ -71,12 +73,24 @@ def begin(folder: Folder, wanted: Mapping[str, Any], more: Mapping[str, Any]) ->
         )
 
 
+def _asked(data: bytes | None) -> dict[str, Any] | None:
+    """What a run's `run.json` says, or None where it says nothing that can be understood."""
+    with suppress(TypeError, ValueError):
+        return dict(json.loads(data or b""))
+    return None
+
+
 def started(folder: Folder) -> str | None:
     """When the run in a folder was begun, however often it has gone on since."""
-    try:
-        return str(json.loads(folder.read(ASKED) or b"")["started"])
-    except (KeyError, TypeError, ValueError):
-        return None
+    found = (_asked(folder.read(ASKED)) or {}).get("started")
+    return None if found is None else str(found)
+
+
+def is_being_replaced(folder: Folder, wanted: Mapping[str, Any], epochs: int) -> bool:
+    """Whether --overwrite began the run in a folder, with the same settings, and was stopped: it goes on then."""
+    have = _asked(folder.read(ASKED)) or {}
+    is_same = bool(have.get("anew")) and not any(_differences(wanted, {name: have.get(name) for name in wanted}))
+    return is_same and is_started(folder) and len(rows(folder)) < epochs
 
 
 def _differences(wanted: Any, have: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

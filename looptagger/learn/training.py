@@ -47,8 +47,8 @@ def fit(task: Task, train: Loops, validation: Tables, folder: Folder, peers: Pee
     state = stored or _begun(task, learner, validation)
     if stored:
         learner.restore(stored.learner)
-    if state.best and peers.rank == 0:
-        resuming.follow(folder, state)
+    if stored and peers.rank == 0:
+        resuming.follow(folder, stored)
     while state.epoch < task.settings.epochs:
         started = time.monotonic()
         learner.enter(state.epoch, state.best)
@@ -56,7 +56,7 @@ def fit(task: Task, train: Loops, validation: Tables, folder: Folder, peers: Pee
         row = {"epoch": state.epoch + 1, "train_loss": loss, "crops_per_s": crops_per_s}
         state, is_best = _validated(task, learner, state, row, validation, started)
         if peers.rank == 0:
-            resuming.save(folder, state, is_best)
+            resuming.save(folder, state, is_best or state.epoch == 1)  # what it began with is written then, too
             told("epoch", state.log[-1])
     return state
 

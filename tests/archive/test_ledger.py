@@ -313,6 +313,15 @@ def test_verify_finds_torn_and_foreign_parts(folder: Folder, done: Record) -> No
     assert "another schema" in status.verify(folder)[0]
     folder.write("mine.parquet", whole)
     folder.write("chunks/part-1.parquet", whole)
+    folder.write("._part-0000001.parquet", b"")
+    for number in (7, 9):
+        folder.write(f"part-000000{number}.parquet", whole)
+    folder.delete(["part-0000000.parquet"])
+    assert [problem.partition(":")[0] for problem in status.verify(folder)[-3:]] == [
+        "part-0000007.parquet",
+        "part-0000009.parquet",
+        "shards 0 to 0 are not tagged yet; run the same `looptagger tag` command to go on",
+    ]
     assert [problem.partition(":")[0] for problem in status.verify(folder)[:2]] == [
         "mine.parquet",
         "chunks/part-1.parquet",

@@ -274,14 +274,6 @@ def test_a_key_has_no_dots_in_it() -> None:
     ]
 
 
-def test_what_begins_with_a_zero_is_no_number(tmp_path: Path) -> None:
-    (tmp_path / "m.csv").write_text("uri,code,n,part\na.wav,007,0,1\nb.wav,10,-5,\nc.wav,,10,-02\n")
-    rows = listed(tmp_path / "m.csv")
-    assert [row["code"] for row in rows] == ["007", "10", ""]
-    assert [row["n"] for row in rows] == [0, -5, 10]
-    assert [row["part"] for row in rows] == ["1", "", "-02"]
-
-
 def test_a_text_of_several_lines_at_the_end_is_one(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text('uri,about\n"b.wav","two ""lines""\nof text"\n')
     assert [row["about"] for row in listed(tmp_path / "m.csv")] == ['two "lines"\nof text']

@@ -34,6 +34,22 @@ def test_all_is_well(tiny_model: str, s3: S3, tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.usefixtures("ray_here")
+def test_what_lies_in_the_output_is_looked_at(
+    tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (clip,) = write_tones(tmp_path / "in", 1)
+    out, on_cpu = str(tmp_path / "out"), ["--model", tiny_model, "--set", "compute.device=cpu"]
+    main(["tag", str(clip), "-o", out, "--chunks", *on_cpu])
+    assert "; 1 clips are listed there\n" in said([str(clip), "-o", out, *on_cpu], capsys)[1]
+    code, text = said([str(LOOPS), "-o", out, *on_cpu], capsys)
+    assert code == 0
+    assert "1 clips are listed there; the source comes in with --update" in text
+    for flag, differs in (("compute.precision=int8", "precision null"), ("chunking.max_chunks=3", "chunking")):
+        assert f"was made with {differs}" in said([str(clip), "-o", out, *on_cpu, "--set", flag], capsys)[1]
+    assert "was made with model" in said([str(clip), "-o", out, "--set", "compute.device=cpu"], capsys)[1]
+
+
+@pytest.mark.usefixtures("ray_here")
 def test_each_thing_that_is_wrong_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "list.csv").write_text("uri\n/nowhere/a.wav\n/nowhere/b.wav\n")
     (tmp_path / "file").touch()

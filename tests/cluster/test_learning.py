@@ -283,6 +283,7 @@ def _log_after(workers: list[int], folder: Folder) -> list[Any]:
         (["train", "{data}", "-o", "{out}", "--resume", "--overwrite"], "use one of the two"),
         (["train", "{data}", "-o", "{out}", "--set", "audio.chunk_samples=16000"], "128 of each at least"),
         (["train", "{data}", "-o", "{out}", "--set", "model.last_midi=24"], "128 of each at least"),
+        (["train", "{data}", "-o", "{out}", "--set", "augment.band_mask=129"], "wider than a chunk's map of 128 bands"),
         (["train", "{data}", "-o", "{data}"], "is the data set itself"),
         (["train", "{out}", "-o", "{out}/run"], "looptagger prepare SOURCE"),
         (["train", "{data}", "-o", "{out}", "--set", "phases=3"], "phases"),

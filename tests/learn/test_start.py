@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from looptagger.archive.storage import Folder
 from looptagger.config import Model, Phase, Train
 from looptagger.errors import UserError
-from looptagger.learn import record, start
+from looptagger.learn import record, start, training
 from looptagger.learn.evaluation import judged
 from looptagger.model import checkpoint
 from looptagger.model.predictor import Predictor
@@ -48,6 +49,23 @@ def test_training_begins_with_a_models_weights_in_its_shape(model: Path, tmp_pat
     assert kept_at(tmp_path / "worse")["roc_auc"] == report["roc_auc"]["macro"], "what only spoils gives the model back"
     assert not spoilt.log[0]["best"]
     assert kept_at(tmp_path / "worse")["epoch"] == 0
+
+
+def test_what_is_stopped_in_its_first_epoch_begins_anew(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    chosen, begun_with = start.begun_with(load(Train, None, [f"begin_with={model}", "epochs=1"]))
+    data = store(separable(tmp_path / "tree", 12).write("json"), tmp_path / "table", shares=(0.6, 0.2, 0.2))
+    monkeypatch.setattr(training, "_train", stopped)
+    folder, wanted = Folder(str(tmp_path / "run")), record.identity(chosen, data[1])
+    record.begin(folder, wanted, {})
+    with pytest.raises(KeyboardInterrupt):
+        fit(data, tmp_path / "run", chosen, begun_with=begun_with)
+    record.begin(folder, wanted, {})
+    assert folder.names() == [record.ASKED]
 
 
 def test_what_training_began_with_is_noted(model: Path) -> None:

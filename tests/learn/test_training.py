@@ -269,6 +269,30 @@ def test_evaluating_what_cannot_be_judged_is_a_sentence(data: Data, tiny_model: 
         evaluate(predictor, folder, dataset.model_copy(update={"sample_rate": 8000}), "paper", "test", "ours")
 
 
+def test_what_replaces_a_run_goes_on_with_that(data: Data, tmp_path: Path) -> None:
+    folder, wanted = Folder(str(tmp_path)), record.identity(settings("epochs=2"), data[1])
+    record.begin(folder, wanted, {"anew": True})
+    assert not record.is_being_replaced(folder, wanted, 2), "no epoch has ended"
+    folder.write(record.STATE, b"state")
+    folder.write(record.LOG, b'{"epoch": 1}\n')
+    assert record.is_being_replaced(folder, wanted, 2)
+    assert not record.is_being_replaced(folder, wanted, 1), "all is done: another time is meant"
+    assert not record.is_being_replaced(folder, record.identity(settings("epochs=2", "seed=9"), data[1]), 2)
+    record.clear(folder)
+    record.begin(folder, wanted, {"anew": False})
+    folder.write(record.STATE, b"state")
+    assert not record.is_being_replaced(folder, wanted, 2)
+
+
+@pytest.mark.parametrize("name", [record.ASKED, record.CURVES, record.LOG, record.MODEL])
+def test_a_run_does_not_begin_over_what_a_user_has_there(name: str, tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    folder.write(name, b'{"a": 1}')
+    with pytest.raises(UserError, match=f"holds {name}, but no _run/state.pt"):
+        record.begin(folder, {"settings": {}, "data": {}}, {})
+    assert folder.read(name) == b'{"a": 1}'
+
+
 def test_curves_are_a_picture_and_tensorboard_can_read_the_log(data: Data, tmp_path: Path) -> None:
     state = fit(data, tmp_path, settings())
     folder = Folder(str(tmp_path))
