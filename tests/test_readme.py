@@ -58,9 +58,8 @@ def test_every_command_works(place: Path, s3_server: S3, tiny_model: str, monkey
     for line in COMMANDS:
         command, _, file = line.partition(" > ")
         args = shlex.split(command.replace("s3://bucket/", "s3://public/"))[1:]
-        if args[0] == "tag":
-            args += [] if "--model" in args else ["--model", tiny_model]
         if args[0] in ("tag", "doctor"):
+            args += [] if "--model" in args else ["--model", tiny_model]
             args += ["--set", "compute.device=cpu"]
         if args[0] == "prepare":
             args += ["--set", "shares=[0.6,0.2,0.2]"]
