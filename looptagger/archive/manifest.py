@@ -70,14 +70,14 @@ def shards(files: Sequence[ManifestFile]) -> list[Shard]:
     ]
 
 
-def read(folder: Folder, shard: Shard) -> pa.Table:
-    """A shard's rows: id, uri and the caller's columns. Only the row groups it touches are read.
+def read(folder: Folder, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
+    """A shard's rows: id, uri and the caller's columns, or some of them. Only the row groups it touches are read.
 
     Raises UserError for a file that is not there or broken.
     """
     first, last = shard.start // GROUP_ROWS, (shard.stop - 1) // GROUP_ROWS
     with _opened(folder, shard.file) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-        table = parquet.read_row_groups(list(range(first, last + 1)))
+        table = parquet.read_row_groups(list(range(first, last + 1)), columns=columns)
     return table.slice(shard.start - first * GROUP_ROWS, shard.rows)
 
 

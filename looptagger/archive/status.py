@@ -138,7 +138,7 @@ def _part_problems(
     chunked: Sequence[tags.Part] | None,
 ) -> list[str]:
     """What is wrong with a part of some shards; and with its chunks, where `chunked` are the parts of those."""
-    ids = pa.concat_tables([manifest.read(folder, shard).select(["id"]) for shard in shards]).column("id")
+    ids = pa.concat_tables([manifest.read(folder, shard, ["id"]) for shard in shards]).column("id")
     try:
         table = tags.read_part(folder, part.name)
         if not table.schema.equals(schema):
