@@ -3,7 +3,8 @@
 import io
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import soundfile
 
 from jobs.drills.server import ENVIRONMENT, Server
+from looptagger.errors import UserError
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # not behind the tests that run beside them
@@ -33,6 +35,17 @@ ONE_CORE = CLEAN | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}'}
 
 def tone(seconds: float = 1.0, hz: float = 440.0, rate: int = RATE, level: float = 0.5) -> np.ndarray:
     return (level * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def refused_in_time(check: Callable[[], None]) -> str:
+    """What a check raises that a thread is to make raise, or nothing after ten seconds."""
+    for _ in range(100):
+        try:
+            check()
+        except UserError as error:
+            return str(error)
+        time.sleep(0.1)
+    return ""
 
 
 def same_decibels(ours: np.ndarray, reference: np.ndarray) -> bool:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import duckdb
 import pyarrow as pa
 import pytest
@@ -20,7 +21,7 @@ from jobs.drills.processes import descendants, kill
 from looptagger import terminal
 from looptagger.archive import status
 from looptagger.archive.storage import Folder, file_at
-from looptagger.cli import main, tables
+from looptagger.cli import cli, main, tables
 from looptagger.config import Model
 from looptagger.errors import UserError
 from looptagger.model import checkpoint
@@ -43,14 +44,21 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "command", [[], ["tag"], ["status"], ["show"], ["compact"], ["model"], ["model", "info"], ["model", "import"]]
-)
+def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """A command and those below it."""
+    yield path
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*path, name))
+
+
+@pytest.mark.parametrize("command", commands(cli), ids=" ".join)
 @pytest.mark.parametrize("flag", ["-h", "--help"])
-def test_help_everywhere_with_an_example(command: list[str], flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_everywhere_with_an_example(
+    command: tuple[str, ...], flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(*command, flag) == 0
     text = capsys.readouterr().out
-    assert "Example: looptagger" in text or command == ["model"]
+    assert "Example: looptagger" in text or command == ("model",)
 
 
 @pytest.fixture

@@ -71,9 +71,8 @@ def test_imports_go_downward_and_only_the_cluster_room_knows_ray(path: Path) -> 
         assert not {name for name in found if name.split(".")[0] in ("click", "rich")}
     if here == "__init__":
         return
-    type_only = here in ("terminal", "logs")  # their imports of the cluster are for annotations
     for name in found:
-        if name.startswith("looptagger.") and not type_only:
+        if name.startswith("looptagger."):
             assert level(room(name)) <= level(here), (here, name)
 
 
