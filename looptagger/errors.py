@@ -13,7 +13,7 @@ def fault(error: Exception) -> str:
     """The sentence for a fault of ours that is being handled: its details are kept for a report."""
     with tempfile.NamedTemporaryFile("w", prefix="looptagger-", suffix=".log", delete=False) as log:
         traceback.print_exc(file=log)
-    return f"Internal error: {one_line(error)}. Please report it with {log.name}; no tags are lost."
+    return f"Internal error: {one_line(error)}. Please report it with {log.name}; what is written stays."
 
 
 class ClipFailed(Exception):

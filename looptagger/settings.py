@@ -21,7 +21,7 @@ INSTEAD = {
 
 
 def load(kind: type[S], file: Path | None = None, overrides: Sequence[str] = ()) -> S:
-    """Settings of `kind` from a YAML file and `a.b=value` overrides, later ones first in force.
+    """Settings of `kind` from a YAML file and `a.b=value` overrides; of two, the later one holds.
 
     Raises UserError that names the file or the override, the key and what is allowed.
     """

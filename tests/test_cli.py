@@ -374,7 +374,7 @@ def cut_off(how: str, job: subprocess.Popen[bytes], out: Path, rows: int) -> Non
 @pytest.mark.usefixtures("no_workers")
 def test_a_run_cut_off_twice_goes_on_to_one_row_a_clip(tmp_path: Path, slow_model: str) -> None:
     """The first with a Ray of its own, the second on a cluster that goes on without it."""
-    source, out = tmp_path / "in", tmp_path / "out"
+    source, out = tmp_path / os.fsdecode(b"caf\xe9"), tmp_path / "out"  # not UTF-8, which Ray wants of command lines
     write_tones(source, 120)
     (tmp_path / "av.py").write_text("raise ImportError")  # a user's, in the folder that the command is given in
     cut_off("terminate", start(source, out, slow_model), out, 20)

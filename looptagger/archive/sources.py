@@ -119,7 +119,8 @@ def _remote(source: str, storage: Storage) -> disk.Found:
     tops, folders = [path], {path}
     try:
         if glob.has_magic(path) and not fs.exists(path):
-            kinds = {match: info["type"] for match, info in fs.glob(path, detail=True).items()}
+            found = fs.glob(path, detail=True).items()
+            kinds = {match: info["type"] for match, info in found if "/." in path or "/." not in match}
             folders = {match for match, kind in kinds.items() if kind == "directory"}
             tops = paths.tops(sorted(kinds), folders)
         elif fs.isfile(path) and fs.info(path).get("mimetype") != "text/html":  # a web server's folder is a page

@@ -1,8 +1,8 @@
 """Audio bytes of any common format into int16 chunks at the model's rate, or the reason why not.
 
-libsndfile first, FFmpeg (PyAV) for what it cannot read; soxr resamples; channels are averaged. Files are read block
-by block, so a header that lies about its length allocates nothing. Long clips are heard in chunks spread over their
-length; where the format can seek, only those are decoded.
+libsndfile first, FFmpeg (PyAV) for what it cannot read and for short Vorbis, where it is faster; soxr resamples;
+channels are averaged. Files are read block by block, so a header that lies about its length allocates nothing. Long
+clips are heard in chunks spread over their length; where the format can seek, only those are decoded.
 """
 
 import io

@@ -60,13 +60,13 @@ def main(args: list[str] | None = None) -> None:
             sys.exit(2)
         _end(log, 2, error.format_message())
     except UserError as error:
-        _end(log, 2, str(error) if log else f"Error: {error}")
+        _end(log, 2, str(error))
     except OSError as error:
         if _is_nowhere():
-            _end(log, 2, "Error: the folder that the command was given in is gone; go to another.")
+            _end(log, 2, "the folder that the command was given in is gone; go to another.")
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             _end(log, 1, fault(error))
-        _end(log, 2, "Error: the disk is full; free some space and run the same command again.")
+        _end(log, 2, "the disk is full; free some space and run the same command again.")
     except Exception as error:
         _end(log, 1, fault(error))
 
@@ -84,5 +84,5 @@ def _end(log: JsonLines | None, code: int, text: str) -> None:
     if log:
         log.line("stopped" if code == stopping.CODE else "error", text=text)
     else:
-        terminal.note(text)
+        terminal.note(f"Error: {text}" if code == 2 else text)
     sys.exit(code)

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -45,6 +46,7 @@ def session(address: str | None, note: Note | None = None, gpus: float = 0.0) ->
     named = address or os.environ.get("RAY_ADDRESS")
     if named:
         _knock(named)
+    _speak_utf8()
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -68,6 +70,16 @@ def session(address: str | None, note: Note | None = None, gpus: float = 0.0) ->
             yield not named
     finally:
         ray.shutdown()
+
+
+def _speak_utf8() -> None:
+    """Ray registers the driver's command line, and stumbles over one that is not UTF-8, as a folder's name may be."""
+    from ray._private import utils
+
+    line = shlex.join(sys.argv)
+    plain = line.encode(errors="replace").decode()
+    if line != plain:
+        utils.get_entrypoint_name = lambda: plain
 
 
 def _unusable(named: str | None, error: Exception) -> str:

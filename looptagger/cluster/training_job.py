@@ -140,7 +140,7 @@ def _check(job: TrainJob, found: Dataset, data: Folder, out: Folder) -> None:
     if job.resume and not record.is_started(out):
         raise UserError(f"{job.out}: holds no run to resume; leave --resume out to start one.")
     model = settings.begin_with
-    if job.overwrite and model and f"{model}/".startswith(f"{job.out.rstrip('/')}/"):
+    if job.overwrite and model and f"{Folder(model, settings.storage).path}/".startswith(f"{out.path}/"):
         raise UserError(f"{job.out}: --overwrite would delete the model to learn from; choose another folder.")
     if job.out in checkpoint.NAMES:
         raise UserError(f"{job.out}: is the name of a model that looptagger brings along; call the run otherwise.")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from looptagger.archive.disk import uri_of
 from looptagger.archive.paths import is_audio
 from looptagger.errors import UserError
 from looptagger.learn.loops import Collection, Drops, Loop, short_licence
@@ -202,7 +203,9 @@ def _described(loops: Iterable[Loop], files: dict[str, Path], metadata: Path | N
         user = path.name.partition("_")[2].partition(".")[0] or record.get("username")
         pack = record.get("pack_name")
         licence = short_licence(_text(record.get("license")))
-        described.append(Loop(loop.id, str(path.absolute()), loop.roles, _text(user), _text(pack), licence))
+        described.append(
+            Loop(loop.id, uri_of(os.fsencode(path.absolute())), loop.roles, _text(user), _text(pack), licence)
+        )
     return described
 
 

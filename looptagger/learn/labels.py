@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from looptagger.archive.disk import uri_of
 from looptagger.errors import UserError
 from looptagger.learn.loops import Collection, Drops, Loop, short_licence
 from looptagger.learn.splits import PARTS
@@ -82,7 +83,7 @@ def _loop(row: dict[str, str], base: Path, where: str) -> Loop:
     unknown = sorted(roles - set(ROLES))
     if unknown:
         raise UserError(f"{where}: unknown role {unknown[0]!r}; the roles are {', '.join(ROLES)}.")
-    uri = path if "://" in path else str(base / path)
+    uri = path if "://" in path else uri_of(os.fsencode(base / path))
     uploader, pack = (row.get(name, "").strip() or None for name in ("uploader", "pack"))
     licence = short_licence((row.get("licence") or row.get("license") or "").strip())
     part = row.get("part", "").strip().lower() or None

@@ -1,5 +1,6 @@
 """From labelled loops to rows of the training table: decode, keep or drop with a reason, count."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -11,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from looptagger.archive.disk import uri_of
 from looptagger.archive.fetch import Begin, Lost, read
-from looptagger.archive.storage import Folder, scheme
+from looptagger.archive.storage import Folder, local_path, scheme
 from looptagger.audio.decode import Clip, decode_whole
 from looptagger.config import SPLITS, Audio, Prepare
 from looptagger.errors import ClipFailed, UserError
@@ -38,7 +40,7 @@ def collect(source: str, settings: Prepare, labels_file: str | None = None) -> C
     """The labelled loops that a source names: FSLD, a labels file, or a folder with one. Raises UserError."""
     if scheme(source) != "file":
         raise UserError(f"{source}: give a local folder or labels file; the paths in a labels file may be s3:// ones.")
-    place = Path(source)
+    place = Path(os.fsdecode(local_path(source)))
     if not place.exists():
         raise UserError(f"{source}: no such file or folder; check the path.")
     file = Path(labels_file) if labels_file else labels.find(place)
@@ -160,7 +162,7 @@ class TableWriter:
             split: {part: {n: c[n] for n in names} for part, c in of.items()} for split, of in self.counts.items()
         }
         found = table.Dataset(
-            source=self.collection.source,
+            source=uri_of(os.fsencode(os.path.abspath(self.collection.source))),
             rule=self.collection.rule,
             sample_rate=self.settings.sample_rate,
             digest=table.digest(self.lines),

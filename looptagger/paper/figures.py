@@ -20,7 +20,7 @@ OTHER = "#C8CCD0"
 
 
 class Example(NamedTuple):
-    """A loop to show: its id, its int16 samples, and of a role or of several."""
+    """A loop to show: its id, and its int16 samples."""
 
     loop: str
     waveform: NDArray[np.int16]

@@ -342,9 +342,10 @@ def test_text_of_a_manifest_that_is_not_utf8_is_said(tmp_path: Path) -> None:
 def test_a_glob_takes_what_is_in_a_folder_that_matches_once(tree: Path) -> None:
     assert sorted(uris(tree / "**")) == ["a.FLAC", "b.wav", "c.ogg"]
     store = fsspec.filesystem("memory")
-    for name in ("a.wav", "sub/x.wav", "sub/deep/y.wav", "sub-1.wav"):
+    for name in ("a.wav", "sub/x.wav", "sub/deep/y.wav", "sub-1.wav", ".old/a.wav", "sub/.b/c/d.wav", "sub/._x.wav"):
         store.pipe_file(f"/bk/{name}", b"x")
-    for pattern in ("memory://bk/*", "memory://bk/**"):
+    assert uris("memory://bk/.old") == ["a.wav"]
+    for pattern in ("memory://bk/*", "memory://bk/**", "memory://bk"):  # as on a disk, nothing hidden
         assert sorted(uris(pattern)) == ["a.wav", "sub-1.wav", "x.wav", "y.wav"]
     (listing,) = open_sources(["memory://bk"], Storage())
     assert list(listing.batches()) == list(listing.batches()) != []  # as often as one likes

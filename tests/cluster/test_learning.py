@@ -185,7 +185,7 @@ def test_a_run_is_not_deleted_for_one_that_cannot_start(data: tuple[Folder, tabl
     with pytest.raises(UserError, match="cannot be divided evenly|CPU"):
         train(job)
     assert record.is_started(Folder(str(tmp_path)))
-    again = settings("model.n_harmonic=2", f"begin_with={tmp_path}")
+    again = settings("model.n_harmonic=2", f"begin_with={tmp_path}/../{tmp_path.name}/")
     with pytest.raises(UserError, match="would delete the model to learn from"):
         train(replace(job, train=again))
     fewer = replace(job, train=settings(*SHORT, "epochs=1", "compute.device=cpu"))

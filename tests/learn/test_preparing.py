@@ -1,5 +1,6 @@
 """The training table: what is stored, what is dropped, what its digest means."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,8 @@ def test_a_tree_becomes_a_table(tmp_path: Path, layout: str) -> None:
     tree.add(2002, 90, b"", ann=answer(("fx",)))
     tree.add(2003, 90, np.zeros(RATE, np.float32), ann=answer(("fx",)))
     tree.add(2004, 90, tone(0.02, rate=RATE), ann=answer(("fx",)))
-    folder, dataset = store(tree.write(layout), tmp_path / "out", shares=(0.8, 0.1, 0.1))
+    place = tree.write(layout).rename(tmp_path / os.fsdecode(b"caf\xe9"))  # not UTF-8
+    folder, dataset = store(place, tmp_path / "out", shares=(0.8, 0.1, 0.1))
     rows = all_rows(folder, dataset)
     assert dataset.dropped == {"undecodable": 1, "empty": 1, "silent": 1, "shorter than 0.05 s": 1}
     assert rows.schema == table.SCHEMA
