@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,16 @@ def torchaudio(path: Path) -> Samples:
     """torchaudio's resampler on what soundfile reads."""
     import soundfile
     import torch
-    import torchaudio
 
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    mono = torch.from_numpy(samples).mean(dim=1)
-    return torchaudio.functional.resample(mono, rate, RATE).numpy()  # type: ignore[no-any-return]
+    return _resampler(rate)(torch.from_numpy(samples).mean(dim=1)).numpy()  # type: ignore[no-any-return]
+
+
+@cache
+def _resampler(rate: int) -> Any:
+    from torchaudio.transforms import Resample
+
+    return Resample(rate, RATE)
 
 
 def torchcodec(path: Path) -> Samples:

@@ -16,17 +16,24 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from looptagger.errors import one_line
 from looptagger.model import checkpoint
 from looptagger.model.folded import FoldedHCNN
 
-GFLOP = 5.1
-"""Of the trunk, a chunk at full width."""
 CHECKED = 16
 """Chunks of a batch whose scores are compared with float32's."""
 
 Forward = Callable[[Tensor], Tensor]
+
+
+def gflop(network: Any, waveform: Tensor) -> float:
+    """Of the trunk, for one chunk."""
+    maps = network.maps(waveform)
+    with FlopCounterMode(display=False) as counter:
+        network.trunk(maps)
+    return float(counter.get_total_flops() / 1e9)
 
 
 def plain(network: nn.Module, tf32: bool) -> Forward:
@@ -146,14 +153,14 @@ def main() -> None:
     peak = matrix_peak(args.device, 8192 if on_gpu else 512)
     console, slowest = Console(width=140), 0.0
     table = Table("way", "best batch", "chunks/s", "÷ plain", "of the peak", "largest score error", "what failed")
-    batches = {size: pcm[:size] for size in args.batches}
+    batches, work = {size: pcm[:size] for size in args.batches}, gflop(network, pcm[:1].to(args.device) / 32768.0)
     with torch.inference_mode():
         wanted = torch.sigmoid(plain(network, False)(pcm[:CHECKED].to(args.device)))
         for name, build in ways(network, args.device):
             for graph in (False, True)[: 1 + on_gpu]:
                 way, best, size, error, failed = row(name, build, graph, batches, wanted, args)
                 slowest = slowest or best
-                share = f"{best * GFLOP / 1e3 / peak:.0%}"
+                share = f"{best * work / 1e3 / peak:.0%}"
                 ratio = f"{best / slowest:.2f}" if slowest else "-"
                 table.add_row(way, str(size), f"{best:,.0f}", ratio, share, f"{error:.0e}", failed)
                 console.print(f"{way}: {best:,.0f} chunks/s {failed}", style="dim")

@@ -103,7 +103,7 @@ def main() -> None:
         slowest = max(slowest, seconds)
         print(f"\r{statuses.total():,}/{args.cases:,}", end="", file=sys.stderr, flush=True)
     helper.close()
-    print(f"\n{statuses.total():,} broken files, {statuses.total():,} rows: {dict(statuses.most_common())}")
+    print(f"\n{statuses.total():,} broken files, a row each: {dict(statuses.most_common())}")
     print(f"the decoding process ended, or hit its memory bound, for {ended.total()}: {dict(ended.most_common())}")
     print(f"slowest {SHARD} files: {slowest:.1f} s")
 

@@ -117,7 +117,7 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(
     assert not (bad / "out").exists()
 
 
-def test_no_permission_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_permission_to_write(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("tag", LOOPS, "-o", "/proc/nope/out") == 2
     assert "/proc/nope/out: cannot be written" in said(capsys)
 

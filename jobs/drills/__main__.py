@@ -22,8 +22,11 @@ from jobs.drills.site import Site
 
 Strike = Callable[[Site, strikes.Job, random.Random], str]
 COME = "nodes come"
+MISSED = "equal, but nothing was hit"
 KILLS = ("driver", "decode worker", "predictor", "node", "S3 server", "process tree")
 ONCE = ("disk full", "output gone", "SIGTERM", "Ctrl-C", COME)
+CODES = {"driver": -9, "process tree": -9, "SIGTERM": 130, "Ctrl-C": 130, "disk full": 2, "output gone": 2}
+"""How a job that was struck ends; the others go on to their end."""
 LINE = "{:>2}  {:<13}  {:>5}  {:<15}  {:>4}  {:>8}  {:>9}  {}"
 
 
@@ -73,20 +76,25 @@ def _cluster(folder: Path, base: Site, nodes: int) -> Iterator[tuple[Site, Any]]
         cluster.shutdown()
 
 
-def drill(place: Site, strike: Strike, moment: float, wanted: pa.Table, rng: random.Random) -> tuple[Any, ...]:
+def drill(
+    kind: str, place: Site, strike: Strike, moment: float, wanted: pa.Table, rng: random.Random
+) -> tuple[Any, ...]:
     """Start, strike, look; then the same command to the end, and the comparison. A row of the table."""
     place.clear()
     job = place.start()
     try:
         job.wait(timeout=moment)
-        hit = "ended before"
+        hit = strikes.ENDED
     except subprocess.TimeoutExpired:
         hit = strike(place, job, rng)
     code = sites.ended(job)
     rows = place.rows()
     again = sites.ended(place.start())
+    is_hit = hit not in (strikes.ENDED, strikes.NOTHING)
     problem = f"exit code {again}" if again else sites.difference(wanted, place.table())
-    return f"{moment:.1f}", hit, code, rows, place.rows(), problem or "equal"
+    if is_hit and code != CODES.get(kind, 0):
+        problem = problem or f"ended with {code}, not {CODES.get(kind, 0)}"
+    return kind, f"{moment:.1f}", hit, code, rows, place.rows(), problem or ("equal" if is_hit else MISSED)
 
 
 def _run(kinds: list[str], folder: Path, base: Site, rng: random.Random) -> Iterator[tuple[Any, ...]]:
@@ -104,16 +112,16 @@ def _run(kinds: list[str], folder: Path, base: Site, rng: random.Random) -> Iter
             yield kind, "", "skipped: only root can mount a small disk", "", "", "", "skipped"
         elif kind == "node":
             with _cluster(folder, base, 2) as (place, cluster):
-                yield from ((kind, *drill(place, strikes.node(cluster), moment, wanted, rng)) for moment in moments)
+                yield from (drill(kind, place, strikes.node(cluster), moment, wanted, rng) for moment in moments)
         elif kind == COME:
             slow = replace(base, model=sites.make_model(folder / "slow.safetensors", 128))
             calm, _ = sites.undisturbed(replace(slow, out=str(folder / "slow")))
             with _cluster(folder, slow, 0) as (place, cluster):
-                yield kind, *drill(place, strikes.nodes(cluster), moments[0], calm, rng)
+                yield drill(kind, place, strikes.nodes(cluster), moments[0], calm, rng)
         else:
             where = {"S3 server": _bucket, "disk full": _small_disk}.get(kind, _local)
             with where(folder, base) as place:
-                yield from ((kind, *drill(place, simple[kind], moment, wanted, rng)) for moment in moments)
+                yield from (drill(kind, place, simple[kind], moment, wanted, rng) for moment in moments)
 
 
 @click.command()
@@ -122,7 +130,7 @@ def _run(kinds: list[str], folder: Path, base: Site, rng: random.Random) -> Iter
 @click.option("--seed", default=0, show_default=True)
 @click.option("--folder", default="build/drills", show_default=True, type=click.Path(path_type=Path))
 def main(rounds: int, only: str, seed: int, folder: Path) -> None:
-    """Run the drills; exit code 1 when an output is not what an undisturbed run gives."""
+    """Run the drills; exit code 1 when a job ends otherwise, or its output is not what an undisturbed run gives."""
     folder = folder.absolute()
     shutil.rmtree(folder, ignore_errors=True)
     sites.make_clips(folder / "clips")
@@ -131,12 +139,14 @@ def main(rounds: int, only: str, seed: int, folder: Path) -> None:
     kills = [name for name in names if name in KILLS]
     dealt = [kills[number % len(kills)] for number in range(rounds)] if kills else []
     kinds = sorted(dealt, key=KILLS.index) + [name for name in names if name in ONCE]
-    began, bad = time.monotonic(), 0
+    began, bad, missed = time.monotonic(), 0, 0
     print(LINE.format("", "killed", "at s", "hit", "exit", "rows", "rows then", "against the undisturbed run"))
     for number, row in enumerate(_run(kinds, folder, base, random.Random(seed)), 1):
         print(LINE.format(number, *row), flush=True)
-        bad += row[-1] not in ("equal", "skipped")
-    print(f"{len(kinds)} drills in {(time.monotonic() - began) / 60:.1f} min; {bad} not equal.")
+        missed += row[-1] == MISSED
+        bad += row[-1] not in ("equal", "skipped", MISSED)
+    minutes = (time.monotonic() - began) / 60
+    print(f"{len(kinds)} drills in {minutes:.1f} min; {bad} not as they should be; {missed} hit nothing.")
     sys.exit(bool(bad))
 
 

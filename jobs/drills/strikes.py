@@ -12,6 +12,8 @@ from jobs.drills.processes import DECODER, PREDICTOR, descendants, kill, named
 from jobs.drills.site import Site, ended
 
 Job = subprocess.Popen[bytes]
+ENDED, NOTHING = "ended before", "no output yet"
+"""What is said of a strike that came too late or too early."""
 AWAY_S = 3.0
 """How long a killed S3 server is away, and a node until another takes its place."""
 
@@ -43,7 +45,7 @@ def _one_of(job: Job, name: str, rng: random.Random) -> str:
     """Kill one of the job's processes of a name, as soon as there is one."""
     while not (pids := named(job.pid, name)):
         if job.poll() is not None:
-            return "ended before"
+            return ENDED
         time.sleep(0.1)
     kill([rng.choice(pids)])
     return f"1 of {len(pids)}"
@@ -110,7 +112,7 @@ def gone(site: Site, job: Job, rng: random.Random) -> str:
     """The output folder is moved away; it is back for the next run."""
     out, away = Path(site.out), Path(f"{site.out}.away")
     if not out.exists():
-        return "no output yet"
+        return NOTHING
     out.rename(away)
     ended(job)
     if out.exists():

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torchaudio.transforms import Resample
 
 from looptagger.model import checkpoint
 from looptagger.roles import ROLES
@@ -25,6 +27,16 @@ def network(model: str) -> nn.Module:
     """The checkpoint as a plain module."""
     found, _ = checkpoint.load(checkpoint.resolve(model), model)
     return found.eval()
+
+
+def resampled(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    """(frames, channels) at any rate -> mono at 16 kHz, by torchaudio, its filter made once a rate."""
+    return _resampler(rate)(torch.from_numpy(samples).mean(dim=1)).numpy()  # type: ignore[no-any-return]
+
+
+@cache
+def _resampler(rate: int) -> Resample:
+    return Resample(rate, RATE)
 
 
 def chunks(mono: NDArray[np.float32]) -> torch.Tensor:

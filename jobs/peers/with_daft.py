@@ -9,9 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 import torch
-import torchaudio
 
-from jobs.peers.common import GROUP, RATE, arguments, chunks, network, scored
+from jobs.peers.common import GROUP, arguments, chunks, network, resampled, scored
 
 
 @daft.cls(max_concurrency=len(os.sched_getaffinity(0)), use_process=True)
@@ -29,8 +28,7 @@ class Tagger:
 
     def _scores(self, path: str) -> list[float]:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        mono = torch.from_numpy(samples).mean(dim=1)
-        return scored(self.net, chunks(torchaudio.functional.resample(mono, rate, RATE).numpy()))
+        return scored(self.net, chunks(resampled(samples, rate)))
 
 
 def main() -> None:

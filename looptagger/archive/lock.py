@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import IO, Any
 
-from looptagger.archive.storage import Folder
+from looptagger.archive.storage import Folder, parsed
 from looptagger.errors import UserError, one_line
 
 NAME = "_run/lock.json"
@@ -129,7 +129,7 @@ class _Lease:
 
     def is_ours(self) -> bool:
         """Whether it is still there and ours; one that is not there was taken over by a job that has ended."""
-        if not self.lost.is_set() and _parsed(self.folder.read(NAME) or b"").get("token") != self.token:
+        if not self.lost.is_set() and parsed(self.folder.read(NAME)).get("token") != self.token:
             self.lost.set()
         return not self.lost.is_set()
 
@@ -165,17 +165,17 @@ def _claim(folder: Folder, token: str) -> None:
     folder.write(NAME, lease)
     time.sleep(SETTLED_S)
     last = folder.read(NAME) or b""
-    if _parsed(last).get("token") != token:
+    if parsed(last).get("token") != token:
         raise UserError(_busy(folder, last))
 
 
 def _gone(lease: bytes) -> bool:
     """Whether a lease's owner is dead: not renewed for long, or a process that this machine would see and does not."""
-    return time.time() - _parsed(lease).get("renewed", 0) > STALE_S or _died_here(lease)
+    return time.time() - parsed(lease).get("renewed", 0) > STALE_S or _died_here(lease)
 
 
 def _died_here(lease: bytes) -> bool:
-    owner = _parsed(lease)
+    owner = parsed(lease)
     is_here = owner.get("machine") == _machine() != ""
     return is_here and not os.path.exists(f"/proc/{int(owner.get('pid', 0))}")
 
@@ -189,16 +189,8 @@ def _renewed(folder: Folder, lease: bytes) -> bytes | None:
     return None if now == lease else now
 
 
-def _parsed(lease: bytes) -> dict[str, Any]:
-    try:
-        owner = json.loads(lease)
-        return owner if isinstance(owner, dict) else {}
-    except ValueError:
-        return {}
-
-
 def _who(lease: bytes) -> str:
-    owner = _parsed(lease)
+    owner = parsed(lease)
     return f"process {owner.get('pid', '?')} on {owner.get('host', 'another machine')}"
 
 

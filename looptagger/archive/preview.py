@@ -21,30 +21,20 @@ PLAIN = ("id", "uri", *ROLES, "roles", "duration_s", "status", "error")
 @settled
 def head(folder: Folder, rows: int, role: str | None = None) -> pa.Table:
     """An output's first rows in the manifest's order, or those with the highest scores of a role. Raises UserError."""
-    return _surest(folder, rows, role) if role else _first(folder, rows)
+    found = tags.CLIP_SCHEMA.empty_table()
+    for table in _parts(folder):
+        scored = table.filter(pc.equal(table.column("status"), "ok")) if role else table
+        found = pa.concat_tables([found, scored], promote_options="permissive")
+        if role:
+            found = found.take(pc.select_k_unstable(found, rows, [(role, "descending")]))
+        elif found.num_rows >= rows:
+            break
+    return found.slice(0, rows)
 
 
 def _parts(folder: Folder) -> Iterator[pa.Table]:
     output.require(folder)
     yield from output.rows(folder, tags.CLIP_SCHEMA.names)
-
-
-def _first(folder: Folder, rows: int) -> pa.Table:
-    found = tags.CLIP_SCHEMA.empty_table()
-    for table in _parts(folder):
-        found = pa.concat_tables([found, table], promote_options="permissive")
-        if found.num_rows >= rows:
-            break
-    return found.slice(0, rows)
-
-
-def _surest(folder: Folder, rows: int, role: str) -> pa.Table:
-    best = tags.CLIP_SCHEMA.empty_table()
-    for table in _parts(folder):
-        scored = table.filter(pc.equal(table.column("status"), "ok"))
-        both = pa.concat_tables([best, scored], promote_options="permissive")
-        best = both.take(pc.select_k_unstable(both, rows, [(role, "descending")]))
-    return best
 
 
 def write_csv(folder: Folder, to: BinaryIO) -> None:

@@ -1,6 +1,5 @@
 """How far an output is, and whether it is whole. Reads, never writes."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 
 from looptagger.archive import counts, lock, manifest, output, tags
 from looptagger.archive.several import several
-from looptagger.archive.storage import Folder
+from looptagger.archive.storage import Folder, parsed
 from looptagger.errors import UserError
 
 JOINED = "is in a larger one, as a compaction was cut off or is at it; `looptagger compact` ends it"
@@ -89,15 +88,8 @@ def status(folder: Folder) -> Status:
 def runs(folder: Folder) -> list[dict[str, Any]]:
     """The records of past runs, oldest first."""
     names = [name for name in folder.names("_run") if name.startswith("run-")]
-    return [run for name in names if (run := _run(folder.read(f"_run/{name}") or b""))]
-
-
-def _run(data: bytes) -> dict[str, Any] | None:
-    """A run's record, or None for one that is cut off, or somebody else's."""
-    with suppress(ValueError, TypeError):
-        found = dict(json.loads(data))
-        return found if {"clips", "seconds", "started"} <= found.keys() else None
-    return None
+    found = (parsed(folder.read(f"_run/{name}")) for name in names)
+    return [run for run in found if {"clips", "seconds", "started"} <= run.keys()]  # not one cut off, or another's
 
 
 @settled

@@ -1,6 +1,7 @@
 """Any fsspec filesystem behind a few verbs: read and write a folder atomically."""
 
 import errno
+import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -64,6 +65,15 @@ def local_path(uri: str) -> bytes | str:
         return uri
     plain = uri.removeprefix("file://")
     return plain if os.path.exists(plain) else unquote_to_bytes(plain)
+
+
+def parsed(data: bytes | None) -> dict[str, Any]:
+    """A JSON object; empty where there is none that can be understood."""
+    try:
+        found = json.loads(data or b"")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _remedy(error: OSError) -> str:

@@ -136,12 +136,6 @@ def read_part(folder: Folder, name: str, columns: Sequence[str] | None = None) -
         return pq.read_table(file, columns=list(columns) if columns else None, page_checksum_verification=True)
 
 
-def measure(folder: Folder, name: str) -> tuple[int, int]:
-    """A part's rows and bytes. Raises UserError as `read_part` does."""
-    with opened(folder, name) as file:
-        return pq.read_metadata(file).num_rows, folder.fs.size(folder.at(name))
-
-
 @contextmanager
 def present(folder: Folder, name: str) -> Iterator[None]:
     """Around what reads a part that must be there. Raises UserError where it is not."""

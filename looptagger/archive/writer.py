@@ -54,11 +54,6 @@ class PartWriter:
         """Of the rows that this job has written."""
         self.keeper = counts.Keeper(folder, self.expected)
 
-    @property
-    def rows(self) -> int:
-        """Rows to be tagged."""
-        return self.expected.total()
-
     def add(self, table: pa.Table) -> None:
         """Take in tagged rows, of one part or several; write what they complete."""
         for name in pc.unique(table.column(PART)).to_pylist():

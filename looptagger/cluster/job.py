@@ -149,12 +149,12 @@ def _tag_rows(
     with session(job.address, events.note, wanted) as ours:
         have = ray.cluster_resources()
         summary.plan = plan(have.get("CPU", 0), have.get("GPU", 0), job.tag.compute)
-        events.note(f"{writer.rows:,} clips to tag with {summary.plan}.")
+        events.note(f"{writer.left:,} clips to tag with {summary.plan}.")
         is_shared = ours or not writer.folder.is_local
         given = (writer.folder, is_shared, job.tag, audio, ray.put(model), job.chunks, job.embeddings)
         details = tagging.Job(*given, storage_environment(), roots(sources))
         spilled = store_use()[1]
-        progress = Progress(writer.rows, job.tag.compute.price_per_hour)
+        progress = Progress(writer.left, job.tag.compute.price_per_hour)
         try:
             tagging.run(writer, details, summary.plan, progress, events)
         finally:

@@ -57,12 +57,7 @@ def f1(truth: Truth, predicted: Truth, counts: Counts) -> Floats:
 
 
 def interval(
-    figure: Figure,
-    truth: Truth,
-    scores: Floats,
-    groups: Sequence[Hashable] | None = None,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
+    figure: Figure, truth: Truth, scores: Floats, groups: Sequence[Hashable] | None = None
 ) -> dict[str, tuple[float, float] | None]:
     """The 95 % interval of each role's figure, and of the mean under `macro`; loops of one group are drawn together.
 
@@ -75,9 +70,8 @@ def interval(
     size = len(numbers)
     if size < LEAST_GROUPS:
         return dict.fromkeys([*ROLES[: truth.shape[1]], "macro"])
-    rng = np.random.default_rng(seed)
-    rows = [min(AT_ONCE, resamples - start) for start in range(0, resamples, AT_ONCE)]
-    values = np.concatenate([figure(truth, scores, _drawn(rng, some, size)[:, member]) for some in rows])
+    rng, rounds = np.random.default_rng(0), range(RESAMPLES // AT_ONCE)
+    values = np.concatenate([figure(truth, scores, _drawn(rng, AT_ONCE, size)[:, member]) for _ in rounds])
     judged = ~np.isnan(figure(truth, scores, np.ones((1, len(truth))))[0])
     told = [min(len(set(member[plays])), len(set(member[~plays]))) >= LEAST_PLAYING for plays in truth.T.astype(bool)]
     ends = {role: _middle(values[:, i]) if told[i] else None for i, role in enumerate(ROLES[: values.shape[1]])}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,11 +16,6 @@ class Peers:
     rank: int = 0
     world: int = 1
     device: torch.device = torch.device("cpu")
-
-    @property
-    def kind(self) -> Literal["cuda", "cpu"]:
-        """What compute.device calls this worker's device."""
-        return "cuda" if self.device.type == "cuda" else "cpu"
 
     def shared(self, module: nn.Module) -> nn.Module:
         """A module whose gradients are the mean over the workers; batch norms count all workers' crops on GPUs.

@@ -1,5 +1,6 @@
 """From labelled loops to rows of the training table: decode, keep or drop with a reason, count."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -176,5 +177,5 @@ class TableWriter:
             licences=dict(self.licences),
             twins={split: twins(self.lines, lines) for split, lines in self.dealt.items()},
         )
-        self.folder.write(table.NAME, table.describe(found))
+        self.folder.write(table.NAME, json.dumps(found.model_dump(), indent=1).encode())
         return found

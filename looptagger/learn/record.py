@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from looptagger.archive.storage import Folder
+from looptagger.archive.storage import Folder, parsed
 from looptagger.config import Train
 from looptagger.errors import UserError
 from looptagger.learn.table import Dataset
@@ -53,7 +53,7 @@ def begin(folder: Folder, wanted: Mapping[str, Any], more: Mapping[str, Any]) ->
     """
     is_new, data = not is_started(folder), folder.read(ASKED)
     there = {MODEL, LOG, CURVES} & {*folder.names()}
-    if data and not {"settings", "data"} <= (_asked(data) or {}).keys():
+    if data and not {"settings", "data"} <= parsed(data).keys():
         there.add(ASKED)
     if is_new and there:
         raise UserError(
@@ -63,8 +63,8 @@ def begin(folder: Folder, wanted: Mapping[str, Any], more: Mapping[str, Any]) ->
     if is_new or data is None:
         folder.write(ASKED, json.dumps({**wanted, **more}, indent=1).encode())
         return
-    have = _asked(data)
-    if have is None:
+    have = parsed(data)
+    if not have:
         raise UserError(f"{folder.uri}/{ASKED}: not understood; start the run anew with --overwrite.")
     for key, old, new in _differences(wanted, {name: have.get(name) for name in wanted}):
         raise UserError(
@@ -73,22 +73,15 @@ def begin(folder: Folder, wanted: Mapping[str, Any], more: Mapping[str, Any]) ->
         )
 
 
-def _asked(data: bytes | None) -> dict[str, Any] | None:
-    """What a run's `run.json` says, or None where it says nothing that can be understood."""
-    with suppress(TypeError, ValueError):
-        return dict(json.loads(data or b""))
-    return None
-
-
 def started(folder: Folder) -> str | None:
     """When the run in a folder was begun, however often it has gone on since."""
-    found = (_asked(folder.read(ASKED)) or {}).get("started")
+    found = parsed(folder.read(ASKED)).get("started")
     return None if found is None else str(found)
 
 
 def is_being_replaced(folder: Folder, wanted: Mapping[str, Any], epochs: int) -> bool:
     """Whether --overwrite began the run in a folder, with the same settings, and was stopped: it goes on then."""
-    have = _asked(folder.read(ASKED)) or {}
+    have = parsed(folder.read(ASKED))
     is_same = bool(have.get("anew")) and not any(_differences(wanted, {name: have.get(name) for name in wanted}))
     return is_same and is_started(folder) and len(rows(folder)) < epochs
 

@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -99,11 +98,6 @@ def find(folder: Folder) -> Dataset:
         return Dataset.model_validate_json(data)
     except ValidationError:
         raise UserError(f"{folder.uri}/{NAME}: not understood; prepare the data set again with --overwrite.") from None
-
-
-def describe(dataset: Dataset) -> bytes:
-    """The content of dataset.json."""
-    return json.dumps(dataset.model_dump(), indent=1).encode()
 
 
 def digest(lines: Sequence[str]) -> str:

@@ -109,7 +109,8 @@ def _validated(
 def score(data: bytes, learner: Learner, validation: Tables) -> tuple[Truth, Floats]:
     """Truth and scores of all workers' validation loops, as tagging would score them."""
     wanted = learner.settings.compute.precision
-    compute = Compute(device=learner.peers.kind, precision="float32" if wanted == "float32" else "auto")
+    device = "cuda" if learner.peers.device.type == "cuda" else "cpu"
+    compute = Compute(device=device, precision="float32" if wanted == "float32" else "auto")
     return joined(learner.peers.gather(joined(scored(validation(), Predictor(data, compute=compute)))))
 
 

@@ -8,6 +8,8 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+
 from looptagger.archive import output
 from looptagger.archive.status import settled
 from looptagger.archive.storage import Folder, local_path, scheme
@@ -60,14 +62,14 @@ def html(found: Digest, where: str, model: str, total: int) -> str:
         hours=found.audio_s / 3600,
         roles=ROLES,
         colours=COLOURS,
-        by_role=bars(ROLES, found.together.diagonal(), found.ok, list(COLOURS.values())),
-        said=bars(("none", *map(str, range(1, len(ROLES) + 1))), found.said, found.ok),
+        by_role=bars(zip(ROLES, found.together.diagonal(), strict=True), found.ok, list(COLOURS.values())),
+        said=bars(zip(("none", *map(str, range(1, len(ROLES) + 1))), found.said, strict=True), found.ok),
         histograms=[histogram(found.scores[i]) for i in range(len(ROLES))],
-        together=shares(found),
-        lengths=bars(length_names(), found.lengths, found.ok),
-        codecs=bars(*unzipped(found.codecs.most_common(MOST_CODECS)), found.ok),
-        rates=bars(*unzipped([(f"{rate / 1000:g} kHz", n) for rate, n in found.rates.most_common(8)]), found.ok),
-        statuses=bars(*unzipped([pair for pair in found.statuses.most_common() if pair[0] != "ok"]), found.clips),
+        together=(found.together / np.maximum(found.together.diagonal(), 1)[:, None]).tolist(),
+        lengths=bars(zip(length_names(), found.lengths, strict=True), found.ok),
+        codecs=bars(found.codecs.most_common(MOST_CODECS), found.ok),
+        rates=bars(((f"{rate / 1000:g} kHz", n) for rate, n in found.rates.most_common(8)), found.ok),
+        statuses=bars((pair for pair in found.statuses.most_common() if pair[0] != "ok"), found.clips),
         reasons=reasons,
         otherwise=found.clips - found.ok - sum(count for _, (count, _) in reasons),
         samples=[(role, list(clips(draw.rows))) for role, draw in zip(ROLES, found.by_role, strict=True)],
@@ -76,18 +78,13 @@ def html(found: Digest, where: str, model: str, total: int) -> str:
     )
 
 
-def unzipped(pairs: Sequence[tuple[str, int]]) -> tuple[list[str], list[int]]:
-    """Names, and counts."""
-    return [name for name, _ in pairs], [count for _, count in pairs]
-
-
-def bars(names: Sequence[str], counts: Iterable[int], of: int, colours: Sequence[str] = ()) -> list[Bar]:
+def bars(counts: Iterable[tuple[str, int]], of: int, colours: Sequence[str] = ()) -> list[Bar]:
     """A bar chart's rows; shares are of `of`."""
-    heights = [int(count) for count in counts]
-    most = max(heights, default=0) or 1
+    heights = [(name, int(count)) for name, count in counts]
+    most = max((count for _, count in heights), default=0) or 1
     return [
         Bar(name, count, 100 * count / most, count / max(of, 1), *colours[i : i + 1])
-        for i, (name, count) in enumerate(zip(names, heights, strict=True))
+        for i, (name, count) in enumerate(heights)
     ]
 
 
@@ -95,12 +92,6 @@ def histogram(counts: Iterable[int]) -> list[tuple[float, int]]:
     """A histogram's bars: height in percent, on a root scale so that rare scores show, and count."""
     heights = [int(count) for count in counts]
     return [(100 * (count / (max(heights) or 1)) ** 0.5, count) for count in heights]
-
-
-def shares(found: Digest) -> list[list[float]]:
-    """Of the clips with the row's role, the share that has the column's, too."""
-    own = found.together.diagonal()
-    return [[float(found.together[i, j] / own[i]) if own[i] else 0.0 for j in range(len(ROLES))] for i in range(6)]
 
 
 def length_names() -> list[str]:

@@ -127,7 +127,7 @@ def test_views_and_columns_of_nothing_are_stored_as_text(tmp_path: Path) -> None
     assert columns.as_stored(kinds).types == [pa.list_(pa.string()), pa.struct({"c": pa.binary(), "d": pa.string()})]
 
 
-def test_an_update_of_an_output_that_holds_row_numbers_of_pandas(tmp_path: Path) -> None:
+def test_an_update_of_an_output_that_holds_row_numbers_of_pandas() -> None:
     old = pa.schema({"id": pa.string(), "uri": pa.string(), "__index_level_0__": pa.int64()})
     assert columns.grown("out", old, old.remove(2)) == old
 

@@ -80,11 +80,6 @@ def test_no_more_is_kept_than_allowed(data: Data) -> None:
     assert validated(half) == validated(whole)
 
 
-def test_workers_of_one_machine_share_its_memory() -> None:
-    assert 0 < share.default_keep(1) <= share.KEEP
-    assert share.default_keep(1000) <= share.default_keep(1)
-
-
 @pytest.mark.parametrize(("said", "kept"), [("8192\n", 1024), ("max\n", share.KEEP), (None, share.KEEP)])
 def test_a_container_may_have_less_memory_than_its_machine(
     said: str | None, kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

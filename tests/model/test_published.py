@@ -1,14 +1,17 @@
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from looptagger.config import Audio, Compute, Model
 from looptagger.errors import UserError
-from looptagger.model import published
+from looptagger.model import checkpoint, published
 from looptagger.model.hcnn import HCNN
 from looptagger.model.predictor import Predictor
 from tests.conftest import SHARED, same_decibels
@@ -88,6 +91,41 @@ def test_code_in_a_pickle_does_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def by_hand(state: dict[str, Tensor], maps: Tensor) -> Tensor:
+    """The published network behind its front end, written out again by its own names: maps to scores (n, 6)."""
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        parts = ("running_mean", "running_var", "weight", "bias")
+        mean, variance, weight, bias = (state[f"{name}.{part}"].view(-1, *(1,) * (x.ndim - 2)) for part in parts)
+        return (x - mean) / (variance + 1e-5).sqrt() * weight + bias
+
+    def applied(of: Callable[..., Tensor], x: Tensor, name: str, **how: int) -> Tensor:
+        return of(x, state[f"{name}.weight"], state[f"{name}.bias"], **how)
+
+    x = norm(maps, "hstft_bn")
+    for name in (f"conv_2d.res{number}" for number in range(1, 8)):
+        if f"{name}.conv.weight" in state:
+            x = norm(applied(F.conv2d, x, f"{name}.conv", padding=1), f"{name}.bn")
+        else:
+            inner = norm(applied(F.conv2d, x, f"{name}.conv_1", padding=1), f"{name}.bn_1").relu()
+            x = norm(applied(F.conv2d, inner, f"{name}.conv_2", padding=1), f"{name}.bn_2") + x
+        x = F.max_pool2d(x, 2).relu()
+    x = norm(applied(F.linear, x.amax(dim=(2, 3)), "conv_2d.fc_1"), "conv_2d.bn").relu()
+    return applied(F.linear, x, "conv_2d.fc_2").sigmoid()
+
+
+def test_scores_are_those_of_the_architecture_written_out_by_hand(narrow: tuple[HCNN, Path]) -> None:
+    """Its scores are within 1e-6 of the full reference's, of which this machine need not have the weights."""
+    network, path = narrow
+    imported, card = published.convert(path, "narrow", "CC0-1.0")
+    pcm = (np.random.default_rng(0).normal(0, 3000, (3, 48_000))).astype(np.int16)
+    with torch.no_grad():
+        expected = by_hand(torch.load(path, weights_only=True), network.front(torch.from_numpy(pcm) / 32768)).numpy()
+    assert expected.std(axis=0).min() > 1e-4
+    scores, _ = Predictor(checkpoint.dump(imported, card), compute=Compute(device="cpu")).chunk_scores(pcm)
+    assert np.abs(scores - expected).max() < 1e-5
+
+
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason="the shared folder with the full-size reference is not here")
 def test_the_full_reference_is_met() -> None:
     network, card = published.convert(GOLDEN / "hcnn_reference.pth", "reference", "unknown")
@@ -98,9 +136,10 @@ def test_the_full_reference_is_met() -> None:
         scores = torch.sigmoid(network(wave)).numpy()
         maps = network.front(wave[:1])[0].numpy()
     assert np.abs(scores - golden["scores"]).max() < 1e-5
+    with torch.no_grad():
+        again = by_hand(torch.load(GOLDEN / "hcnn_reference.pth", weights_only=True), network.front(wave)).numpy()
+    assert np.abs(again - golden["scores"]).max() < 1e-6
     assert same_decibels(maps, golden["harmonic_spectrogram_db_first"])
-    from looptagger.model import checkpoint
-
     predictor = Predictor(checkpoint.dump(network, card), compute=Compute(device="cpu"))
     folded, _ = predictor.chunk_scores(golden["waveform_int16"])
     assert np.abs(folded - golden["scores"]).max() < 1e-5

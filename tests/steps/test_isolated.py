@@ -137,7 +137,7 @@ def test_the_folder_that_a_user_is_in_is_no_place_for_modules(tmp_path: Path, mo
     helper.close()
 
 
-def test_an_error_of_ours_is_said_and_not_a_clips(tmp_path: Path) -> None:
+def test_an_error_of_ours_is_said_and_not_a_clips() -> None:
     helper = isolated.Helper()
     with pytest.raises(RuntimeError, match="KeyError"):
         list(helper.done("decoded", pa.table({"id": ["a"]}), LIMITS, audio=Audio(), tag=Tag()))
