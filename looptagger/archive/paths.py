@@ -33,9 +33,13 @@ def kept(uris: Iterator[str], skipped: Counter[str]) -> Iterator[str]:
             skipped["hidden" if is_hidden else os.path.splitext(uri)[1].lower()[:ENDING]] += 1
 
 
-def shown(keys: Iterator[str], top: str) -> Iterator[str]:
+def shown(keys: Iterator[str], top: str, skipped: Counter[str]) -> Iterator[str]:
     """The keys of a prefix less those in hidden folders below it, which are passed over on a disk, too."""
-    return (key for key in keys if "/." not in "/" + key[len(top) :].rpartition("/")[0].lstrip("/"))
+    for key in keys:
+        if "/." in "/" + key[len(top) :].rpartition("/")[0].lstrip("/"):
+            skipped["hidden"] += 1
+        else:
+            yield key
 
 
 def depth(path: str, folders: Collection[str]) -> int:

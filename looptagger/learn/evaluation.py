@@ -61,15 +61,11 @@ def judged(
     """The figures of a model on one part of a split, and the loops' ids, truth and scores. Raises UserError."""
     truth, scores = scores_of(predictor, folder, dataset, split, part, protocol, progress)
     makers, limits = table.makers(folder, dataset, split, part), predictor.thresholds
-    about = {"model": predictor.model_id, "data": dataset.source, "digest": dataset.digest}
+    about = {"model": predictor.model_id, "data": dataset.source, "digest": dataset.digest, "split": split}
+    about |= {"part": part, "protocol": protocol}
     groups = list(makers.values())
     figures = published(truth, scores, groups) if protocol == "published" else ours(truth, scores, limits, groups)
-    return (
-        {**about, "split": split, "part": part, "protocol": protocol, "loops": len(truth), **figures},
-        list(makers),
-        truth,
-        scores,
-    )
+    return {**about, "loops": len(truth), **figures}, list(makers), truth, scores
 
 
 Groups = Sequence[Hashable] | None

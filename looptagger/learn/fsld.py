@@ -203,9 +203,8 @@ def _described(loops: Iterable[Loop], files: dict[str, Path], metadata: Path | N
         user = path.name.partition("_")[2].partition(".")[0] or record.get("username")
         pack = record.get("pack_name")
         licence = short_licence(_text(record.get("license")))
-        described.append(
-            Loop(loop.id, uri_of(os.fsencode(path.absolute())), loop.roles, _text(user), _text(pack), licence)
-        )
+        uri = uri_of(os.fsencode(path.absolute()))
+        described.append(Loop(loop.id, uri, loop.roles, _text(user), _text(pack), licence))
     return described
 
 

@@ -349,6 +349,7 @@ def test_a_glob_takes_what_is_in_a_folder_that_matches_once(tree: Path) -> None:
         assert sorted(uris(pattern)) == ["a.wav", "sub-1.wav", "x.wav", "y.wav"]
     (listing,) = open_sources(["memory://bk"], Storage())
     assert list(listing.batches()) == list(listing.batches()) != []  # as often as one likes
+    assert listing.skipped == {"hidden": 2 * 3}
 
 
 def test_a_manifest_whose_name_looks_like_a_glob_is_itself(tmp_path: Path) -> None:
