@@ -129,8 +129,9 @@ def _remote(source: str, storage: Storage) -> disk.Found:
         raise unlisted(source, error) from None
 
     def each(skipped: Counter[str]) -> Iterator[str]:
-        below = lambda top: paths.shown(keys(fs, top), top, skipped)  # noqa: E731
-        found = (key for top in tops for key in (below(top) if top in folders else (top,)))
+        found = (
+            key for top in tops for key in (paths.shown(keys(fs, top), top, skipped) if top in folders else (top,))
+        )
         return paths.kept((prefix + key for key in _guarded(source, found)), skipped)
 
     return each
