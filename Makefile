@@ -62,7 +62,8 @@ starter: setup  ## rebuild the starter model: fetch open sounds, render clips, t
 	$(BIN)/python -m jobs.starter $(STARTER)
 	test -f $(STARTER)/data/dataset.json || $(BIN)/looptagger prepare $(STARTER)/audio -o $(STARTER)/data
 	$(BIN)/looptagger train $(STARTER)/data -o $(STARTER)/run --config jobs/starter/train.yaml
-	$(BIN)/python -m jobs.starter.ship $(STARTER)/run $(STARTER)/data
+	$(BIN)/looptagger train $(STARTER)/data -o $(STARTER)/more --config jobs/starter/more.yaml --set begin_with=$(STARTER)/run
+	$(BIN)/python -m jobs.starter.ship $(STARTER)/run $(STARTER)/more $(STARTER)/data
 
 heldout: setup  ## judge the starter model on real audio it never heard, from five Debian packages
 	@ls /usr/share/scratch /usr/lib/python3/dist-packages/pyo /usr/share/lmms /usr/share/puredata/doc /usr/share/SuperCollider >/dev/null || { echo "apt-get install scratch python3-pyo lmms-common puredata-doc supercollider-common"; exit 2; }

@@ -1,9 +1,14 @@
-"""Put the model of a training run into the package: half precision, thresholds set on the validation part."""
+"""Put the starter into the package: the mean of two trainings' models, half precision, thresholds of validation.
+
+The second training began with the first one's weights. Their mean keeps what the first knew and the second learned
+(Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
+"""
 
 from pathlib import Path
 
 import click
 import numpy as np
+from torch import nn
 
 from looptagger.archive.storage import Folder
 from looptagger.learn import metrics, table
@@ -22,11 +27,13 @@ LICENCE = "Apache-2.0; of the audio: see MODEL_CARD.md"
 
 @click.command()
 @click.argument("run")
+@click.argument("more")
 @click.argument("data")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=checkpoint.SHIPPED)
-def main(run: str, data: str, out: Path) -> None:
-    """Ship the best model of RUN, with thresholds for DATA's validation part."""
-    network, card = checkpoint.load(checkpoint.resolve(run), run)
+def main(run: str, more: str, data: str, out: Path) -> None:
+    """Ship the mean of RUN's best model and MORE's, with thresholds for DATA's validation part."""
+    (before, _), (network, card) = (checkpoint.load(checkpoint.resolve(name), name) for name in (run, more))
+    average_(network, before)
     card = card.model_copy(update={"name": checkpoint.STARTER, "about": ABOUT, "licence": LICENCE})
     half = checkpoint.dump(network, card, half=True)
     folder = Folder(data)
@@ -37,6 +44,13 @@ def main(run: str, data: str, out: Path) -> None:
     out.write_bytes(shipped)
     said = metrics.said(scores >= np.array([limits[role] for role in ROLES]))
     click.echo(f"{out}: {len(shipped):,} bytes; thresholds {limits}; roles said a validation loop {said}")
+
+
+def average_(network: nn.Module, other: nn.Module) -> None:
+    """Replace a network's weights by their mean with another's of the same shape."""
+    for weight, others in zip(network.state_dict().values(), other.state_dict().values(), strict=True):
+        if weight.is_floating_point():
+            weight.copy_((weight + others) / 2)
 
 
 if __name__ == "__main__":

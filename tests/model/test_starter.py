@@ -4,9 +4,13 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import torch
 
+from jobs.starter.ship import average_
+from looptagger.config import Audio, Model
 from looptagger.learn import labels
 from looptagger.model import checkpoint
+from looptagger.model.hcnn import HCNN
 from looptagger.model.predictor import Predictor
 from looptagger.roles import ROLES
 
@@ -52,6 +56,13 @@ def test_a_demo_loops_main_role_comes_first(starter: Predictor, name: str) -> No
     found = starter(waveform, rate)
     assert max(found.scores, key=lambda role: found.scores[role]) in MAIN_ROLES[name]
     assert 1 <= len(found.roles) <= 3
+
+
+def test_what_is_shipped_is_the_mean_of_two_trainings() -> None:
+    one, other = (HCNN(Model(channels=2), Audio()) for _ in range(2))
+    wanted = [(a + b) / 2 for a, b in zip(one.parameters(), other.parameters(), strict=True)]
+    average_(one, other)
+    assert all(torch.equal(is_, should) for is_, should in zip(one.parameters(), wanted, strict=True))
 
 
 def test_the_held_out_clips_are_labelled() -> None:
