@@ -56,7 +56,7 @@ paper: setup    ## the paper's eight systems, its tables and figures, on a prepa
 	$(BIN)/looptagger paper --data $(DATA) -o build/paper
 
 STARTER := build/starter
-starter: setup  ## rebuild the starter model: fetch open sounds, render clips, train, put it into the package (an hour and a half on two cores that have bfloat16, else five)
+starter: setup  ## rebuild the starter model: fetch open sounds, render clips, train, put it into the package (an hour and a half on two cores that have bfloat16, else six)
 	@which apt-get dpkg-deb npm lmms espeak-ng fluidsynth g++ >/dev/null || { echo "Needs Debian 12, and: apt-get install npm lmms espeak-ng fluidsynth g++ python3-dev"; exit 2; }
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c configs/constraints.txt -e '.[starter]'
 	$(BIN)/python -m jobs.starter $(STARTER)

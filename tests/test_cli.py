@@ -228,7 +228,7 @@ def test_where_a_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_json_lines_for_machines(tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tones(tmp_path / "in", 3)
     (tmp_path / "in" / "bad ü.wav").write_bytes(b"junk")
-    flags = ("--model", tiny_model, "--set", "compute.device=cpu", "--set", "compute.price_per_hour=3")
+    flags = ("--model", tiny_model, "--set", "compute.device=cpu", "--set", "compute.price_per_hour=3000000")
     assert call("tag", tmp_path / "in", "-o", tmp_path / "out", *flags, "--log-json") == 0
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert all(line["time"] and line["event"] for line in lines)
