@@ -90,10 +90,12 @@ def drill(
     code = sites.ended(job)
     rows = place.rows()
     again = sites.ended(place.start())
-    is_hit = hit not in (strikes.ENDED, strikes.NOTHING)
+    due = CODES.get(kind, 0)
+    is_late = due != 0 == code and rows == wanted.num_rows  # all was written when it came
+    is_hit = hit not in (strikes.ENDED, strikes.NOTHING) and not is_late
     problem = f"exit code {again}" if again else sites.difference(wanted, place.table())
-    if is_hit and code != CODES.get(kind, 0):
-        problem = problem or f"ended with {code}, not {CODES.get(kind, 0)}"
+    if is_hit and code != due:
+        problem = problem or f"ended with {code}, not {due}"
     return kind, f"{moment:.1f}", hit, code, rows, place.rows(), problem or ("equal" if is_hit else MISSED)
 
 
