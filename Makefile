@@ -56,7 +56,7 @@ paper: setup    ## the paper's eight systems, its tables and figures, on a prepa
 	$(BIN)/looptagger paper --data $(DATA) -o build/paper
 
 STARTER := build/starter
-starter: setup  ## rebuild the starter model: fetch open sounds, render clips, train, put it into the package (an hour and a half on two cores that have bfloat16, else six)
+starter: setup  ## rebuild the starter model: fetch open sounds, render clips, train, put it into the package (an hour and a half on two cores that have bfloat16, else two or more)
 	@which apt-get dpkg-deb npm lmms espeak-ng fluidsynth g++ >/dev/null || { echo "Needs Debian 12, and: apt-get install npm lmms espeak-ng fluidsynth g++ python3-dev"; exit 2; }
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c configs/constraints.txt -e '.[starter]'
 	$(BIN)/python -m jobs.starter $(STARTER)
@@ -68,4 +68,4 @@ starter: setup  ## rebuild the starter model: fetch open sounds, render clips, t
 heldout: setup  ## judge the starter model on real audio it never heard, from five Debian packages
 	@ls /usr/share/scratch /usr/lib/python3/dist-packages/pyo /usr/share/lmms /usr/share/puredata/doc /usr/share/SuperCollider >/dev/null || { echo "apt-get install scratch python3-pyo lmms-common puredata-doc supercollider-common"; exit 2; }
 	$(BIN)/looptagger prepare / --labels tests/data/heldout.tsv -o build/heldout --overwrite --set min_s=0.5
-	$(BIN)/looptagger evaluate starter --data build/heldout --split all
+	$(BIN)/looptagger evaluate starter --data build/heldout --part all

@@ -11,9 +11,13 @@ class UserError(Exception):
 
 def fault(error: Exception) -> str:
     """The sentence for a fault of ours that is being handled: its details are kept for a report."""
-    with tempfile.NamedTemporaryFile("w", prefix="looptagger-", suffix=".log", delete=False) as log:
-        traceback.print_exc(file=log)
-    return f"Internal error: {one_line(error)}. Please report it with {log.name}; what is written stays."
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="looptagger-", suffix=".log", delete=False) as log:
+            traceback.print_exc(file=log)
+        kept = f" with {log.name}"
+    except OSError:  # no room, or no folder for it
+        kept = ""
+    return f"Internal error: {one_line(error)}. Please report it{kept}; what is written stays."
 
 
 class ClipFailed(Exception):

@@ -1,6 +1,6 @@
 import pytest
 
-from looptagger.errors import one_line
+from looptagger.errors import fault, one_line
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,8 @@ from looptagger.errors import one_line
 def test_errors_are_one_line_without_secrets(text: str, said: str) -> None:
     assert one_line(text) == said
     assert len(one_line("x " * 9999)) <= 300
+
+
+def test_a_fault_is_a_sentence_though_nothing_can_be_kept_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    assert fault(ValueError("boom")) == "Internal error: boom. Please report it; what is written stays."

@@ -162,8 +162,27 @@ def test_prefixes_globs_files_and_what_is_not_there(s3: S3, prefix: str) -> None
     assert uris(f"{prefix}/a[1].wav") == ["a[1].wav"]
     assert uris(f"{prefix}/readme.txt") == ["readme.txt"]
     assert uris(f"{prefix}/nothing") == []
+    for name in ("deep/.old/x.wav", "deep/er/.old/y.wav", "other/er/x.wav", "other/er/deeper/z.wav"):
+        s3.fs.pipe_file(f"{prefix}/{name}", b"x")
+    deeper = ["other/er/deeper/z.wav", "other/er/x.wav"]
+    assert uris(f"{prefix}/*/er/x.wav") == uris(f"{prefix}/*/e?/*.wav") == ["deep/er/x.wav", "other/er/x.wav"]
+    assert uris(f"{prefix}/o*/er") == uris(f"{prefix}/o*/**/*.wav") == deeper  # a folder that matches, with all in it
+    assert uris(f"{prefix}/**/x.wav") == ["deep/er/x.wav", "other/er/x.wav"]
+    assert uris(f"{prefix}/*/.old/*") == ["deep/.old/x.wav"]
+    (_, hidden) = open_sources([prefix, f"{prefix}/deep/.old"], storage)  # passed over, but where it is named
+    assert [batch.num_rows for batch in hidden.batches()] == [1]
     with pytest.raises(UserError, match="no such bucket"):
         uris("s3://nobucket/x")
+
+
+def test_a_folder_that_is_not_there_costs_one_answer(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """s3fs would list the one above it, which may hold ten million clips."""
+    s3.fs.pipe({f"private/above/{i:04d}.wav": b"x" for i in range(5)})
+    folder = Folder("s3://private/above/tags", settings(s3).storage)
+    ask, asked = folder.fs.call_s3, list[str]()
+    monkeypatch.setattr(folder.fs, "call_s3", lambda *of, **how: (asked.append(how["Prefix"]), ask(*of, **how))[1])
+    assert folder.names() == folder.names("chunks") == []
+    assert asked == ["above/tags/", "above/tags/chunks/"]
 
 
 def test_reasons_of_single_objects(s3: S3, prefix: str) -> None:
@@ -223,6 +242,10 @@ def test_a_lease_whose_clock_is_behind_is_not_taken_over(s3: S3, monkeypatch: py
     renewed(200)
     monkeypatch.setattr(lock.time, "sleep", lambda _: renewed(190))
     with pytest.raises(UserError, match="process 7 on elsewhere"), lock.held(folder):
+        pass
+    renewed(-3600)  # dead, and its clock was ahead
+    monkeypatch.setattr(lock.time, "sleep", lambda _: None)
+    with lock.held(folder):
         pass
 
 

@@ -10,22 +10,24 @@ from looptagger.archive import counts, output, tags
 from looptagger.archive.several import several
 from looptagger.archive.storage import Folder
 
+Check = Callable[[], None]
+"""Raises where the output is no longer the caller's to write: see lock.held."""
+
 ROWS = 1_000_000
 BYTES = 256 << 20
 """A compacted part stays under both, roughly: a size that query engines like and memory bears."""
 
 
-def compact(folder: Folder, check: Callable[[], None] = lambda: None) -> tuple[int, int]:
+def compact(folder: Folder, check: Check = lambda: None) -> tuple[int, int]:
     """Join neighbouring parts; the number of parts before and after. The caller holds the output's lock.
 
-    `check` raises where it is no longer the caller's: see lock.held.
+    `check` raises where it is no longer the caller's.
 
     A joined part's name covers those it replaces, so that a run cut off between its writing and their deletion
     leaves nothing in doubt: the next run deletes them. For that moment a reader of OUT sees their rows twice.
     """
     output.tidy(folder)
-    check()
-    finish(folder)
+    finish(folder, check)
     live, _ = output.parts(folder)
     subs = (f"{output.CHUNKS}/", "") if output.require(folder).identity["chunks"] else ("",)
     groups = _groups(folder, live, subs)
@@ -35,16 +37,16 @@ def compact(folder: Folder, check: Callable[[], None] = lambda: None) -> tuple[i
         joined = tags.Part(group[0].first, group[-1].last)
         if len(group) > 1:
             for sub in subs:
-                check()
-                _join(folder, [sub + part.name for part in group], sub + joined.name)
+                _join(folder, sub, group, joined.name, check)
         if all(part.name in kept for part in group):
             joint[joined.name] = sum((kept[part.name] for part in group), Counter[str]())
     counts.store(folder, joint)
     return len(live), len(groups)
 
 
-def finish(folder: Folder) -> None:
+def finish(folder: Folder, check: Check = lambda: None) -> None:
     """Join the parts whose chunk parts a compaction had joined when it was cut off, so that each has its own again."""
+    check()
     live = output.parts(folder)[0]
     names = {part.name for part in live}
     for joined in [each for each in output.parts(folder, output.CHUNKS)[0] if each.name not in names]:
@@ -52,7 +54,7 @@ def finish(folder: Folder) -> None:
         shards = sum(part.last - part.first + 1 for part in group)
         if shards == joined.last - joined.first + 1:  # else its name would say that what is missing is there
             folder.delete([counts.NAME])
-            _join(folder, [part.name for part in group], joined.name)
+            _join(folder, "", group, joined.name, check)
 
 
 def _groups(folder: Folder, live: Sequence[tags.Part], subs: Sequence[str]) -> list[list[tags.Part]]:
@@ -72,20 +74,23 @@ def _groups(folder: Folder, live: Sequence[tags.Part], subs: Sequence[str]) -> l
     return groups
 
 
-def _join(folder: Folder, names: Sequence[str], joined: str) -> None:
+def _join(folder: Folder, sub: str, parts: Sequence[tags.Part], joined: str, check: Check) -> None:
     """Write the rows of some parts as one, then delete those. Raises UserError where one is gone."""
+    names = [sub + part.name for part in parts]
     schema = _read(folder, names[0]).schema
     sink, group = pa.BufferOutputStream(), tags.group_rows(schema)
     with pq.ParquetWriter(sink, schema, **tags.encoding(schema)) as writer:
         waiting = schema.empty_table()
-        for name in names:
-            waiting = pa.concat_tables([waiting, _read(folder, name).cast(schema)])
+        for table in several(lambda name: _read(folder, name).cast(schema), names, output.readers(parts)):
+            waiting = pa.concat_tables([waiting, table])
             if whole := waiting.num_rows // group * group:
                 writer.write_table(waiting.slice(0, whole), row_group_size=group)
                 waiting = waiting.slice(whole)
         if waiting.num_rows:
             writer.write_table(waiting)
-    folder.write(joined, sink.getvalue())
+    check()  # reading may have taken minutes
+    folder.write(sub + joined, sink.getvalue())
+    check()
     folder.delete(names)
 
 

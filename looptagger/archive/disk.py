@@ -4,10 +4,9 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from fnmatch import fnmatchcase
 from urllib.parse import quote
 
-from looptagger.archive import paths
+from looptagger.archive import paths, patterns
 from looptagger.archive.storage import local_path
 from looptagger.errors import UserError
 
@@ -94,9 +93,14 @@ def holds_anything(folder: bytes) -> bool:
 
 def _below(folder: bytes, real: bytes, roots: set[bytes]) -> Iterator[bytes]:
     """A folder's files. `roots`: the real paths that are listed with all below them, the tops' and links' targets."""
-    for name, is_folder, is_link in _entries(folder):
+    at = [(folder, real, iter(_entries(folder)))]  # no recursion: Python's ends at a thousand folders
+    while at:
+        folder, real, entries = at[-1]
+        name, is_folder, is_link = next(entries, (b"", False, False))
         path = os.path.join(folder, name)
-        if not is_folder:
+        if not name:
+            at.pop()
+        elif not is_folder:
             yield path
         elif not name.startswith(b"."):
             target = os.path.realpath(path) if is_link else real + b"/" + name
@@ -104,7 +108,7 @@ def _below(folder: bytes, real: bytes, roots: set[bytes]) -> Iterator[bytes]:
                 continue
             if is_link:
                 roots.add(target)
-            yield from _below(path, target, roots)
+            at.append((path, target, iter(_entries(path))))
 
 
 def _is_within(folder: bytes, roots: set[bytes]) -> bool:
@@ -127,50 +131,26 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
 
 def _matching(pattern: str) -> Iterator[bytes]:
     """The files of a pattern with `**`. Python's own glob goes round and round in folders that link to each other."""
-    parts = pattern.split("/")
-    fixed = next(n for n, part in enumerate(parts) if glob.has_magic(part))
-    top = os.fsencode("/".join(parts[:fixed]) or "/")
+    fixed, parts = patterns.split(pattern)
+    top = os.fsencode(fixed or "/")
     if os.path.isdir(top):
-        yield from _matched(top, os.path.realpath(top), parts[fixed:], _onward({0}, parts[fixed:]), set())
+        yield from _matched(top, parts)
 
 
-Places = frozenset[int]
-"""Where in a pattern's parts a path may have come to; past the last one, all that lies there is taken."""
-
-
-def _matched(
-    folder: bytes, real: bytes, parts: Sequence[str], places: Places, seen: set[tuple[bytes, Places]]
-) -> Iterator[bytes]:
-    """A folder's files that match. No folder is listed twice at the same places of the pattern."""
-    if (real, places) in seen:
-        return
-    seen.add((real, places))
-    for name, is_folder, is_link in _entries(folder):
-        path, after = os.path.join(folder, name), _after(places, os.fsdecode(name), parts)
-        if is_folder and after:
+def _matched(top: bytes, parts: Sequence[str]) -> Iterator[bytes]:
+    """The files below a folder that match. No folder is listed twice at the same places of the pattern."""
+    begun = (os.path.realpath(top), patterns.begin(parts))
+    at, seen = [(top, *begun, iter(_entries(top)))], {begun}
+    while at:
+        folder, real, places, entries = at[-1]
+        name, is_folder, is_link = next(entries, (b"", False, False))
+        path, after = os.path.join(folder, name), patterns.after(places, os.fsdecode(name), parts)
+        if not name:
+            at.pop()
+        elif is_folder and after:
             target = os.path.realpath(path) if is_link else os.path.join(real, name)
-            yield from _matched(path, target, parts, after, seen)
+            if (target, after) not in seen:
+                seen.add((target, after))
+                at.append((path, target, after, iter(_entries(path))))
         elif len(parts) in after and not is_folder:
             yield path
-
-
-def _after(places: Places, name: str, parts: Sequence[str]) -> Places:
-    """Where a path has come to with one more name; a hidden one must be named by a part that begins alike."""
-    found = set()
-    for place in places:
-        wanted = "**" if place == len(parts) else parts[place]
-        if name.startswith(".") and not wanted.startswith("."):
-            continue
-        if wanted == "**":
-            found.add(place)
-        elif fnmatchcase(name, wanted):
-            found.add(place + 1)
-    return _onward(found, parts)
-
-
-def _onward(places: set[int], parts: Sequence[str]) -> Places:
-    """The places, and those after a `**`, which may stand for no folder at all."""
-    for place in range(len(parts)):
-        if place in places and parts[place] == "**":
-            places.add(place + 1)
-    return frozenset(places)

@@ -9,11 +9,13 @@ from typing import Any
 from looptagger.archive import counts, manifest, tags, user_manifests
 from looptagger.archive.columns import Listing, joint_schema
 from looptagger.archive.manifest import ManifestFile
-from looptagger.archive.output import CHUNKS, Record, load, missing, parts, save, strangers, withdraw
+from looptagger.archive.output import CHUNKS, REPORT, Record, load, missing, parts, save, strangers, withdraw
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
 
+DELETED = 1_000
+"""Files deleted between two looks whether the output is still ours."""
 ENDINGS = 5
 """So many are named of the files that were passed over."""
 
@@ -45,7 +47,12 @@ def prepare(folder: Folder, request: Request) -> Record:
     record = load(folder)
     if record is not None and request.overwrite and not _is_being_replaced(folder, record, request):
         return _replaced(folder, request, record)
-    check(folder, record, request)
+    try:
+        check(folder, record, request)
+    except UserError:
+        if record is None:
+            withdraw(folder, ())  # nothing of ours stays in another's folder
+        raise
     grows = record and record.limit is not None and (request.limit is None or request.limit > record.limit)
     return _extended(folder, request, record) if record is None or request.update or grows else record
 
@@ -93,8 +100,7 @@ def _replaced(folder: Folder, request: Request, old: Record) -> Record:
     """A new record in place of an old one, whose parts go. Cut off at any moment, one of the two is whole."""
     _refuse_strangers(folder, ours=True)
     record = _frozen(folder, request, (), old.files).model_copy(update={"anew": True})
-    request.check()
-    _clear_parts(folder)
+    _clear_parts(folder, request.check)
     save(folder, record)
     withdraw(folder, record.files)
     return record
@@ -174,9 +180,11 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _clear_parts(folder: Folder) -> None:
-    """Delete an output's parts and chunk parts. Nothing else is touched."""
-    folder.delete([counts.NAME])
-    for sub in ("", CHUNKS):
-        prefix = f"{sub}/" if sub else ""
-        folder.delete([prefix + name for name in folder.names(sub) if tags.parse(name)])
+def _clear_parts(folder: Folder, check: Callable[[], None]) -> None:
+    """Delete an output's parts, chunk parts and the reports of its runs. Nothing else is touched."""
+    names = [counts.NAME, *(f"_run/{name}" for name in folder.names("_run") if REPORT.fullmatch(name))]
+    for prefix in ("", f"{CHUNKS}/"):
+        names += [prefix + name for name in folder.names(prefix.rstrip("/")) if tags.parse(name)]
+    for start in range(0, len(names), DELETED):
+        check()
+        folder.delete(names[start : start + DELETED])

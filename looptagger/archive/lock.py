@@ -171,7 +171,7 @@ def _claim(folder: Folder, token: str) -> None:
 
 def _gone(lease: bytes) -> bool:
     """Whether a lease's owner is dead: not renewed for long, or a process that this machine would see and does not."""
-    return time.time() - parsed(lease).get("renewed", 0) > STALE_S or _died_here(lease)
+    return abs(time.time() - parsed(lease).get("renewed", 0)) > STALE_S or _died_here(lease)
 
 
 def _died_here(lease: bytes) -> bool:
@@ -181,7 +181,7 @@ def _died_here(lease: bytes) -> bool:
 
 
 def _renewed(folder: Folder, lease: bytes) -> bytes | None:
-    """The lease that followed one which seemed stale: its owner lives, on a machine whose clock is behind ours."""
+    """The lease that followed one which seemed stale: its owner lives, on a machine whose clock is not ours."""
     if _died_here(lease):
         return None
     time.sleep(RENEW_S + SETTLED_S)

@@ -6,8 +6,8 @@ often. So a finished part says by its name which rows need no more work.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
@@ -70,6 +70,13 @@ def shards(files: Sequence[ManifestFile]) -> list[Shard]:
     ]
 
 
+def joined(some: Sequence[Shard]) -> Iterator[Shard]:
+    """Shards that follow one another, those of a file as one."""
+    for _, each in groupby(some, key=lambda shard: shard.file):
+        first, *others = each
+        yield replace(first, stop=others[-1].stop) if others else first
+
+
 def read(folder: Folder, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
     """A shard's rows: id, uri and the caller's columns, or some of them. Only the row groups it touches are read.
 
@@ -84,14 +91,15 @@ def read(folder: Folder, shard: Shard, columns: Sequence[str] | None = None) -> 
 @contextmanager
 def _opened(folder: Folder, name: str) -> Iterator[BinaryIO]:
     """A manifest file, open. Raises UserError for one that is not there or broken."""
-    try:
-        with folder.fs.open(folder.at(name), "rb", block_size=BLOCK_BYTES) as file:
-            yield file
-    except (pa.ArrowException, OSError) as error:
-        if not isinstance(error, FileNotFoundError) and not is_torn(error):
-            raise
-        remedy = "put it back and run the same command, or start anew with --overwrite"
-        raise UserError(f"{folder.uri}/{name}: is missing, or cannot be read whole; {remedy}.") from None
+    with folder.reached(name):
+        try:
+            with folder.fs.open(folder.at(name), "rb", block_size=BLOCK_BYTES) as file:
+                yield file
+        except (pa.ArrowException, OSError) as error:
+            if not isinstance(error, FileNotFoundError) and not is_torn(error):
+                raise
+            remedy = "put it back and run the same command, or start anew with --overwrite"
+            raise UserError(f"{folder.uri}/{name}: is missing, or cannot be read whole; {remedy}.") from None
 
 
 def default_shard_rows(rows: int) -> int:

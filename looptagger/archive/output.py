@@ -23,6 +23,8 @@ from looptagger.errors import UserError
 
 RECORD = "_run/dataset.json"
 CHUNKS = "chunks"
+REPORT = re.compile(r"run-\w+\.json")
+"""What a run leaves in `_run`."""
 HALF = re.compile(r"\.(.+)\.\d+\.tmp")
 """A file of ours whose writing was cut off."""
 
@@ -144,10 +146,17 @@ def readers(some: Sequence[tags.Part]) -> int:
 
 
 def tidy(folder: Folder) -> None:
-    """Remove what cut-off jobs left: half-written files, manifest files of no record, parts that were compacted."""
+    """Remove what cut-off jobs left: half-written files, manifest files of no record, parts that were compacted.
+
+    And joined chunks of shards that are all to be tagged anew, lest they hide those.
+    """
     record = load(folder)
     if record:
         withdraw(folder, record.files)
+    live = parts(folder)[0]
+    joined = [part for part in parts(folder, CHUNKS)[0] if part.first < part.last]
+    gone = [one for one in joined if not any(one.first <= part.last and part.first <= one.last for part in live)]
+    folder.delete([f"{CHUNKS}/{part.name}" for part in gone])
     for prefix in ("", f"{CHUNKS}/"):
         folder.delete([prefix + part.name for part in parts(folder, prefix.rstrip("/"))[1]])
     for prefix in ("", f"{CHUNKS}/", "_run/") if folder.is_local else ():

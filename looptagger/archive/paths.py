@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 AUDIO_ENDINGS = frozenset(
     {
@@ -33,22 +33,7 @@ def kept(uris: Iterator[str], skipped: Counter[str]) -> Iterator[str]:
             skipped["hidden" if is_hidden else os.path.splitext(uri)[1].lower()[:ENDING]] += 1
 
 
-def shown(keys: Iterator[str], top: str, skipped: Counter[str]) -> Iterator[str]:
-    """The keys of a prefix less those in hidden folders below it, which are passed over on a disk, too."""
-    for key in keys:
-        if "/." in "/" + key[len(top) :].rpartition("/")[0].lstrip("/"):
-            skipped["hidden"] += 1
-        else:
-            yield key
-
-
 def depth(path: str, folders: Collection[str]) -> int:
     """How many parts of a path are the nearest folder above it of some; 0 where none is."""
     parts = path.rstrip("/").split("/")
     return next((n for n in range(len(parts) - 1, 0, -1) if "/".join(parts[:n]) in folders), 0)
-
-
-def tops(matches: Sequence[str], folders: Collection[str]) -> list[str]:
-    """A glob's matches less those in a folder that matches, too: the folder's listing has them."""
-    whole = {folder.rstrip("/") for folder in folders}
-    return [match for match in matches if not depth(match, whole)]

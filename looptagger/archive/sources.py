@@ -4,18 +4,15 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from functools import partial
 from itertools import islice
-from typing import Any
 
 import pyarrow as pa
 
-from looptagger.archive import disk, paths, user_manifests
+from looptagger.archive import disk, paths, remote, user_manifests
 from looptagger.archive.columns import Listing
-from looptagger.archive.patience import patiently
 from looptagger.archive.storage import filesystem, local_path, scheme
 from looptagger.config import Storage
-from looptagger.errors import UserError, one_line
+from looptagger.errors import UserError
 
 BATCH_ROWS = 65_536
 
@@ -51,7 +48,7 @@ def _covered(source: str, others: Collection[str], storage: Storage) -> bool:
     """Whether another source is a folder above this one whose listing has it, too: not what a folder passes over."""
     depth = paths.depth(source, others)
     is_local = scheme(source) == "file"
-    is_hidden = is_local and any(part.startswith(".") for part in source.split("/")[depth:])
+    is_hidden = any(part.startswith(".") for part in source.split("/")[depth:])
     is_gone = is_local and not glob.has_magic(source) and not os.path.lexists(local_path(source))
     if not depth or is_hidden or is_gone or user_manifests.is_manifest(source):
         return False
@@ -67,7 +64,7 @@ def _is_file(source: str, storage: Storage) -> bool:
     except FileNotFoundError:
         return False
     except Exception as error:  # client libraries raise their own kinds
-        raise unlisted(source, error) from None
+        raise remote.unlisted(source, error) from None
 
 
 def _manifests(source: str, storage: Storage) -> list[str]:
@@ -93,7 +90,7 @@ def _open(source: str, storage: Storage) -> Listing:
     if user_manifests.UNREAD.search(source) and _is_file(source, storage):
         as_ = ", ".join(user_manifests.ENDINGS)
         raise UserError(f"{source}: manifests are read as {as_}; unpack it, or save it as one of these.")
-    found = disk.find(source) if scheme(source) == "file" else _remote(source, storage)
+    found = disk.find(source) if scheme(source) == "file" else remote.find(source, storage)
     skipped: Counter[str] = Counter()
     return Listing(LISTED, lambda: _batched(found(skipped)), skipped)
 
@@ -108,63 +105,3 @@ def _batched(uris: Iterator[str]) -> Iterator[pa.RecordBatch]:
     while chunk := list(islice(uris, BATCH_ROWS)):
         column = pa.array(chunk, pa.string())
         yield pa.record_batch([column, column], schema=LISTED)
-
-
-def _remote(source: str, storage: Storage) -> disk.Found:
-    fs = filesystem(source, storage, storage.anonymous)
-    path = str(fs._strip_protocol(source))
-    prefix = "" if "://" in path else f"{scheme(source)}://"  # http's paths are whole
-    is_s3 = scheme(source) in ("s3", "s3a")
-    keys = (lambda fs, top: _s3_keys(fs, top, storage)) if is_s3 else (lambda fs, top: iter(sorted(fs.find(top))))
-    tops, folders = [path], {path}
-    try:
-        if glob.has_magic(path) and not fs.exists(path):
-            found = fs.glob(path, detail=True).items()
-            kinds = {match: info["type"] for match, info in found if "/." in path or "/." not in match}
-            folders = {match for match, kind in kinds.items() if kind == "directory"}
-            tops = paths.tops(sorted(kinds), folders)
-        elif fs.isfile(path) and fs.info(path).get("mimetype") != "text/html":  # a web server's folder is a page
-            return lambda _: iter([prefix + path])
-    except Exception as error:
-        raise unlisted(source, error) from None
-
-    def each(skipped: Counter[str]) -> Iterator[str]:
-        found = (
-            key for top in tops for key in (paths.shown(keys(fs, top), top, skipped) if top in folders else (top,))
-        )
-        return paths.kept((prefix + key for key in _guarded(source, found)), skipped)
-
-    return each
-
-
-def _guarded(source: str, keys: Iterator[str]) -> Iterator[str]:
-    try:
-        yield from keys
-    except UserError:
-        raise
-    except Exception as error:  # client libraries raise their own kinds
-        raise unlisted(source, error) from None
-
-
-def unlisted(source: str, error: Exception) -> UserError:
-    """The sentence for a remote source that cannot be listed."""
-    if isinstance(error, FileNotFoundError):
-        return UserError(f"{source}: no such bucket or prefix; check the name.")
-    return UserError(f"{source}: cannot be listed: {one_line(error)}; check the credentials and the endpoint.")
-
-
-def _s3_keys(fs: Any, path: str, storage: Storage) -> Iterator[str]:
-    """Keys below an S3 prefix in key order, a page of 1,000 at a time, so that millions cost no memory.
-
-    A store that goes away is waited for: what is listed already may have taken half an hour. One that was never there
-    is not.
-    """
-    bucket, _, prefix = path.partition("/")
-    more = {"Prefix": f"{prefix.rstrip('/')}/" if prefix else ""}
-    while True:
-        ask = partial(fs.call_s3, "list_objects_v2", Bucket=bucket, **more)
-        page = patiently(ask, storage) if "ContinuationToken" in more else ask()
-        yield from (f"{bucket}/{entry['Key']}" for entry in page.get("Contents", ()) if entry["Key"][-1] != "/")
-        if not page.get("IsTruncated"):
-            return
-        more["ContinuationToken"] = page["NextContinuationToken"]

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from looptagger.archive import counts, lock, manifest, output, tags
 from looptagger.archive.several import several
 from looptagger.archive.storage import Folder, parsed
-from looptagger.errors import UserError
+from looptagger.errors import Unreachable, UserError
 
 JOINED = "is in a larger one, as a compaction was cut off or is at it; `looptagger compact` ends it"
 STRANGE = f"does not hold just the chunks of its clips; {tags.AGAIN}"
@@ -87,7 +87,7 @@ def status(folder: Folder) -> Status:
 
 def runs(folder: Folder) -> list[dict[str, Any]]:
     """The records of past runs, oldest first."""
-    names = [name for name in folder.names("_run") if name.startswith("run-")]
+    names = [name for name in folder.names("_run") if output.REPORT.fullmatch(name)]
     found = (parsed(folder.read(f"_run/{name}")) for name in names)
     return [run for run in found if {"clips", "seconds", "started"} <= run.keys()]  # not one cut off, or another's
 
@@ -130,7 +130,7 @@ def _part_problems(
     chunked: Sequence[tags.Part] | None,
 ) -> list[str]:
     """What is wrong with a part of some shards; and with its chunks, where `chunked` are the parts of those."""
-    ids = pa.concat_tables([manifest.read(folder, shard, ["id"]) for shard in shards]).column("id")
+    ids = pa.concat_tables([manifest.read(folder, each, ["id"]) for each in manifest.joined(shards)]).column("id")
     try:
         table = tags.read_part(folder, part.name)
         if not table.schema.equals(schema):
@@ -138,6 +138,8 @@ def _part_problems(
         if table.column("id").combine_chunks() != ids.combine_chunks():
             return [f"{part.name}: does not hold just its rows of the manifest; {tags.AGAIN}"]
         return [] if chunked is None else _chunk_problems(folder, part, table, chunked)
+    except Unreachable:
+        raise
     except UserError as error:
         return [str(error)]
 

@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 import fsspec
 
+from looptagger.archive import s3
 from looptagger.archive.several import several
 from looptagger.config import Storage
 from looptagger.errors import Unreachable, UserError, one_line
@@ -33,7 +34,7 @@ def filesystem(uri: str, storage: Storage, anonymous: bool = False) -> Any:
     if kind in NEED_MORE:
         raise UserError(f"{uri}: {kind}:// needs more than a URI says; copy the files, or use s3:// or https://.")
     options: dict[str, Any] = {"use_listings_cache": False}
-    if kind in ("s3", "s3a"):
+    if kind in s3.SCHEMES:
         retries = {"max_attempts": storage.attempts, "mode": "standard"}
         options |= {
             "anon": anonymous,
@@ -52,7 +53,7 @@ def filesystem(uri: str, storage: Storage, anonymous: bool = False) -> Any:
         options["client_kwargs"] = {"timeout": waits}
     try:
         fs = fsspec.filesystem(kind, **(options if kind != "file" else {}))
-        if kind in ("s3", "s3a"):
+        if kind in s3.SCHEMES:
             fs.retries = storage.attempts  # s3fs's own, for bodies that break off
         return fs
     except (ValueError, ImportError, TypeError, OSError) as error:  # some want a host, a token, ... of their own
@@ -137,12 +138,16 @@ class Folder:
 
     def names(self, sub: str = "") -> list[str]:
         """Names of the files directly in it or in a folder below, sorted; none where there is no such folder."""
+        place = self.at(sub) if sub else self.path
         try:
             with self.reached():
-                entries = self.fs.ls(self.at(sub) if sub else self.path, detail=True)
+                if scheme(self.uri) in s3.SCHEMES:
+                    found = list(s3.keys(self.fs, self.storage, place, deep=False))
+                else:
+                    found = [(each["name"], each["type"] != "file") for each in self.fs.ls(place, detail=True)]
         except FileNotFoundError:
             return []
-        return sorted(entry["name"].rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file")
+        return sorted(key.rpartition("/")[2] for key, is_folder in found if not is_folder)
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes, or None where there is no such file."""

@@ -105,10 +105,12 @@ def _refused(error: pa.ArrowInvalid, schema: pa.Schema) -> pa.Field | None:
 def read_json(opened: Opener) -> Listing:
     """A file of JSON lines, with the columns and types that all of its rows together have."""
     schema = reduce(joint, _schemas(opened), pa.schema([]))
-    whole = pa.schema([_as_written(column) if column.name in TEXT else column for column in schema])
-    kept = whole  # a fraction in the place of an id does not become one, 1.0 does
-    if whole != schema and _fits(opened, whole):
-        schema = whole
+    for place, column in enumerate(schema):
+        wider = schema.set(place, _as_written(column))
+        if wider != schema and _fits(opened, wider):
+            schema = wider
+    # A fraction in the place of an id does not become one, 1.0 does.
+    kept = pa.schema([_as_written(column) if column.name in TEXT else column for column in schema])
 
     def batches() -> Iterator[pa.RecordBatch]:
         for lines in _blocks(opened):
@@ -145,8 +147,10 @@ def _fits(opened: Opener, schema: pa.Schema) -> bool:
 
 
 def _as_written(column: pa.Field) -> pa.Field:
-    """An id or URI that Arrow took for a time, or for a fraction because it has 64 bits: the type that keeps it."""
-    if pa.types.is_timestamp(column.type):
+    """A column that Arrow took for fractions, perhaps because they have 64 bits, an id or URI that it took for times:
+    with the type that keeps them.
+    """
+    if pa.types.is_timestamp(column.type) and column.name in TEXT:
         return column.with_type(pa.string())
     return column.with_type(pa.uint64()) if pa.types.is_floating(column.type) else column
 

@@ -29,6 +29,9 @@ MERGED_ROWS, MERGES = 16_384, 8
 """Clips that are tried again are put into their part so many at a time, and not much more often: one that was compacted
 may have half a million of them, and what is not in it is lost with the job."""
 
+TAKEN_ROWS = 65_536
+"""Rows picked at once: Arrow picks out of no more than 2 GiB of text, which a compacted part may have."""
+
 Check = Callable[[], None]
 """Raises UserError when the output is no longer this job's to write: see lock.held."""
 
@@ -126,9 +129,14 @@ def _once(table: pa.Table) -> pa.Table:
 
 def _replaced(old: pa.Table, new: pa.Table, places: NDArray[np.int64]) -> pa.Table:
     """A part's rows with new ones at some places; the order stays the manifest's."""
-    order = np.arange(old.num_rows)
-    order[places] = old.num_rows + np.arange(new.num_rows)
-    return pa.concat_tables([old.cast(new.schema), new]).take(pa.array(order))
+    merged = []
+    for start in range(0, old.num_rows, TAKEN_ROWS):
+        some = old.slice(start, TAKEN_ROWS).cast(new.schema)
+        (here,) = np.nonzero((places >= start) & (places < start + TAKEN_ROWS))
+        order = np.arange(some.num_rows)
+        order[places[here] - start] = some.num_rows + np.arange(len(here))
+        merged.append(pa.concat_tables([some, new.take(pa.array(here))]).take(pa.array(order)))
+    return pa.concat_tables(merged)
 
 
 def _without(table: pa.Table, ids: pa.ChunkedArray) -> pa.Table:

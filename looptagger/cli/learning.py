@@ -100,7 +100,7 @@ class Part(click.Choice[str]):
     type=Part([*PARTS, "all"]),
     default="test",
     show_default=True,
-    help="Which part of that split to judge on.",
+    help="The part to judge on.",
 )
 @click.option(
     "--splits", type=click.Choice(config.SPLITS), help="Which split; by default the one that the model was trained on."
@@ -177,7 +177,8 @@ def _split(provenance: dict[str, Any]) -> str:
 def paper(data: str, out: str, **options: Any) -> None:
     """Train and judge the paper's eight systems; write its tables 1 and 2 and its figures 1, 3 and 4.
 
-    The same command goes on where it was stopped. Needs: pip install 'looptagger[paper]'.
+    The same command goes on where it was stopped. The classic systems need an extra: in a copy of looptagger's
+    repository, pip install -c configs/constraints.txt '.[paper]'.
 
     Example: looptagger paper --data fsld -o paper
     """

@@ -100,7 +100,7 @@ def tag(job: TagJob, events: Events | None = None) -> Summary:
         check()
         output.tidy(folder)
         if job.chunks:
-            compact.finish(folder)
+            compact.finish(folder, check)
         works = output.missing(folder, record, job.limit)
         works += output.failed(folder, record, STATUSES[1:]) if job.retry_errors else []
         writer = PartWriter(folder, works, output.output_schema(folder, record), job.chunks, check)

@@ -42,7 +42,7 @@ def collect(source: str, settings: Prepare, labels_file: str | None = None) -> C
     if scheme(source) != "file":
         raise UserError(f"{source}: give a local folder or labels file; the paths in a labels file may be s3:// ones.")
     place = Path(os.fsdecode(local_path(source)))
-    if not place.exists():
+    if not os.path.exists(place):
         raise UserError(f"{source}: no such file or folder; check the path.")
     file = Path(labels_file) if labels_file else labels.find(place)
     if file is not None:

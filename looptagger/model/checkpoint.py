@@ -191,9 +191,14 @@ def resolve(name: str, storage: Storage = Storage()) -> bytes:
     if scheme(name) != "file":
         return _fetched(name.rstrip("/"), storage)
     path = Path(os.fsdecode(local_path(name)))
-    path = path / IN_RUN if path.is_dir() else path
-    if not path.exists():
-        raise UserError(f"{name}: no such model; give a checkpoint, a training run, or a name: {STARTER}, {UNTRAINED}.")
+    path = path / IN_RUN if os.path.isdir(path) else path  # Path's own raise where nobody may look
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        known = f"{STARTER}, {UNTRAINED}"
+        raise UserError(f"{name}: no such model; give a checkpoint, a training run, or a name: {known}.") from None
+    except OSError:
+        pass  # said as it is read
     return read_bytes(path)
 
 

@@ -151,7 +151,8 @@ def require() -> dict[str, str]:
     missing = [name for name in PACKAGES if name not in known()]
     if missing:
         raise UserError(
-            f"{' and '.join(missing)} not installed; the classic systems need: pip install 'looptagger[paper]'."
+            f"{' and '.join(missing)} not installed, which the classic systems need: in a copy of looptagger's "
+            "repository, pip install -c configs/constraints.txt '.[paper]'."
         )
     return known()
 

@@ -24,7 +24,7 @@ from looptagger.archive.growing import Request
 from looptagger.archive.output import Record, Work
 from looptagger.archive.storage import Folder
 from looptagger.archive.writer import CHUNK_SCORES, CHUNK_STARTS, PART, ROW, PartWriter
-from looptagger.errors import UserError
+from looptagger.errors import Unreachable, UserError
 from looptagger.roles import ROLES
 
 IDENTITY = {"model": "m@1", "chunks": True, "embedding_size": 0}
@@ -275,6 +275,56 @@ def test_a_compaction_cut_off_between_chunks_and_parts_is_finished(folder: Folde
     finish(folder)
     assert [name for name in folder.names() if name.startswith("part-")] == folder.names("chunks") == [joined]
     assert (ids(folder), status.verify(folder)) == (rows, [])
+
+
+def test_a_compaction_that_was_taken_over_as_it_read_touches_nothing(
+    folder: Folder, done: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading takes minutes on a store: the output may be another job's by the time that the parts are joined."""
+    import looptagger.archive.compact as module
+
+    read, lost = module._read, threading.Event()
+    monkeypatch.setattr(module, "_read", lambda *of: (lost.set(), read(*of))[1])
+    before = {name: folder.read(name) for name in (*folder.names(), *(f"chunks/{n}" for n in folder.names("chunks")))}
+
+    def check() -> None:
+        if lost.is_set():
+            raise UserError("another job took this one for dead")
+
+    with pytest.raises(UserError, match="took this one for dead"):
+        compact(folder, check)
+    assert before == {name: folder.read(name) for name in before}
+    assert [name for name in folder.names("chunks") if f"chunks/{name}" not in before] == []
+
+
+def test_chunks_that_a_cut_off_overwrite_left_joined_do_not_hide_new_ones(folder: Folder, done: Record) -> None:
+    compact(folder)
+    folder.delete([name for name in folder.names() if name.startswith("part-")])  # and then the machine went down
+    output.tidy(folder)
+    tag(folder, done, output.missing(folder, done), bad=None)
+    output.tidy(folder)
+    finish(folder)
+    assert folder.names("chunks") == [name for name in folder.names() if name.startswith("part-")]
+    assert status.verify(folder) == []
+
+
+def test_an_outage_is_no_fault_of_the_parts(folder: Folder, done: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise OSError(errno.EBUSY, "SlowDown")
+
+    monkeypatch.setattr(status.tags.pq, "read_table", away)
+    with pytest.raises(Unreachable, match="part-0000000.parquet: cannot be reached"):
+        status.verify(folder)
+    monkeypatch.setattr(manifest.pq, "read_schema", away)
+    with pytest.raises(Unreachable, match="manifest/000000.parquet: cannot be reached"):
+        output.output_schema(folder, done)
+
+
+def test_rows_are_put_into_their_places_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "TAKEN_ROWS", 3)
+    old, new = pa.table({"x": [f"old {i}" for i in range(10)]}), pa.table({"x": ["a", "b", "c"]})
+    found = writer._replaced(old, new, np.array([9, 0, 4]))["x"].to_pylist()
+    assert found == ["b", *(f"old {i}" for i in (1, 2, 3)), "c", *(f"old {i}" for i in (5, 6, 7, 8)), "a"]
 
 
 def test_chunks_that_are_joined_do_not_bridge_a_part_that_is_missing(folder: Folder, done: Record) -> None:
@@ -618,6 +668,7 @@ def test_refusals_leave_nothing_behind(folder: Folder, tmp_path: Path) -> None:
 def test_folders_with_other_tables_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1]}), tmp_path / "sales.parquet")
     refused(Folder(str(tmp_path)), request(write_manifest(tmp_path / "m.csv", range(1))), "sales.parquet")
+    assert sorted(os.listdir(tmp_path)) == ["m.csv", "sales.parquet"]  # nothing of ours is left there
 
 
 def test_a_strange_record_is_refused(folder: Folder) -> None:

@@ -1,8 +1,10 @@
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 import threading
+from collections import Counter
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from aiohttp import ClientPayloadError
 
-from looptagger.archive import columns, disk, manifest, sources, text_manifests
+from looptagger.archive import columns, disk, manifest, patterns, remote, s3, sources, text_manifests
 from looptagger.archive.opening import open_files
 from looptagger.archive.paths import is_audio
 from looptagger.archive.sources import open_sources
@@ -384,3 +386,74 @@ def test_folders_among_an_outputs_sources_are_told_from_files(tree: Path, monkey
     (tree / "empty").mkdir()
     assert not disk.holds_anything(os.fsencode(tree / "empty"))
     assert not disk.holds_anything(b"/gone/loops")
+
+
+def test_a_store_that_does_not_list_all_of_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsspec's own walk and glob leave out a folder that cannot be listed."""
+    store = fsspec.filesystem("memory")
+    for name in ("a/x.wav", "b/x.wav", "c/x.wav"):
+        store.pipe_file(f"/partly/{name}", b"x")
+    listed_there = type(store).ls
+
+    def ls(self: object, path: str, *args: object, **how: object) -> object:
+        if path.rstrip("/").endswith("/b"):
+            raise PermissionError("AccessDenied")
+        return listed_there(self, path, *args, **how)
+
+    assert len(uris("memory://partly/*/x.wav")) == 3
+    monkeypatch.setattr(type(store), "ls", ls)
+    for source in ("memory://partly/*/x.wav", "memory://partly/**/*.wav", "memory://partly"):
+        with pytest.raises(UserError, match="partly.*: cannot be listed: AccessDenied"):
+            uris(source)
+    assert uris("memory://partly/[ac]/x.wav") == ["x.wav", "x.wav"]
+
+
+class Keys:
+    """As much of S3 as lists keys: SeaweedFS has none with an empty name in them."""
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = keys
+
+    def call_s3(self, _: str, **asked: str) -> dict[str, object]:
+        prefix = asked["Prefix"]
+        below = [key.removeprefix(prefix) for key in self.keys if key.startswith(prefix)]
+        folders = sorted({key.partition("/")[0] for key in below if "/" in key}) if "Delimiter" in asked else []
+        files = [key for key in below if "Delimiter" not in asked or "/" not in key]
+        return {
+            "Contents": [{"Key": prefix + key} for key in files if key],
+            "CommonPrefixes": [{"Prefix": f"{prefix}{name}/"} for name in folders],
+        }
+
+
+def test_keys_with_empty_names_are_listed_once() -> None:
+    listed = partial(s3.keys, Keys("a/", "a//b.wav", "a/b.wav", "b.wav"), Storage())
+    for pattern, found in (
+        ("*/*.wav", ["k/a/b.wav"]),
+        ("*/*/*.wav", ["k/a//b.wav"]),
+        ("a/", ["k/a//b.wav", "k/a/b.wav"]),
+    ):
+        parts = pattern.rstrip("/").split("/")
+        assert sorted(remote._below(listed, "k", parts, patterns.begin(parts), Counter())) == found
+
+
+def test_folders_may_be_nested_deeply(tmp_path: Path) -> None:
+    deepest = tmp_path
+    for _ in range(1_100):
+        deepest /= "d"
+        deepest.mkdir()
+    (deepest / "a.wav").write_bytes(b"x")
+    try:
+        assert uris(tmp_path) == uris(tmp_path / "**" / "*.wav") == ["a.wav"]
+    finally:
+        subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # Python's own way is recursive
+
+
+def test_whole_numbers_of_json_keep_their_digits(tmp_path: Path) -> None:
+    lines = (
+        {"uri": "/a.wav", "hash": 2**64 - 59, "x": 1.5, "y": 1},
+        {"uri": "/b.wav", "hash": 7, "x": 2**63, "y": 2.0},
+    )
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    first, second = listed(tmp_path / "m.jsonl")
+    assert (first["hash"], second["hash"]) == (2**64 - 59, 7)
+    assert (first["x"], second["x"], second["y"]) == (1.5, 2.0**63, 2.0)

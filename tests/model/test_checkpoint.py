@@ -97,3 +97,5 @@ def test_other_files_are_refused(small: bytes, tmp_path: Path) -> None:
         checkpoint.resolve(str(tmp_path / "nope"))
     with pytest.raises(UserError, match="a checkpoint, a training run"):
         checkpoint.resolve(str(tmp_path))
+    with pytest.raises(UserError, match="cannot be read as a checkpoint: File name too long"):
+        checkpoint.resolve("x" * 300)

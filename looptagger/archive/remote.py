@@ -1,0 +1,78 @@
+"""What lies on stores: the keys below a prefix, or of a pattern, as they are listed."""
+
+import glob
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial, reduce
+from typing import Any
+
+from fsspec.asyn import AsyncFileSystem
+
+from looptagger.archive import paths, patterns, s3
+from looptagger.archive.disk import Found
+from looptagger.archive.storage import filesystem, scheme
+from looptagger.config import Storage
+from looptagger.errors import UserError, one_line
+
+Listed = Callable[[str, bool, str], Iterator[tuple[str, bool]]]
+"""Of a folder: the keys in it, or all below it, whose names begin so; and whether each is a folder."""
+
+
+def find(source: str, storage: Storage) -> Found:
+    """The files that a URI or a pattern stands for. Raises UserError where its store does not answer."""
+    fs = filesystem(source, storage, storage.anonymous)
+    path = str(fs._strip_protocol(source))
+    prefix = "" if "://" in path else f"{scheme(source)}://"  # http's paths are whole
+    try:
+        is_pattern = glob.has_magic(path) and not fs.exists(path)
+        if not is_pattern and fs.isfile(path) and fs.info(path).get("mimetype") != "text/html":  # http's folders
+            return lambda _: iter([prefix + path])
+    except Exception as error:  # client libraries raise their own kinds
+        raise unlisted(source, error) from None
+    top, parts = patterns.split(path) if is_pattern else (path, [])
+    listed = partial(s3.keys, fs, storage) if scheme(source) in s3.SCHEMES and top else partial(_any, fs)
+
+    def keys(skipped: Counter[str]) -> Iterator[str]:
+        try:
+            yield from (prefix + key for key in _below(listed, top, parts, patterns.begin(parts), skipped))
+        except UserError:
+            raise
+        except Exception as error:
+            raise unlisted(source, error) from None
+
+    return lambda skipped: paths.kept(keys(skipped), skipped)
+
+
+def unlisted(source: str, error: Exception) -> UserError:
+    """The sentence for a remote source that cannot be listed."""
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"{source}: no such bucket or prefix; check the name.")
+    return UserError(f"{source}: cannot be listed: {one_line(error)}; check the credentials and the endpoint.")
+
+
+def _below(
+    listed: Listed, folder: str, parts: Sequence[str], places: patterns.Places, skipped: Counter[str]
+) -> Iterator[str]:
+    """A folder's files that match. Of a plain prefix, hidden ones are counted."""
+    for key, is_folder in listed(folder, patterns.is_deep(places, parts), patterns.head(places, parts)):
+        names = key[len(folder) :].strip("/").split("/")
+        reached = reduce(lambda at, name: patterns.after(at, name, parts), names, places)
+        if is_folder and reached:
+            yield from _below(listed, key, parts, reached, skipped)
+        elif not is_folder and len(parts) in reached:
+            yield key
+        elif not parts:
+            skipped["hidden"] += 1
+
+
+def _any(fs: Any, folder: str, deep: bool, head: str) -> Iterator[tuple[str, bool]]:
+    """A folder's entries by name, or all keys below where the store lists them at once.
+
+    fsspec's own walk, by which others find them, leaves out folders that cannot be listed, without a word.
+    """
+    if deep and getattr(type(fs), "_find", AsyncFileSystem._find) is not AsyncFileSystem._find:
+        yield from ((key, False) for key in sorted(fs.find(folder)))
+        return
+    for entry in sorted(fs.ls(folder, detail=True), key=lambda entry: str(entry["name"])):
+        if entry["name"].startswith(f"{folder.rstrip('/')}/"):  # a web page's links may lead elsewhere
+            yield entry["name"], entry["type"] == "directory"
