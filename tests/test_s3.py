@@ -169,6 +169,10 @@ def test_prefixes_globs_files_and_what_is_not_there(s3: S3, prefix: str) -> None
     assert uris(f"{prefix}/o*/er") == uris(f"{prefix}/o*/**/*.wav") == deeper  # a folder that matches, with all in it
     assert uris(f"{prefix}/**/x.wav") == ["deep/er/x.wav", "other/er/x.wav"]
     assert uris(f"{prefix}/*/.old/*") == ["deep/.old/x.wav"]
+    for name in ("lists/a.jsonl", "lists/b.jsonl/part-0.jsonl", "lists/b.jsonl/_SUCCESS", "lists/c.txt"):
+        s3.fs.pipe_file(f"{prefix}/{name}", b'{"uri": "x.wav"}\n')
+    assert uris(f"{prefix}/lists/a.jsonl") == ["lists/x.wav"]
+    assert [len(open_sources([f"{prefix}/lists/{name}.jsonl"], storage)) for name in ("*", "b")] == [2, 1]
     (_, hidden) = open_sources([prefix, f"{prefix}/deep/.old"], storage)  # passed over, but where it is named
     assert [batch.num_rows for batch in hidden.batches()] == [1]
     with pytest.raises(UserError, match="no such bucket"):

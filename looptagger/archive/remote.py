@@ -14,12 +14,17 @@ from looptagger.archive.storage import filesystem, scheme
 from looptagger.config import Storage
 from looptagger.errors import UserError, one_line
 
+Kept = Callable[[Iterator[str], Counter[str]], Iterator[str]]
+"""Those of some URIs that are wanted; the others may be counted."""
 Listed = Callable[[str, bool, str], Iterator[tuple[str, bool]]]
 """Of a folder: the keys in it, or all below it, whose names begin so; and whether each is a folder."""
 
 
-def find(source: str, storage: Storage) -> Found:
-    """The files that a URI or a pattern stands for. Raises UserError where its store does not answer."""
+def find(source: str, storage: Storage, kept: Kept = paths.kept) -> Found:
+    """The file that a URI names, or what is `kept` of those below it or of a pattern.
+
+    Raises UserError where its store does not answer.
+    """
     fs = filesystem(source, storage, storage.anonymous)
     path = str(fs._strip_protocol(source))
     prefix = "" if "://" in path else f"{scheme(source)}://"  # http's paths are whole
@@ -40,7 +45,7 @@ def find(source: str, storage: Storage) -> Found:
         except Exception as error:
             raise unlisted(source, error) from None
 
-    return lambda skipped: paths.kept(keys(skipped), skipped)
+    return lambda skipped: kept(keys(skipped), skipped)
 
 
 def unlisted(source: str, error: Exception) -> UserError:

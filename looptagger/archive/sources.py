@@ -78,10 +78,12 @@ def _manifests(source: str, storage: Storage) -> list[str]:
     is_folder = not glob.has_magic(source) and fs.isdir(source)
     if not is_folder and not glob.has_magic(source):
         return [source]
-    matches = sorted(fs.glob(f"{source.rstrip('/')}/*{os.path.splitext(source)[1]}" if is_folder else source))
-    if not matches:
+    pattern = f"{source.rstrip('/')}/*{os.path.splitext(source)[1]}" if is_folder else source
+    kept = lambda uris, _: filter(user_manifests.is_manifest, uris)  # noqa: E731
+    found = fs.glob(pattern) if scheme(source) == "file" else remote.find(pattern, storage, kept)(Counter())
+    if not (matches := sorted(found)):
         raise UserError(f"{source}: no manifest matches.")
-    return [fs.unstrip_protocol(match) if scheme(source) != "file" else match for match in matches]
+    return matches
 
 
 def _open(source: str, storage: Storage) -> Listing:
