@@ -248,6 +248,7 @@ def test_a_lease_whose_clock_is_behind_is_not_taken_over(s3: S3, monkeypatch: py
     with pytest.raises(UserError, match="process 7 on elsewhere"), lock.held(folder):
         pass
     renewed(-3600)  # dead, and its clock was ahead
+    assert lock.holder(folder) == "process 7 on elsewhere"
     monkeypatch.setattr(lock.time, "sleep", lambda _: None)
     with lock.held(folder):
         pass

@@ -33,6 +33,8 @@ def joint(one: pa.Schema, other: pa.Schema) -> pa.Schema:
             one, other = (_as_values(each, name) for each in (one, other))
         if pa.string() in both and any(map(pa.types.is_temporal, both)):
             one, other = (each.set(each.get_field_index(name), pa.field(name, pa.string())) for each in (one, other))
+        elif pa.uint64() in both and all(map(pa.types.is_integer, both)):  # signed ones do not hold its values
+            one, other = (each.set(each.get_field_index(name), pa.field(name, pa.uint64())) for each in (one, other))
         elif both == {pa.string(), pa.binary()}:
             raise pa.ArrowTypeError(f"{name} is text in one and bytes in another")
     return pa.unify_schemas([one, other], promote_options="permissive")

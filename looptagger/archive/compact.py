@@ -32,6 +32,7 @@ def compact(folder: Folder, check: Check = lambda: None) -> tuple[int, int]:
     subs = (f"{output.CHUNKS}/", "") if output.require(folder).identity["chunks"] else ("",)
     groups = _groups(folder, live, subs)
     kept, joint = counts.load(folder), dict[str, Counter[str]]()
+    check()
     folder.delete([counts.NAME])
     for group in groups:
         joined = tags.Part(group[0].first, group[-1].last)
@@ -40,19 +41,20 @@ def compact(folder: Folder, check: Check = lambda: None) -> tuple[int, int]:
                 _join(folder, sub, group, joined.name, check)
         if all(part.name in kept for part in group):
             joint[joined.name] = sum((kept[part.name] for part in group), Counter[str]())
+    check()
     counts.store(folder, joint)
     return len(live), len(groups)
 
 
 def finish(folder: Folder, check: Check = lambda: None) -> None:
     """Join the parts whose chunk parts a compaction had joined when it was cut off, so that each has its own again."""
-    check()
     live = output.parts(folder)[0]
     names = {part.name for part in live}
     for joined in [each for each in output.parts(folder, output.CHUNKS)[0] if each.name not in names]:
         group = [part for part in live if joined.first <= part.first and part.last <= joined.last]
         shards = sum(part.last - part.first + 1 for part in group)
         if shards == joined.last - joined.first + 1:  # else its name would say that what is missing is there
+            check()
             folder.delete([counts.NAME])
             _join(folder, "", group, joined.name, check)
 

@@ -9,7 +9,7 @@ from typing import Any
 from looptagger.archive import counts, manifest, tags, user_manifests
 from looptagger.archive.columns import Listing, joint_schema
 from looptagger.archive.manifest import ManifestFile
-from looptagger.archive.output import CHUNKS, REPORT, Record, load, missing, parts, save, strangers, withdraw
+from looptagger.archive.output import CHUNKS, REPORT, Record, load, missing, parts, save, strangers, vacate, withdraw
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
@@ -51,7 +51,7 @@ def prepare(folder: Folder, request: Request) -> Record:
         check(folder, record, request)
     except UserError:
         if record is None:
-            withdraw(folder, ())  # nothing of ours stays in another's folder
+            vacate(folder)
         raise
     grows = record and record.limit is not None and (request.limit is None or request.limit > record.limit)
     return _extended(folder, request, record) if record is None or request.update or grows else record

@@ -159,7 +159,8 @@ def _claim(folder: Folder, token: str) -> None:
             existing = folder.read(NAME)  # another job was quicker, or the store cannot be written
             if existing is None:
                 raise
-    alive = _renewed(folder, existing) if _gone(existing) else existing
+    is_ahead = _age(existing) < -STALE_S  # whether its owner lives is seen by what it does
+    alive = _renewed(folder, existing) if is_ahead or _gone(existing) else existing
     if alive is not None:
         raise UserError(_busy(folder, alive))
     folder.write(NAME, lease)
@@ -171,7 +172,12 @@ def _claim(folder: Folder, token: str) -> None:
 
 def _gone(lease: bytes) -> bool:
     """Whether a lease's owner is dead: not renewed for long, or a process that this machine would see and does not."""
-    return abs(time.time() - parsed(lease).get("renewed", 0)) > STALE_S or _died_here(lease)
+    return _age(lease) > STALE_S or _died_here(lease)
+
+
+def _age(lease: bytes) -> float:
+    """Seconds since a lease was renewed, by this machine's clock: the other's may be ahead."""
+    return time.time() - float(parsed(lease).get("renewed", 0))
 
 
 def _died_here(lease: bytes) -> bool:

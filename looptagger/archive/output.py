@@ -108,7 +108,13 @@ def withdraw(folder: Folder, keep: Sequence[ManifestFile]) -> None:
     """Take back manifest files that no record names, and an output folder that would hold nothing else."""
     named = {file.name for file in keep}
     folder.delete([path for name in folder.names("_run/manifest") if (path := f"_run/manifest/{name}") not in named])
-    if not keep and folder.is_local:
+    if not keep:
+        vacate(folder)
+
+
+def vacate(folder: Folder) -> None:
+    """Take our lock away from a local folder that is no output, and folders that then hold nothing."""
+    if folder.is_local:
         folder.delete(["_run/lock.json"])
         for empty in ("_run/manifest", "_run", ""):
             with contextlib.suppress(OSError):

@@ -4,6 +4,7 @@ import glob
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from posixpath import splitext
 
 Places = frozenset[int]
 """Where in a pattern's parts a path may have come to; past the last one, all that lies there is taken."""
@@ -36,8 +37,8 @@ def after(places: Places, name: str, parts: Sequence[str]) -> Places:
 
 
 def is_deep(places: Places, parts: Sequence[str]) -> bool:
-    """Whether all that is below may match, however deep."""
-    return any(place == len(parts) or parts[place] == "**" for place in places)
+    """Whether what lies below in folders is of interest, too: not where the last part is left, and names files."""
+    return places != {len(parts) - 1} or not splitext(parts[-1])[1]
 
 
 def head(places: Places, parts: Sequence[str]) -> str:

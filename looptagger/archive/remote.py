@@ -4,6 +4,7 @@ import glob
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
+from itertools import count
 from typing import Any
 
 from fsspec.asyn import AsyncFileSystem
@@ -28,6 +29,9 @@ def find(source: str, storage: Storage, kept: Kept = paths.kept) -> Found:
     fs = filesystem(source, storage, storage.anonymous)
     path = str(fs._strip_protocol(source))
     prefix = "" if "://" in path else f"{scheme(source)}://"  # http's paths are whole
+    is_s3 = scheme(source) in s3.SCHEMES
+    if is_s3 and (not path or glob.has_magic(path.partition("/")[0])):
+        raise UserError(f"{source}: names no bucket; give one, s3://bucket/..., without * or ? in its name.")
     try:
         is_pattern = glob.has_magic(path) and not fs.exists(path)
         if not is_pattern and fs.isfile(path) and fs.info(path).get("mimetype") != "text/html":  # http's folders
@@ -35,9 +39,9 @@ def find(source: str, storage: Storage, kept: Kept = paths.kept) -> Found:
     except Exception as error:  # client libraries raise their own kinds
         raise unlisted(source, error) from None
     top, parts = patterns.split(path) if is_pattern else (path, [])
-    listed = partial(s3.keys, fs, storage) if scheme(source) in s3.SCHEMES and top else partial(_any, fs)
 
     def keys(skipped: Counter[str]) -> Iterator[str]:
+        listed = partial(_s3, fs, storage, count()) if is_s3 else partial(_any, fs, set())
         try:
             yield from (prefix + key for key in _below(listed, top, parts, patterns.begin(parts), skipped))
         except UserError:
@@ -66,18 +70,40 @@ def _below(
             yield from _below(listed, key, parts, reached, skipped)
         elif not is_folder and len(parts) in reached:
             yield key
-        elif not parts:
+        elif not (parts or is_folder):
             skipped["hidden"] += 1
 
 
-def _any(fs: Any, folder: str, deep: bool, head: str) -> Iterator[tuple[str, bool]]:
-    """A folder's entries by name, or all keys below where the store lists them at once.
+def _s3(
+    fs: Any, storage: Storage, asked: Iterator[int], folder: str, deep: bool, head: str
+) -> Iterator[tuple[str, bool]]:
+    """A prefix's keys; a store that has answered is waited for."""
+    return s3.keys(fs, storage, folder, deep, head, patient=next(asked) > 0)
 
-    fsspec's own walk, by which others find them, leaves out folders that cannot be listed, without a word.
+
+def _any(fs: Any, seen: set[str], folder: str, deep: bool, head: str) -> Iterator[tuple[str, bool]]:
+    """A folder's entries by name, or all keys below where the store lists them at once; none that was `seen`.
+
+    fsspec's own walk, by which others find them, leaves out folders that cannot be listed, without a word. A web page
+    is a folder of its links, which may lead to itself, elsewhere, or to the same by another scheme.
     """
     if deep and getattr(type(fs), "_find", AsyncFileSystem._find) is not AsyncFileSystem._find:
         yield from ((key, False) for key in sorted(fs.find(folder)))
         return
-    for entry in sorted(fs.ls(folder, detail=True), key=lambda entry: str(entry["name"])):
-        if entry["name"].startswith(f"{folder.rstrip('/')}/"):  # a web page's links may lead elsewhere
-            yield entry["name"], entry["type"] == "directory"
+    try:
+        entries = fs.ls(folder, detail=True)
+    except FileNotFoundError:
+        if seen:
+            return  # a dead link, or a folder that has gone since it was named
+        raise
+    top, bare = folder.rstrip("/"), _bare(folder)
+    found = {_bare(each["name"]): each["type"] == "directory" for each in entries}
+    for name in sorted(found):
+        if name not in seen and name.startswith(f"{bare}/" if bare else ""):
+            seen.add(name)
+            yield f"{top}{name[len(bare) :]}{'/' * (found[name] and '://' in top)}", found[name]
+
+
+def _bare(name: str) -> str:
+    """A name without its scheme and slashes around it."""
+    return (name.partition("://")[2] or name).strip("/")

@@ -75,15 +75,24 @@ def _manifests(source: str, storage: Storage) -> list[str]:
     if not user_manifests.is_manifest(source) or _is_file(source, storage):
         return [source]
     fs = filesystem(source, storage, storage.anonymous)
-    is_folder = not glob.has_magic(source) and fs.isdir(source)
-    if not is_folder and not glob.has_magic(source):
-        return [source]
-    pattern = f"{source.rstrip('/')}/*{os.path.splitext(source)[1]}" if is_folder else source
-    kept = lambda uris, _: filter(user_manifests.is_manifest, uris)  # noqa: E731
-    found = fs.glob(pattern) if scheme(source) == "file" else remote.find(pattern, storage, kept)(Counter())
-    if not (matches := sorted(found)):
+    pattern = source
+    if not glob.has_magic(source):
+        if not fs.isdir(source):
+            return [source]
+        pattern = f"{source.rstrip('/')}/*{os.path.splitext(source)[1]}"
+    if scheme(source) == "file":
+        matches = [each for match in sorted(fs.glob(pattern)) for each in _manifests(match, storage)]
+    else:
+        found = remote.find(pattern, storage, _written)(Counter())
+        matches = [fs.unstrip_protocol(fs._strip_protocol(each)) for each in sorted(found)]
+    if not matches:
         raise UserError(f"{source}: no manifest matches.")
     return matches
+
+
+def _written(uris: Iterator[str], _: Counter[str]) -> Iterator[str]:
+    """The manifests among URIs, less those that Spark had begun when it was cut off."""
+    return (uri for uri in uris if user_manifests.is_manifest(uri) and "/_temporary/" not in uri)
 
 
 def _open(source: str, storage: Storage) -> Listing:

@@ -138,9 +138,9 @@ def _part_problems(
         if table.column("id").combine_chunks() != ids.combine_chunks():
             return [f"{part.name}: does not hold just its rows of the manifest; {tags.AGAIN}"]
         return [] if chunked is None else _chunk_problems(folder, part, table, chunked)
-    except Unreachable:
-        raise
     except UserError as error:
+        if isinstance(error, Unreachable) and not folder.is_local:
+            raise  # a store is away; on a disk, it is this part
         return [str(error)]
 
 

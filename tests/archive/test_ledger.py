@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -277,24 +278,54 @@ def test_a_compaction_cut_off_between_chunks_and_parts_is_finished(folder: Folde
     assert (ids(folder), status.verify(folder)) == (rows, [])
 
 
-def test_a_compaction_that_was_taken_over_as_it_read_touches_nothing(
-    folder: Folder, done: Record, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "last",
+    ["_measured", "_read", "write", "delete"],
+    ids=["measures", "reads", "has joined", "has deleted"],
+)
+def test_a_compaction_that_is_taken_over_touches_nothing_more(
+    folder: Folder, done: Record, monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
-    """Reading takes minutes on a store: the output may be another job's by the time that the parts are joined."""
+    """Each step takes minutes on a store: the output may be another job's by the next one."""
     import looptagger.archive.compact as module
 
-    read, lost = module._read, threading.Event()
-    monkeypatch.setattr(module, "_read", lambda *of: (lost.set(), read(*of))[1])
-    before = {name: folder.read(name) for name in (*folder.names(), *(f"chunks/{n}" for n in folder.names("chunks")))}
+    place: Any = module if last.startswith("_") else Folder
+    work, lost, late = getattr(place, last), threading.Event(), list[Any]()
+
+    def step(*of: Any) -> Any:
+        found = work(*of)
+        lost.set()
+        return found
 
     def check() -> None:
         if lost.is_set():
             raise UserError("another job took this one for dead")
 
+    monkeypatch.setattr(place, last, step)
+    for name in {"write", "delete"} - {last}:
+        then = getattr(Folder, name)
+        monkeypatch.setattr(
+            Folder, name, lambda *of, then=then: (late.append(of) if lost.is_set() else 0, then(*of))[1]
+        )
     with pytest.raises(UserError, match="took this one for dead"):
         compact(folder, check)
-    assert before == {name: folder.read(name) for name in before}
-    assert [name for name in folder.names("chunks") if f"chunks/{name}" not in before] == []
+    assert late == []
+
+
+def test_an_overwrite_that_is_taken_over_deletes_no_more(
+    folder: Folder, done: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growing, "DELETED", 1)
+    deleted: list[str] = []
+    monkeypatch.setattr(Folder, "delete", lambda self, names: deleted.extend(names))
+
+    def check() -> None:
+        if len(deleted) == 2:
+            raise UserError("another job took this one for dead")
+
+    with pytest.raises(UserError, match="took this one for dead"):
+        growing._clear_parts(folder, check)
+    assert deleted == [counts.NAME, "part-0000000.parquet"]
 
 
 def test_chunks_that_a_cut_off_overwrite_left_joined_do_not_hide_new_ones(folder: Folder, done: Record) -> None:
@@ -309,15 +340,20 @@ def test_chunks_that_a_cut_off_overwrite_left_joined_do_not_hide_new_ones(folder
 
 
 def test_an_outage_is_no_fault_of_the_parts(folder: Folder, done: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.filesystem("memory").put(folder.path, "/away", recursive=True)
+    store = Folder("memory://away")
+    assert status.verify(store) == []
+
     def away(*_: object, **__: object) -> None:
         raise OSError(errno.EBUSY, "SlowDown")
 
     monkeypatch.setattr(status.tags.pq, "read_table", away)
     with pytest.raises(Unreachable, match="part-0000000.parquet: cannot be reached"):
-        status.verify(folder)
+        status.verify(store)
+    assert len(status.verify(folder)) == 3  # on a disk, what cannot be read is these parts' own
     monkeypatch.setattr(manifest.pq, "read_schema", away)
     with pytest.raises(Unreachable, match="manifest/000000.parquet: cannot be reached"):
-        output.output_schema(folder, done)
+        output.output_schema(store, done)
 
 
 def test_rows_are_put_into_their_places_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -486,11 +522,14 @@ def test_a_limit_on_a_larger_manifest_takes_its_first_shards(folder: Folder, tmp
 
 def test_overwrite_starts_anew_and_touches_nothing_else(folder: Folder, done: Record, tmp_path: Path) -> None:
     folder.write("mine.txt", b"keep")
+    folder.write("_run/run-20261129T2200.json", b'{"clips": 10, "seconds": 1, "started": "then"}')
+    assert status.status(folder).clips_per_s == 10
     other = Request({**IDENTITY, "model": "m@2"}, (str(write_manifest(tmp_path / "n.csv", range(2))),), overwrite=True)
     record = prepare(folder, other)
     assert record.rows == 2
     assert len(output.missing(folder, record)) == 1
     assert sorted(os.listdir(folder.path)) == ["_run", "chunks", "mine.txt"]
+    assert status.runs(folder) == []
 
 
 def test_overwrite_that_was_stopped_goes_on(folder: Folder, done: Record, tmp_path: Path) -> None:
@@ -669,6 +708,14 @@ def test_folders_with_other_tables_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1]}), tmp_path / "sales.parquet")
     refused(Folder(str(tmp_path)), request(write_manifest(tmp_path / "m.csv", range(1))), "sales.parquet")
     assert sorted(os.listdir(tmp_path)) == ["m.csv", "sales.parquet"]  # nothing of ours is left there
+
+
+def test_an_output_without_its_record_is_refused_and_kept(folder: Folder, done: Record, tmp_path: Path) -> None:
+    record = folder.read(output.RECORD) or b""
+    folder.delete([output.RECORD])
+    refused(folder, request(tmp_path / "m.csv"), "no output of ours")
+    folder.write(output.RECORD, record)
+    assert status.verify(folder) == []
 
 
 def test_a_strange_record_is_refused(folder: Folder) -> None:
