@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -165,9 +165,16 @@ def tidy(folder: Folder) -> None:
     folder.delete([f"{CHUNKS}/{part.name}" for part in gone])
     for prefix in ("", f"{CHUNKS}/"):
         folder.delete([prefix + part.name for part in parts(folder, prefix.rstrip("/"))[1]])
-    for prefix in ("", f"{CHUNKS}/", "_run/") if folder.is_local else ():
-        halves = [(name, HALF.fullmatch(name)) for name in folder.names(prefix.rstrip("/"))]
-        folder.delete([prefix + name for name, of in halves if of and (prefix == "_run/" or tags.parse(of[1]))])
+    for sub in ("", CHUNKS):
+        sweep(folder, sub, lambda name: tags.parse(name) is not None)
+    sweep(folder, "_run")
+
+
+def sweep(folder: Folder, sub: str, is_ours: Callable[[str], bool] = lambda name: True) -> None:
+    """Delete files of ours whose writing was cut off. The caller holds the folder's lock."""
+    if folder.is_local:
+        halves = [(name, HALF.fullmatch(name)) for name in folder.names(sub)]
+        folder.delete([f"{sub}/{name}".lstrip("/") for name, of in halves if of and is_ours(of[1])])
 
 
 def missing(folder: Folder, record: Record, limit: int | None = None) -> list[Work]:

@@ -141,7 +141,7 @@ def evaluate(models: tuple[str, ...], data: str, out: str | None, scores: str | 
     reports, kept = [], []
     for name, each in zip(models, weights, strict=True):
         predictor = Predictor(each, name, given.compute)
-        split = options["splits"] or _split(predictor.card.provenance)
+        split = options["splits"] or fairness.split_of(predictor.card)
         with terminal.progress_view() as view:
             how = (split, part, options["protocol"], view.of("loops scored"))
             report, ids, truth, found = evaluation.judged(predictor, folder, dataset, *how)
@@ -154,13 +154,6 @@ def evaluate(models: tuple[str, ...], data: str, out: str | None, scores: str | 
         figures[0].write(figures[1], json.dumps(reports, indent=1).encode())
     if table_of:
         write_part(*table_of, pa.concat_tables(kept))
-
-
-def _split(provenance: dict[str, Any]) -> str:
-    """The split that a model was trained on, as its card says."""
-    about = provenance.get("data")
-    trained_on = about.get("split") if isinstance(about, dict) else None
-    return str(trained_on) if trained_on in config.SPLITS else "grouped"
 
 
 @click.command(context_settings=EXAMPLE, short_help="Reproduce the paper's tables and figures.")

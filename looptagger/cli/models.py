@@ -1,6 +1,5 @@
 """The commands around checkpoints: model info, import, thresholds."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ def import_(path: Path, out: str, name: str | None, licence: str) -> None:
 
     to, file = file_at(out, endings=(".safetensors",))
     name = checkpoint.plain_name(Path(file).stem) if name is None else name
-    if not re.fullmatch(checkpoint.NAME, name):
+    if not name or checkpoint.plain_name(name) != name:
         raise UserError(f"--name {name}: letters, digits and . _ - only, 64 at most, and at least one.")
     network, card = published.convert(path, name, licence)
     to.write(file, checkpoint.dump(network, card))
@@ -63,7 +62,7 @@ def import_(path: Path, out: str, name: str | None, licence: str) -> None:
 @click.argument("path", metavar="MODEL")
 @click.option("--data", required=True, metavar="DIR", help="A prepared data set.")
 @click.option(
-    "--splits", type=click.Choice(config.SPLITS), default="grouped", show_default=True, help="Which split of it."
+    "--splits", type=click.Choice(config.SPLITS), help="Which split; by default the one that the model was trained on."
 )
 @click.option(
     "--part",
@@ -74,13 +73,13 @@ def import_(path: Path, out: str, name: str | None, licence: str) -> None:
 )
 @click.option("-o", "--out", metavar="FILE", help="The checkpoint to write; by default MODEL itself.")
 @storage_options
-def thresholds(path: str, data: str, splits: str, part: str, out: str | None, **options: Any) -> None:
+def thresholds(path: str, data: str, splits: str | None, part: str, out: str | None, **options: Any) -> None:
     """Choose the thresholds of a checkpoint anew: those at which F1 is highest on loops whose roles are known.
 
     Example: looptagger model thresholds hcnn.safetensors --data fsld
     """
     from looptagger.archive.storage import Folder, file_at
-    from looptagger.learn import evaluation, metrics, table
+    from looptagger.learn import evaluation, fairness, metrics, table
     from looptagger.model import checkpoint
     from looptagger.model.predictor import Predictor
 
@@ -91,6 +90,7 @@ def thresholds(path: str, data: str, splits: str, part: str, out: str | None, **
     to, file = file_at(out or path, given.storage, (".safetensors",))
     weights, folder = checkpoint.resolve(path, given.storage), Folder.to_read(data, given.storage)
     predictor, dataset = Predictor(weights, path, given.compute), table.find(folder)
+    splits = splits or fairness.split_of(predictor.card)
     with terminal.progress_view() as view:
         progress = view.of("loops scored")
         truth, scores = evaluation.scores_of(predictor, folder, dataset, splits, part, progress=progress)
@@ -103,3 +103,5 @@ def thresholds(path: str, data: str, splits: str, part: str, out: str | None, **
     said = ", ".join(f"{role} {limit:.2f}" for role, limit in limits.items())
     untold = f" Of {', '.join(kept)} the loops tell nothing: as before." if kept else ""
     terminal.note(f"{out or path}: roles from these scores on: {said}.{untold}")
+    if why := fairness.has_heard(predictor.card, dataset, splits, part):
+        terminal.note(f"They suit other loops less. {why}")

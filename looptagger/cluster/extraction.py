@@ -5,11 +5,12 @@ A file of loops gives a file of features, which appears whole or not at all: wha
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pyarrow as pa
 
+from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import write_part
 from looptagger.config import Audio
@@ -59,7 +60,8 @@ def extract(source: Source, out: Folder, progress: Callable[[int, int], None] = 
     found = blocks.map_batches(_extract, fn_kwargs={"source": source}, **how)
     done = total - len(parts)
     for rows in found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-        write_part(out, f"{source.sub}/{name_of(rows.column(FILE)[0].as_py())}", rows.drop_columns([FILE]))
+        name, kept = f"{source.sub}/{name_of(rows.column(FILE)[0].as_py())}", rows.drop_columns([FILE])
+        patiently(partial(write_part, out, name, kept), out.storage)
         done += 1
         progress(done, total)
 

@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from looptagger.archive import lock, output
 from looptagger.archive.storage import Folder
-from looptagger.archive.tags import read_part
 from looptagger.cluster import extraction
 from looptagger.cluster.training_job import Events as TrainEvents
 from looptagger.config import PROTOCOLS, Train
@@ -86,8 +85,9 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
     output.check_place(job.out)
     site = _site(job)
     if shared := _shared(site):
-        events.note(f"{shared:,} loops of {job.test} are learned from in {job.data}, too: their figures flatter.")
+        events.note(f"{shared:,} loops of {job.test} are learned from, or chosen on, in {job.data}: they flatter.")
     with lock.held(site.out) as check:
+        output.sweep(site.out, runs.SCORES)
         asked = site.runs(job.paper)
         wanted = [run for run in asked if run.stored(site.out) is None]
         if any(run.system not in NETWORKS for run in wanted):
@@ -108,7 +108,8 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
             raise UserError(failed[0])
         everything = job.paper.model_copy(update={"systems": SYSTEMS, "protocols": PROTOCOLS})
         every = site.runs(everything)
-        if others := set(site.out.names(runs.SCORES)) - {f"{run.name}.parquet" for run in every}:
+        there = {name for name in site.out.names(runs.SCORES) if not name.startswith(".")}
+        if others := there - {f"{run.name}.parquet" for run in every}:
             events.note(f"Not in the tables: {len(others)} stored runs of other seeds, settings, data or libraries.")
         found = results.write(every, site.out, *site.learned, site.judged)
         return replace(found, failed=failed)
@@ -138,11 +139,12 @@ def _site(job: PaperJob) -> Site:
 
 
 def _shared(site: Site) -> int:
-    """How many loops of another test set sound, sample by sample, as one that is learned from."""
+    """How many loops of another test set sound, sample by sample, as one that is learned from or chosen on."""
     if not site.judged:
         return 0
     protocols = site.job.paper.protocols
-    learned = {each for protocol in protocols for each in table.audio_digests(*site.where(protocol, "train"))}
+    parts = [site.where(protocol, part) for protocol in protocols for part in ("train", VALIDATION)]
+    learned = {each for part in parts for each in table.audio_digests(*part)}
     return sum(each in learned for each in table.audio_digests(*site.where(protocols[0], TEST)))
 
 
@@ -192,7 +194,7 @@ def _loops(run: Run, site: Site, part: str, kind: str) -> chunks.Loops:
     def pairs() -> Iterator[tuple[Any, Any]]:
         for file in dataset.parts:
             rows = table.in_part(table.read(data, file, columns), split, name)
-            yield rows, read_part(site.out, f"{source.sub}/{extraction.name_of(file)}")
+            yield rows, runs.kept(site.out, f"{source.sub}/{extraction.name_of(file)}")
 
     return chunks.gather(pairs(), kind)
 
@@ -208,6 +210,8 @@ def _network(run: Run, site: Site, events: Events) -> pa.Table:
     place = f"{job.out.rstrip('/')}/runs/{run.system.lower()}-{run.seed}-{run.trained}"
     settings = settings.model_copy(update={"storage": job.paper.storage})
     train(TrainJob(job.data, place, settings, address=job.address), events.training(settings))
+    if runs.identity(table.find(site.learned[0])) != runs.identity(site.learned[1]):
+        raise UserError(f"{job.data}: was prepared anew meanwhile; run the same command again.")
     predictor = Predictor(checkpoint.resolve(place, job.paper.storage), place)
     found = []
     for part in _judged(run):

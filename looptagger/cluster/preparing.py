@@ -44,6 +44,7 @@ def prepare(
     rows = preparing.to_rows(collection.loops, job.prepare)
     with lock.held(folder) as check:
         _check_empty(folder, job.overwrite)  # another job may have ended meanwhile
+        output.sweep(folder, "", lambda name: table.is_part(name) or name == table.NAME)
         writer = preparing.TableWriter(folder, collection, job.prepare)
         done = 0
         for block in _decoded(rows, job, note):

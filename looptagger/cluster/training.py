@@ -74,7 +74,7 @@ def _live(job: Job, rank: int, world: int, here: int, device: Any) -> None:
         if not is_short_of_memory(error):
             raise
         crops = job.task.settings.batch // world
-        said = f"the GPU's memory does not hold {crops} crops at once; set a smaller batch, or more compute.workers."
+        said = f"memory does not hold {crops} crops at once; set a smaller batch, or more compute.workers."
         job.words.put(("error", said))
         raise UserError(said) from None
     except UserError as error:

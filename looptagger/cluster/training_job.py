@@ -1,5 +1,6 @@
 """The training job from request to result: what `looptagger train` and jobs/train.py both call."""
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ from looptagger.model import checkpoint
 from looptagger.model.checkpoint import Card, plain_name
 from looptagger.roles import ROLES
 
+LICENCES = 20
+"""The commonest are named in a checkpoint, whose header is bounded: every loop may have a text of its own."""
 PACKAGES = ("looptagger", "ray", "torch", "torchaudio", "numpy", "pyarrow", "soxr")
 
 
@@ -56,13 +59,17 @@ def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
     output.check_place(job.out)
     data, out = Folder.to_read(job.data, job.train.storage), Folder(job.out, job.train.storage)
     found = table.find(data)
-    kept = None if job.overwrite or not record.is_started(out) else out.read(record.START)
-    settings, begun_with = start.begun_with(job.train, kept)
-    job = replace(job, train=settings)
+    goes_on = record.is_started(out) and (not job.overwrite or record.is_anew(out))
+    settings, begun_with = start.begun_with(job.train, out.read(record.START) if goes_on else None)
+    asked, job = job.train, replace(job, train=settings)
     _check(job, found, data, out)
     with lock.held(out) as check:
+        record.sweep(out)
         if job.overwrite and record.is_being_replaced(out, _identity(job, found, begun_with), job.train.epochs):
             job = replace(job, overwrite=False)
+        elif job.overwrite and goes_on:  # another run than the one that was stopped: with the model as it is now
+            settings, begun_with = start.begun_with(asked)
+            job = replace(job, train=settings)
         if not job.overwrite:
             _begin(job, found, out, begun_with)
         log = [] if job.overwrite else record.rows(out)
@@ -188,10 +195,12 @@ def _announced(task: Task, found: Dataset, force: Workforce) -> str:
 def _card(job: TrainJob, found: Dataset, begun_with: bytes | None) -> Card:
     """The checkpoint's card but for what validation decides."""
     name = plain_name(job.out.rstrip("/").rpartition("/")[2]) or job.train.model.kind
+    data = found.model_dump(exclude={"parts", "counts", "format", "licences"})
+    licences = dict(Counter(found.licences).most_common(LICENCES))
     provenance = {
         "made": "looptagger train",
         "started": (None if job.overwrite else record.started(Folder(job.out, job.train.storage))) or _now(),
-        "data": {**found.model_dump(exclude={"parts", "counts", "format"}), "split": job.train.split},
+        "data": {**data, "licences": licences, "split": job.train.split},
         "counts": found.counts[job.train.split],
         "settings": job.train.model_dump(mode="json", exclude={"storage"}),
         "versions": _versions(),

@@ -3,6 +3,7 @@
 from pathlib import PurePath
 from typing import Any
 
+from looptagger.config import SPLITS
 from looptagger.learn import labels
 from looptagger.learn.table import Dataset
 from looptagger.model.checkpoint import Card
@@ -21,10 +22,17 @@ def warnings(card: Card, dataset: Dataset, split: str, part: str) -> list[str]:
     return found
 
 
-def has_heard(card: Card, dataset: Dataset, split: str) -> str | None:
-    """Why a model that a training begins with cannot be judged on its validation part, or None."""
-    found = warnings(card, dataset, split, "validation")
-    return next((why for why in found if "heard some" in why), None)
+def has_heard(card: Card, dataset: Dataset, split: str, part: str = "validation") -> str | None:
+    """Why a model has learned from some loops of a part already, or None."""
+    found = warnings(card, dataset, split, part)
+    return next((why for why in found if "heard some" in why or "has been trained" in why), None)
+
+
+def split_of(card: Card) -> str:
+    """The split that a model was trained on, as its card says."""
+    about = card.provenance.get("data")
+    trained_on = about.get("split") if isinstance(about, dict) else None
+    return str(trained_on) if trained_on in SPLITS else "grouped"
 
 
 def _forebears(provenance: dict[str, Any]) -> list[dict[str, Any]]:

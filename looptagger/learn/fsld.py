@@ -192,15 +192,17 @@ def _audio_files(folder: Path, drops: Drops) -> dict[str, Path]:
 def _described(loops: Iterable[Loop], files: dict[str, Path], metadata: Path | None) -> list[Loop]:
     """The loops with their files, uploaders, packs and licences.
 
-    The uploader is the user's number in the file's name, which every loop has.
+    The uploader is the user's number in the file's name, else the number that others of that name have, else the name.
     """
-    records = _records(metadata)
+    records = {loop: record for loop, record in _records(metadata).items() if isinstance(record, dict)}
+    named = {loop: _text(record.get("username")) for loop, record in records.items()}
+    numbers = {loop: path.name.partition("_")[2].partition(".")[0] for loop, path in files.items()}
+    numbers = {loop: number for loop, number in numbers.items() if number.isdigit()}
+    known = {named.get(loop): number for loop, number in numbers.items()}
     described = []
     for loop in loops:
-        record = records.get(loop.id)
-        record = record if isinstance(record, dict) else {}
-        path = files[loop.id]
-        user = path.name.partition("_")[2].partition(".")[0] or record.get("username")
+        record, path, name = records.get(loop.id, {}), files[loop.id], named.get(loop.id)
+        user = numbers.get(loop.id) or (known.get(name, name) if name else None)
         pack = record.get("pack_name")
         licence = short_licence(_text(record.get("license")))
         uri = uri_of(os.fsencode(path.absolute()))

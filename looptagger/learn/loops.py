@@ -65,6 +65,16 @@ class Collection:
     drops: Drops
 
 
+def with_uploaders(loops: Sequence[Loop]) -> list[Loop]:
+    """The loops, where one names its pack only with the uploader whom others of the pack name, if that is one."""
+    known: dict[str | None, set[str]] = {}
+    for loop in loops:
+        if loop.uploader and loop.pack:
+            known.setdefault(loop.pack, set()).add(loop.uploader)
+    alone = {pack: uploader for pack, (uploader, *others) in known.items() if not others}
+    return [replace(loop, uploader=loop.uploader or alone.get(loop.pack)) for loop in loops]
+
+
 def family(licence: str | None) -> str:
     """A licence's family: `cc0`, `by`, `by-nc`, `sampling+`; another's own name in lower case; `unknown`."""
     text = "-".join((licence or "unknown").lower().split()).removeprefix("cc-")

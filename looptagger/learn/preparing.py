@@ -15,12 +15,13 @@ import pyarrow.compute as pc
 
 from looptagger.archive.disk import uri_of
 from looptagger.archive.fetch import Begin, Lost, read
+from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder, local_path, scheme
 from looptagger.audio.decode import Clip, decode_whole
 from looptagger.config import SPLITS, Audio, Prepare
 from looptagger.errors import ClipFailed, UserError
 from looptagger.learn import fsld, labels, table
-from looptagger.learn.loops import Collection, Loop, family, with_licences
+from looptagger.learn.loops import Collection, Loop, family, with_licences, with_uploaders
 from looptagger.learn.splits import PARTS, splits
 from looptagger.roles import ROLES
 
@@ -66,6 +67,7 @@ def counted(collection: Collection) -> str:
 
 def to_rows(loops: Sequence[Loop], settings: Prepare) -> pa.Table:
     """Loops with their splits as a table in a seeded random order, still without audio."""
+    loops = with_uploaders(loops)
     parts = splits(loops, settings.shares, settings.seed)
     names = ("id", "uri", "uploader", "pack", "licence")
     columns: dict[str, Any] = {name: [getattr(loop, name) for loop in loops] for name in names}
@@ -149,9 +151,12 @@ class TableWriter:
         self.waiting = [tail]
         if head.num_rows:
             if not self.parts:  # what was there goes only now that there is something in its place
-                self.folder.delete([table.NAME, *filter(table.is_part, self.folder.names())])
+                patiently(self._clear, self.folder.storage)
             table.write_part(self.folder, len(self.parts), head.combine_chunks())
             self.parts.append(table.part_name(len(self.parts)))
+
+    def _clear(self) -> None:
+        self.folder.delete([table.NAME, *filter(table.is_part, self.folder.names())])
 
     def finish(self) -> table.Dataset:
         """Store what waits, and the description, which makes the table one. Raises UserError for an empty one."""
@@ -177,5 +182,6 @@ class TableWriter:
             licences=dict(self.licences),
             twins={split: twins(self.lines, lines) for split, lines in self.dealt.items()},
         )
-        self.folder.write(table.NAME, json.dumps(found.model_dump(), indent=1).encode())
+        data = json.dumps(found.model_dump(), indent=1).encode()
+        patiently(lambda: self.folder.write(table.NAME, data), self.folder.storage)
         return found

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from looptagger.archive import output
 from looptagger.archive.storage import Folder, parsed
 from looptagger.config import Train
 from looptagger.errors import UserError
@@ -60,6 +61,9 @@ def begin(folder: Folder, wanted: Mapping[str, Any], more: Mapping[str, Any]) ->
             f"{folder.uri}: holds {max(there)}, but no {STATE} to go on from; choose another folder, or replace what "
             "is there with --overwrite."
         )
+    if data is None and not is_new:
+        lacks = f"holds {STATE}, but no {ASKED} that says of what; put it back"
+        raise UserError(f"{folder.uri}: {lacks}, or start anew with --overwrite.")
     if is_new or data is None:
         folder.write(ASKED, json.dumps({**wanted, **more}, indent=1).encode())
         return
@@ -77,6 +81,17 @@ def started(folder: Folder) -> str | None:
     """When the run in a folder was begun, however often it has gone on since."""
     found = parsed(folder.read(ASKED)).get("started")
     return None if found is None else str(found)
+
+
+def sweep(folder: Folder) -> None:
+    """Delete what killed workers had half written; the state of a wide network is 70 MB."""
+    output.sweep(folder, "_run")
+    output.sweep(folder, "", {ASKED, LOG, MODEL, CURVES}.__contains__)
+
+
+def is_anew(folder: Folder) -> bool:
+    """Whether --overwrite began the run in a folder."""
+    return bool(parsed(folder.read(ASKED)).get("anew"))
 
 
 def is_being_replaced(folder: Folder, wanted: Mapping[str, Any], epochs: int) -> bool:
@@ -129,10 +144,12 @@ class Pictures:
         """An epoch has ended. A worker that was replaced tells of it again."""
         if row["epoch"] <= self.last:
             return
+        missed = rows(self.folder) if row["epoch"] > self.last + 1 else []  # ended while nobody listened
+        for each in (*(one for one in missed if self.last < one["epoch"] < row["epoch"]), row):
+            for key, value in each.items():
+                if isinstance(value, float) and key != "time":
+                    self.writer.add_scalar(_tag(key), value, each["epoch"], walltime=each["time"])
         self.last = row["epoch"]
-        for key, value in row.items():
-            if isinstance(value, float) and key != "time":
-                self.writer.add_scalar(_tag(key), value, row["epoch"], walltime=row["time"])
         if time.monotonic() - self.stored > PICTURES_S:
             with suppress(UserError):  # no picture is worth a training
                 self.store()

@@ -11,13 +11,14 @@ from looptagger.learn.loops import Loop
 from looptagger.roles import ROLES
 
 PARTS: Final = ("train", "validation", "test")
-GROUPED = SPLITS.index("grouped")
 LARGEST = 10
 """A held-out part is at least so many times as large as its largest uploader's share."""
 SPARE = 1.1
 """Loops of small uploaders, as a multiple of those wanted, from which on large ones are kept out of held-out parts."""
-TRIES = 40
-"""Random orders tried; the assignment nearest to the wanted shares is kept."""
+TRIES, TRIED = 40, 200_000
+"""Random orders tried; the assignment nearest to the wanted shares is kept. Of many groups fewer orders differ in that:
+no more than so many are dealt out in all.
+"""
 
 
 def splits(loops: Sequence[Loop], shares: Sequence[float], seed: int) -> dict[str, list[str]]:
@@ -32,12 +33,18 @@ def splits(loops: Sequence[Loop], shares: Sequence[float], seed: int) -> dict[st
     fixed = [loop.part for loop in loops]
     open_to = [0.0 if part in fixed and part != PARTS[0] else share for part, share in zip(PARTS, shares, strict=True)]
     open_to = open_to if any(open_to) else [1.0, 0.0, 0.0]
-    dealt = iter(zip(*_dealt_out([loop for loop in loops if not loop.part], open_to, seed), strict=True))
-    parts = [[part] * len(SPLITS) if part else list(next(dealt)) for part in fixed]
     settled = {group: _followed(marked) for group, marked in _marked(loops).items()}
-    for each, loop in zip(parts, loops, strict=True):
-        each[GROUPED] = loop.part or settled.get(loop.group, each[GROUPED])
-    return {name: [str(each[i]) for each in parts] for i, name in enumerate(SPLITS)}
+    follows = [loop.part or settled.get(loop.group) for loop in loops]
+    return {name: _filled(loops, follows if name == "grouped" else fixed, open_to, seed, name) for name in SPLITS}
+
+
+def _filled(
+    loops: Sequence[Loop], fixed: Sequence[str | None], shares: Sequence[float], seed: int, split: str
+) -> list[str]:
+    """The loops' parts, of which some are fixed."""
+    free = [loop for loop, part in zip(loops, fixed, strict=True) if not part]
+    dealt = iter(_dealt_out(free, shares, seed, split))
+    return [part or next(dealt) for part in fixed]
 
 
 def _marked(loops: Sequence[Loop]) -> dict[str, set[str]]:
@@ -61,21 +68,15 @@ def carried(loops: Sequence[Loop]) -> tuple[int, int]:
     return followed, sum(len(parts) > 1 for parts in marked.values())
 
 
-def _dealt_out(loops: Sequence[Loop], shares: Sequence[float], seed: int) -> list[list[str]]:
-    """The parts of loops in the three splits, in the order of SPLITS."""
+def _dealt_out(loops: Sequence[Loop], shares: Sequence[float], seed: int, split: str) -> list[str]:
+    """The parts of loops in a split."""
     if not loops:
-        return [[] for _ in SPLITS]
+        return []
     order = sorted(range(len(loops)), key=lambda i: loops[i].id)
     labels = np.array([[role in loops[i].roles for role in ROLES] for i in order], float)
-    alone = [loops[i].id for i in order]
-    groups = [loops[i].group for i in order]
-    found = (
-        _random(len(loops), shares, seed),
-        _balanced(labels, alone, shares, seed),
-        _balanced(labels, groups, shares, seed),
-    )
-    back = np.argsort(order)
-    return [[PARTS[part] for part in parts[back]] for parts in found]
+    groups = [loops[i].group if split == "grouped" else loops[i].id for i in order]
+    parts = _random(len(loops), shares, seed) if split == "paper" else _balanced(labels, groups, shares, seed)
+    return [PARTS[part] for part in parts[np.argsort(order)]]
 
 
 def _random(count: int, shares: Sequence[float], seed: int) -> NDArray[np.int64]:
@@ -92,7 +93,8 @@ def _balanced(
     counts = np.zeros((len(names), 1 + labels.shape[1]))
     np.add.at(counts, member, np.column_stack([np.ones(len(labels)), labels]))
     wanted = np.outer(np.array(shares) / sum(shares), counts.sum(axis=0)) + 1e-9
-    tries = [_dealt(counts, wanted, np.random.default_rng([seed, i])) for i in range(TRIES)]
+    several = range(max(1, min(TRIES, TRIED // len(names))))
+    tries = [_dealt(counts, wanted, np.random.default_rng([seed, i])) for i in several]
     _, parts = min(tries, key=lambda each: each[0])
     return parts[member]
 

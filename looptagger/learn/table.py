@@ -82,7 +82,7 @@ def is_part(name: str) -> bool:
 def write_part(folder: Folder, number: int, table: pa.Table) -> None:
     """Store one part. Delta coding makes 16-bit audio a third smaller, and reads as fast as none."""
     sink = pa.BufferOutputStream()
-    coded = {"waveform.list.item": "DELTA_BINARY_PACKED"}
+    coded = {"waveform.list.element": "DELTA_BINARY_PACKED"}
     flat = [name for name in SCHEMA.names if name != "waveform"]
     how = {"compression": "zstd", "use_dictionary": flat, "column_encoding": coded, "write_page_checksum": True}
     pq.write_table(table, sink, **how)

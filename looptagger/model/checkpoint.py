@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from looptagger.archive.storage import Folder, local_path, scheme
 from looptagger.config import Audio, Model, Settings, Storage, misfit
@@ -30,19 +30,22 @@ NAMES = (STARTER, UNTRAINED)
 SHIPPED = Path(__file__).with_name("starter.safetensors")
 
 
-NAME = r"[\w.-]{1,64}"
-
-
 def plain_name(text: str) -> str:
     """A model's name made of a file's: `-` for what a name cannot have, 64 characters at most; empty for nothing."""
-    return re.sub(r"[^\w.-]", "-", text)[:64]
+    return "".join(each if each.isalpha() or each.isdecimal() or each in "_.-" else "-" for each in text)[:64]
+
+
+def _checked_name(name: str) -> str:
+    if not name or plain_name(name) != name:
+        raise ValueError("a name has letters, digits and . _ - only, 64 at most, and at least one")
+    return name
 
 
 class Card(Settings):
     """What a checkpoint says of itself, as JSON in the safetensors header under `looptagger`."""
 
     format: Literal[1] = 1
-    name: str = Field(pattern=f"^{NAME}$")
+    name: Annotated[str, AfterValidator(_checked_name)]
     model: Model = Model()
     audio: Audio = Audio()
     roles: tuple[str, ...] = ROLES

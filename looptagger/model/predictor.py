@@ -123,7 +123,8 @@ class Predictor:
     def _ask_less(self) -> None:
         """Half as many chunks a forward from now on, as memory did not hold these. Raises UserError at one."""
         if self.batch == 1:
-            raise UserError("the GPU's memory does not hold one chunk's maps; free it, or use compute.device=cpu.")
+            else_ = ", or use compute.device=cpu" if self.device.type == "cuda" else ""
+            raise UserError(f"memory does not hold one chunk's maps; free some{else_}.")
         self.batch //= 2
 
     def _forward(self, pcm: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -136,8 +137,9 @@ class Predictor:
 
 
 def is_short_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU's memory did not hold what was asked for: CUDA's libraries have no error of their own for it."""
-    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
+    """Whether memory did not hold what was asked for: CUDA's libraries and CPUs have no error of their own for it."""
+    said = ("ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
 
 
 def _device(wanted: str) -> str:

@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import read_part, write_part
 from looptagger.config import Protocol
-from looptagger.learn import evaluation, intervals, metrics
+from looptagger.errors import Unreachable, UserError
+from looptagger.learn import evaluation, intervals, metrics, start
 from looptagger.learn.evaluation import PUBLISHED_ROLES
 from looptagger.learn.metrics import Floats, Truth
 from looptagger.learn.table import Dataset
@@ -57,11 +59,22 @@ class Run:
         """Its scores, if it has been done: `id`, `part`, `is_<role>` and the scores by role."""
         if f"{self.name}.parquet" not in folder.names(SCORES):
             return None
-        return read_part(folder, f"{SCORES}/{self.name}.parquet")
+        return kept(folder, f"{SCORES}/{self.name}.parquet")
 
     def store(self, folder: Folder, scores: pa.Table) -> None:
         """Keep its scores."""
-        write_part(folder, f"{SCORES}/{self.name}.parquet", scores)
+        patiently(lambda: write_part(folder, f"{SCORES}/{self.name}.parquet", scores), folder.storage)
+
+
+def kept(folder: Folder, name: str) -> pa.Table:
+    """A table that the comparison has stored. Raises UserError for one that is damaged."""
+    try:
+        return patiently(lambda: read_part(folder, name), folder.storage)
+    except Unreachable:
+        raise
+    except UserError:
+        again = "delete it, and run the same command again"
+        raise UserError(f"{folder.uri}/{name}: cannot be read whole; {again}.") from None
 
 
 def identity(dataset: Dataset) -> str:
@@ -78,7 +91,7 @@ def runs(settings: Paper, data: str, test: str, versions: Mapping[str, str]) -> 
     for system in settings.systems:
         for protocol in settings.protocols:
             train = settings.train(system, protocol, 0)
-            about: dict[str, Any] = train.recipe()
+            about: dict[str, Any] = train.recipe() | start.noted(start.begun_with(train)[1])
             if system not in NETWORKS:
                 about = {**settings.classic.model_dump(), **versions, "split": train.split, "version": CLASSIC_VERSION}
             trained = digest(data, about)

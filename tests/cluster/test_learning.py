@@ -91,6 +91,9 @@ def test_from_fsld_to_figures_though_a_worker_dies(
     assert Predictor.load(chosen).card.thresholds == pytest.approx(Predictor.load(run).card.thresholds)
     assert Predictor.load(chosen).card.provenance["thresholds_of"]["part"] == "validation"
     said = capsys.readouterr()
+    assert "suit other loops less" not in said.err
+    main(["model", "thresholds", str(run), "--data", str(out), "-o", str(chosen), "--splits", "paper"])
+    assert "They suit other loops less. The model was trained on the grouped split" in capsys.readouterr().err
     assert "mean of 6 roles" in said.out
     (report,) = json.loads((tmp_path / "figures.json").read_text())
     assert (report["split"], report["part"], report["loops"]) == (
@@ -197,6 +200,7 @@ def test_what_lies_there_without_a_state_is_not_trained_over(
     data: tuple[Folder, table.Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = TrainJob(data[0].path, str(tmp_path), settings(*SHORT))
+    record.begin(Folder(str(tmp_path)), record.identity(job.train, data[1]), {})
     fit(data, tmp_path, job.train)
     known: list[Any] = []
     monkeypatch.setattr(training_job, "_run", lambda job, task, found, log, events: known.append(log))
@@ -336,10 +340,9 @@ def test_wrong_use_is_one_sentence(
 
 
 def test_a_run_is_not_taken_for_another(data: tuple[Folder, table.Dataset], tmp_path: Path) -> None:
-    chosen = settings()
-    fit(data, tmp_path, chosen)
-    folder = Folder(str(tmp_path))
+    chosen, folder = settings(), Folder(str(tmp_path))
     record.begin(folder, record.identity(chosen, data[1]), {})
+    fit(data, tmp_path, chosen)
     record.begin(folder, record.identity(load(type(chosen), None, [*_as_flags(), "compute.workers=2"]), data[1]), {})
     with pytest.raises(Exception, match=r"a run with epochs = 2, not 3; choose another folder"):
         record.begin(folder, record.identity(settings("epochs=3"), data[1]), {})

@@ -195,3 +195,14 @@ def test_metadata_of_another_shape_costs_only_what_it_would_have_said(tree: Tree
     (root / "FSL10K" / "metadata.json").write_text(json.dumps({"1": None, "2": {"license": 5, "pack_name": {}}}))
     found = fsld.read(root, "union")
     assert [loop.uploader for loop in found.loops] == ["70", "71", "74"]
+
+
+def test_files_that_freesound_names_have_their_uploader_from_the_metadata(tree: Tree) -> None:
+    """Whose number others of that name may tell: else one person would be on two sides."""
+    root = tree.write("json")
+    audio = root / "FSL10K" / "audio" / "wav"
+    for loop, name in (("2", "2__jane__b.wav"), ("7", "7__joe__g.wav")):
+        (next(audio.glob(f"{loop}_*"))).rename(audio / name)
+    names = {"1": "jane", "2": "jane", "7": "joe"}
+    (root / "FSL10K" / "metadata.json").write_text(json.dumps({loop: {"username": n} for loop, n in names.items()}))
+    assert [loop.uploader for loop in fsld.read(root, "union").loops] == ["70", "70", "joe"]

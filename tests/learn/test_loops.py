@@ -8,7 +8,7 @@ import pytest
 
 from looptagger.errors import UserError
 from looptagger.learn import labels
-from looptagger.learn.loops import Collection, Drops, Loop, family, short_licence, with_licences
+from looptagger.learn.loops import Collection, Drops, Loop, family, short_licence, with_licences, with_uploaders
 from looptagger.learn.splits import PARTS, carried, splits
 from looptagger.roles import ROLES
 
@@ -163,3 +163,19 @@ def test_without_uploaders_packs_stay_together() -> None:
     parts = splits(loops, (0.8, 0.1, 0.1), 0)["grouped"]
     assert all(len({parts[i] for i in range(pack, 100, 10)}) == 1 for pack in range(10))
     assert Counter(parts) == {"train": 80, "validation": 10, "test": 10}
+
+
+def test_uploaders_of_marked_loops_leave_room_for_others_in_held_out_parts() -> None:
+    """They are small, and would suffice, were they not all of the marked part."""
+    small = [Loop(f"s{i}", "", frozenset({"fx"}), str(i // 6), part="test" if i % 6 == 0 else None) for i in range(120)]
+    large = [Loop(f"l{i}", "", frozenset({"fx"}), f"large {i // 40}") for i in range(880)]
+    counts = Counter(splits([*small, *large], (0.9, 0.05, 0.05), 0)["grouped"])
+    assert counts["test"] == 120
+    assert 40 <= counts["validation"] <= 80
+
+
+def test_a_pack_of_one_uploader_is_that_ones_where_only_some_loops_say_so() -> None:
+    given = [("me", "x"), (None, "x"), ("you", "y"), ("me", "y"), (None, "y"), (None, None), ("me", None)]
+    loops = [Loop(str(i), "", frozenset({"fx"}), uploader, pack) for i, (uploader, pack) in enumerate(given)]
+    found = [loop.uploader for loop in with_uploaders(loops)]
+    assert found == ["me", "me", "you", "me", None, None, "me"]

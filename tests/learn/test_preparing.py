@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
@@ -148,7 +149,7 @@ def test_a_labels_file_leads_to_any_format_at_any_rate(tmp_path: Path) -> None:
 
 def test_loops_of_a_pack_are_of_one_maker_where_no_uploader_is_known(tmp_path: Path) -> None:
     """As the split has it: else intervals would take them for strangers."""
-    lines = ["path,roles,uploader,pack", "a.wav,bass,,x", "b.wav,bass,,x", "c.wav,bass,me,x", "d.wav,bass,,"]
+    lines = ["path,roles,uploader,pack", "a.wav,bass,,x", "b.wav,bass,,x", "c.wav,bass,me,y", "d.wav,bass,,"]
     for name in "abcd":
         (tmp_path / f"{name}.wav").write_bytes(audio_bytes(tone(0.5, 100 + ord(name))))
     (tmp_path / "labels.csv").write_text("\n".join(lines))
@@ -182,3 +183,19 @@ def test_tags_are_not_prepared_over(tmp_path: Path, overwrite: bool) -> None:
     folder.write(output.RECORD, b"{}")
     with pytest.raises(UserError, match="holds the tags of `looptagger tag`; choose another folder"):
         prepare(PrepareJob("nowhere", folder.uri, overwrite=overwrite))
+
+
+def test_waveforms_are_stored_in_less_than_they_are(tmp_path: Path) -> None:
+    folder, dataset = store(separable(tmp_path / "tree", 4).write("json"), tmp_path / "out", shares=(0.6, 0.2, 0.2))
+    column = pq.read_metadata(folder.at(dataset.parts[0])).row_group(0).column(1)
+    assert column.path_in_schema == "waveform.list.element"
+    assert "DELTA_BINARY_PACKED" in column.encodings
+
+
+def test_half_written_files_of_a_killed_preparation_go(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for name in (".loops-00003.parquet.77.tmp", ".dataset.json.77.tmp", ".mine.77.tmp"):
+        (tmp_path / "out" / name).write_bytes(b"half")
+    job = PrepareJob(str(separable(tmp_path / "tree", 4).write("json")), str(tmp_path / "out"))
+    prepare(job)
+    assert [name for name in os.listdir(tmp_path / "out") if name.startswith(".")] == [".mine.77.tmp"]

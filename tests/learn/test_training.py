@@ -11,7 +11,8 @@ import safetensors.torch
 import torch
 
 from looptagger.archive.storage import Folder
-from looptagger.config import Augment, Phase, Train
+from looptagger.cluster import training_job
+from looptagger.config import Augment, Model, Phase, Train
 from looptagger.errors import UserError
 from looptagger.learn import record, resuming, start, table, training
 from looptagger.learn.augment import Tensors
@@ -291,6 +292,36 @@ def test_a_run_does_not_begin_over_what_a_user_has_there(name: str, tmp_path: Pa
     with pytest.raises(UserError, match=f"holds {name}, but no _run/state.pt"):
         record.begin(folder, {"settings": {}, "data": {}}, {})
     assert folder.read(name) == b'{"a": 1}'
+
+
+def test_a_state_that_nothing_is_said_of_is_not_gone_on_with(tmp_path: Path) -> None:
+    """It may have learned from what is held out now."""
+    folder = Folder(str(tmp_path))
+    folder.write(record.STATE, b"state")
+    with pytest.raises(UserError, match=r"holds _run/state.pt, but no run.json that says of what; put it back"):
+        record.begin(folder, {"settings": {}, "data": {}}, {})
+
+
+def test_pictures_have_the_epochs_that_ended_while_nobody_listened(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    log = [{"epoch": epoch, "time": 0.0, "loss": 0.1 * epoch, "best": False} for epoch in range(1, 5)]
+    folder.write(record.LOG, "\n".join(map(json.dumps, log)).encode())
+    pictures, told = record.Pictures(folder, log[:1]), list[int]()
+    pictures.writer.add_scalar = lambda tag, value, epoch, walltime: told.append(epoch)
+    pictures.add(log[3])
+    pictures.add(log[2])
+    assert told == [2, 3, 4]
+
+
+def test_the_card_names_the_commonest_licences(data: Data) -> None:
+    """Its header is bounded, and each loop may have an attribution of its own."""
+    many = {f"(c) Jane Doe {i}, https://freesound.org/{'x' * 60}": 1 for i in range(13_000)} | {"by": 9}
+    card = training_job._card(
+        training_job.TrainJob("data", "run", settings()), data[1].model_copy(update={"licences": many}), None
+    )
+    weights = checkpoint.untrained(Model(channels=4))
+    kept = checkpoint.card(checkpoint.told_anew(weights, provenance=card.provenance), "it")
+    assert kept.provenance["data"]["licences"]["by"] == 9
 
 
 def test_curves_are_a_picture_and_tensorboard_can_read_the_log(data: Data, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 from looptagger.config import Chunking, Compute, Model
 from looptagger.errors import UserError
 from looptagger.model import checkpoint
-from looptagger.model.predictor import Predictor, segment_means
+from looptagger.model.predictor import Predictor, is_short_of_memory, segment_means
 from looptagger.roles import ROLES
 from tests.conftest import tone
 
@@ -116,6 +116,12 @@ def test_a_card_whose_memory_is_short_gets_fewer_chunks(tiny_model: str, monkeyp
     short(0)
     with pytest.raises(UserError, match="does not hold one chunk"):
         predictor.chunk_scores(pcm)
+
+
+def test_a_cpu_whose_memory_is_short_says_so_in_words_only() -> None:
+    said = "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 B."
+    assert is_short_of_memory(RuntimeError(said))
+    assert not is_short_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
 def test_segment_means() -> None:

@@ -101,6 +101,6 @@ def test_a_crop_lies_in_the_loop_or_the_loop_in_zeros() -> None:
 
 def test_without_the_extra_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "PACKAGES", ("essentia", "scikit-multilearn-of-old"))
-    with pytest.raises(UserError, match=r"scikit-multilearn-of-old not installed.*pip install 'looptagger\[paper\]'"):
+    with pytest.raises(UserError, match=r"scikit-multilearn-of-old not installed.*pip install .* '\.\[paper\]'"):
         features.require()
     assert list(features.known()) == ["essentia"]

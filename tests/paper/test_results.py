@@ -10,8 +10,10 @@ import pyarrow as pa
 import pytest
 
 from looptagger.archive.storage import Folder
-from looptagger.config import Audio, Train
+from looptagger.config import Audio, Model, Train
+from looptagger.errors import UserError
 from looptagger.learn.table import Dataset
+from looptagger.model import checkpoint
 from looptagger.paper import figures, runs, tables
 from looptagger.paper.settings import PUBLISHED, SYSTEMS, Paper
 from looptagger.roles import COLOURS, ROLES
@@ -77,6 +79,25 @@ def test_a_run_s_key_is_of_all_that_it_depends_on() -> None:
     assert {name.split()[0] for name in changed} == set(SYSTEMS[:6])
     changed = {name for name, value in keys(settings=Paper(ours=Train(epochs=3))).items() if value != base[name]}
     assert {tuple(name.split()[:2]) for name in changed} == {("CNN", "ours"), ("HCNN", "ours")}
+
+
+def test_a_run_s_key_is_of_the_model_that_it_begins_with(tmp_path: Path) -> None:
+    def key() -> str:
+        settings = Paper(ours=Train(begin_with=str(tmp_path / "m.safetensors")), systems=("HCNN",), protocols=("ours",))
+        return runs.runs(settings, "d", "t", {})[0].key
+
+    found = []
+    for seed in (0, 1, 0):
+        (tmp_path / "m.safetensors").write_bytes(checkpoint.untrained(Model(channels=4), seed=seed))
+        found.append(key())
+    assert found[0] == found[2] != found[1]
+
+
+def test_scores_that_are_damaged_are_a_sentence(tmp_path: Path) -> None:
+    run, folder = runs.Run("HCNN", "ours", 0, "abc", "def"), Folder(str(tmp_path))
+    folder.write(f"scores/{run.name}.parquet", b"junk")
+    with pytest.raises(UserError, match="cannot be read whole; delete it, and run the same command again"):
+        run.stored(folder)
 
 
 def test_scores_are_stored_as_they_are(tmp_path: Path) -> None:
