@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from looptagger.archive import lock, output
+from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
 from looptagger.cluster import extraction
 from looptagger.cluster.training_job import Events as TrainEvents
@@ -15,6 +16,7 @@ from looptagger.config import PROTOCOLS, Train
 from looptagger.errors import UserError, one_line
 from looptagger.learn import table
 from looptagger.learn.table import Dataset
+from looptagger.model import checkpoint
 from looptagger.paper import chunks, features, results, runs
 from looptagger.paper.runs import TEST, VALIDATION, Run
 from looptagger.paper.settings import NETWORKS, SYSTEMS, Paper
@@ -53,6 +55,7 @@ class Site:
     judged: tuple[Folder, Dataset] | None
     out: Folder
     versions: dict[str, str]
+    begun: dict[str, str]
 
     def where(self, protocol: str, part: str) -> tuple[Folder, Dataset, str, str]:
         """The data set that holds a part, and what selects its loops there."""
@@ -62,7 +65,7 @@ class Site:
     def runs(self, settings: Paper) -> list[Run]:
         """The runs that some settings mean here."""
         data, test = (runs.identity(dataset) for _, dataset in (self.learned, self.judged or self.learned))
-        return runs.runs(settings, data, test, self.versions)
+        return runs.runs(settings, data, test, self.versions, self.begun)
 
     def sources(self) -> list[extraction.Source]:
         """The data sets whose features are wanted; the one that is learned from first."""
@@ -122,7 +125,7 @@ def _site(job: PaperJob) -> Site:
 
     learned, judged = opened(job.data), None if job.test is None else opened(job.test)
     versions = features.require() if set(job.paper.systems) - set(NETWORKS) else features.known()
-    site = Site(job, learned, judged, Folder(job.out, job.paper.storage), versions)
+    site = Site(job, learned, judged, Folder(job.out, job.paper.storage), versions, _begun(job.paper))
     for protocol in job.paper.protocols:
         for part in ("train", VALIDATION, TEST):
             folder, dataset, split, name = site.where(protocol, part)
@@ -136,6 +139,20 @@ def _site(job: PaperJob) -> Site:
     if judged and judged[1].sample_rate != learned[1].sample_rate:
         raise UserError(f"{job.test}: holds audio at another rate than {job.data}; prepare it again with the same.")
     return site
+
+
+def _begun(paper: Paper) -> dict[str, str]:
+    """The id of the model that networks begin with, by protocol. Raises UserError where one is asked for and gone."""
+    found: dict[str, str] = {}
+    for protocol in PROTOCOLS:
+        if name := getattr(paper, protocol).begin_with:
+            try:
+                data = checkpoint.resolve(name, paper.storage)
+                found[protocol] = checkpoint.model_id(data, checkpoint.card(data, name))
+            except UserError:
+                if set(paper.systems) & set(NETWORKS):
+                    raise
+    return found
 
 
 def _shared(site: Site) -> int:
@@ -199,19 +216,25 @@ def _loops(run: Run, site: Site, part: str, kind: str) -> chunks.Loops:
     return chunks.gather(pairs(), kind)
 
 
+def _check_same(site: Site) -> None:
+    """Refuse to go on with a data set that was prepared anew. Raises UserError."""
+    data, known = site.learned
+    if runs.identity(patiently(lambda: table.find(data), data.storage)) != runs.identity(known):
+        raise UserError(f"{data.uri}: was prepared anew meanwhile; run the same command again.")
+
+
 def _network(run: Run, site: Site, events: Events) -> pa.Table:
     """Train, or go on, in a folder of its own, and score with the best epoch."""
     from looptagger.cluster.training_job import TrainJob, train
     from looptagger.learn.evaluation import scores_of
-    from looptagger.model import checkpoint
     from looptagger.model.predictor import Predictor
 
     job, settings = site.job, site.job.paper.train(run.system, run.protocol, run.seed)
     place = f"{job.out.rstrip('/')}/runs/{run.system.lower()}-{run.seed}-{run.trained}"
     settings = settings.model_copy(update={"storage": job.paper.storage})
+    _check_same(site)
     train(TrainJob(job.data, place, settings, address=job.address), events.training(settings))
-    if runs.identity(table.find(site.learned[0])) != runs.identity(site.learned[1]):
-        raise UserError(f"{job.data}: was prepared anew meanwhile; run the same command again.")
+    _check_same(site)
     predictor = Predictor(checkpoint.resolve(place, job.paper.storage), place)
     found = []
     for part in _judged(run):

@@ -145,7 +145,7 @@ class Predict:
         except RuntimeError as error:
             if not is_short_of_memory(error):
                 raise
-            self.refused = "the GPU's memory does not hold the model; free it, or use compute.device=cpu."
+            self.refused = f"memory does not hold the model; free some{', or use compute.device=cpu' * (not decodes)}."
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """What `_decode` takes, or decoded rows -> tagged rows."""

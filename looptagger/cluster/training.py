@@ -74,7 +74,8 @@ def _live(job: Job, rank: int, world: int, here: int, device: Any) -> None:
         if not is_short_of_memory(error):
             raise
         crops = job.task.settings.batch // world
-        said = f"memory does not hold {crops} crops at once; set a smaller batch, or more compute.workers."
+        less = "more compute.workers" if "cuda" in str(device) else "compute.keep_bytes"
+        said = f"memory does not hold {crops} crops at once; set a smaller batch, or {less}."
         job.words.put(("error", said))
         raise UserError(said) from None
     except UserError as error:

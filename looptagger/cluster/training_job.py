@@ -59,17 +59,14 @@ def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
     output.check_place(job.out)
     data, out = Folder.to_read(job.data, job.train.storage), Folder(job.out, job.train.storage)
     found = table.find(data)
-    goes_on = record.is_started(out) and (not job.overwrite or record.is_anew(out))
-    settings, begun_with = start.begun_with(job.train, out.read(record.START) if goes_on else None)
-    asked, job = job.train, replace(job, train=settings)
+    kept = None if job.overwrite or not record.is_started(out) else out.read(record.START)
+    settings, begun_with = start.begun_with(job.train, kept)
+    job = replace(job, train=settings)
     _check(job, found, data, out)
     with lock.held(out) as check:
         record.sweep(out)
         if job.overwrite and record.is_being_replaced(out, _identity(job, found, begun_with), job.train.epochs):
             job = replace(job, overwrite=False)
-        elif job.overwrite and goes_on:  # another run than the one that was stopped: with the model as it is now
-            settings, begun_with = start.begun_with(asked)
-            job = replace(job, train=settings)
         if not job.overwrite:
             _begin(job, found, out, begun_with)
         log = [] if job.overwrite else record.rows(out)

@@ -6,6 +6,7 @@ Ramires et al., "The Freesound Loop Dataset and Annotation Tool" (ISMIR 2020), Z
 import csv
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -192,17 +193,19 @@ def _audio_files(folder: Path, drops: Drops) -> dict[str, Path]:
 def _described(loops: Iterable[Loop], files: dict[str, Path], metadata: Path | None) -> list[Loop]:
     """The loops with their files, uploaders, packs and licences.
 
-    The uploader is the user's number in the file's name, else the number that others of that name have, else the name.
+    The uploader is the user's number in the file's name, else the number that others of that name have, else the name,
+    else what stands in the number's place.
     """
     records = {loop: record for loop, record in _records(metadata).items() if isinstance(record, dict)}
     named = {loop: _text(record.get("username")) for loop, record in records.items()}
-    numbers = {loop: path.name.partition("_")[2].partition(".")[0] for loop, path in files.items()}
-    numbers = {loop: number for loop, number in numbers.items() if number.isdigit()}
+    texts = {loop: path.name.partition("_")[2].partition(".")[0] for loop, path in files.items()}
+    numbers = {loop: found[0] for loop, text in texts.items() if (found := re.match(r"\d+(?=-|$)", text))}
     known = {named.get(loop): number for loop, number in numbers.items()}
     described = []
     for loop in loops:
         record, path, name = records.get(loop.id, {}), files[loop.id], named.get(loop.id)
-        user = numbers.get(loop.id) or (known.get(name, name) if name else None)
+        told = texts[loop.id]
+        user = numbers.get(loop.id) or known.get(name or "", name) or (None if told.startswith("_") else told)
         pack = record.get("pack_name")
         licence = short_licence(_text(record.get("license")))
         uri = uri_of(os.fsencode(path.absolute()))

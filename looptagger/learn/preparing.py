@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import starmap
 from pathlib import Path
@@ -54,7 +55,7 @@ def collect(source: str, settings: Prepare, labels_file: str | None = None) -> C
         found = fsld.read(place, settings.merge)
     else:
         raise UserError(f"{source}: neither FSLD (audio/wav and annotations) nor a folder with {labels.NAMES[0]}.")
-    found = with_licences(found, settings.licences)
+    found = with_licences(replace(found, loops=with_uploaders(found.loops)), settings.licences)
     if not found.loops:
         raise UserError(f"{source}: no loop is left: {counted(found)}.")
     return found
@@ -67,7 +68,6 @@ def counted(collection: Collection) -> str:
 
 def to_rows(loops: Sequence[Loop], settings: Prepare) -> pa.Table:
     """Loops with their splits as a table in a seeded random order, still without audio."""
-    loops = with_uploaders(loops)
     parts = splits(loops, settings.shares, settings.seed)
     names = ("id", "uri", "uploader", "pack", "licence")
     columns: dict[str, Any] = {name: [getattr(loop, name) for loop in loops] for name in names}

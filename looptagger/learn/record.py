@@ -89,11 +89,6 @@ def sweep(folder: Folder) -> None:
     output.sweep(folder, "", {ASKED, LOG, MODEL, CURVES}.__contains__)
 
 
-def is_anew(folder: Folder) -> bool:
-    """Whether --overwrite began the run in a folder."""
-    return bool(parsed(folder.read(ASKED)).get("anew"))
-
-
 def is_being_replaced(folder: Folder, wanted: Mapping[str, Any], epochs: int) -> bool:
     """Whether --overwrite began the run in a folder, with the same settings, and was stopped: it goes on then."""
     have = parsed(folder.read(ASKED))
@@ -144,7 +139,9 @@ class Pictures:
         """An epoch has ended. A worker that was replaced tells of it again."""
         if row["epoch"] <= self.last:
             return
-        missed = rows(self.folder) if row["epoch"] > self.last + 1 else []  # ended while nobody listened
+        missed = []
+        with suppress(UserError):  # no picture is worth a training
+            missed = rows(self.folder) if row["epoch"] > self.last + 1 else []  # ended while nobody listened
         for each in (*(one for one in missed if self.last < one["epoch"] < row["epoch"]), row):
             for key, value in each.items():
                 if isinstance(value, float) and key != "time":

@@ -32,7 +32,7 @@ SHIPPED = Path(__file__).with_name("starter.safetensors")
 
 def plain_name(text: str) -> str:
     """A model's name made of a file's: `-` for what a name cannot have, 64 characters at most; empty for nothing."""
-    return "".join(each if each.isalpha() or each.isdecimal() or each in "_.-" else "-" for each in text)[:64]
+    return re.sub(r"[^\w.-]", "-", text)[:64]
 
 
 def _checked_name(name: str) -> str:

@@ -15,7 +15,7 @@ from looptagger.archive.storage import Folder
 from looptagger.archive.tags import read_part, write_part
 from looptagger.config import Protocol
 from looptagger.errors import Unreachable, UserError
-from looptagger.learn import evaluation, intervals, metrics, start
+from looptagger.learn import evaluation, intervals, metrics
 from looptagger.learn.evaluation import PUBLISHED_ROLES
 from looptagger.learn.metrics import Floats, Truth
 from looptagger.learn.table import Dataset
@@ -82,16 +82,19 @@ def identity(dataset: Dataset) -> str:
     return digest(dataset.model_dump(include={"digest", "seed", "shares", "counts", "dealt"}))
 
 
-def runs(settings: Paper, data: str, test: str, versions: Mapping[str, str]) -> list[Run]:
+def runs(
+    settings: Paper, data: str, test: str, versions: Mapping[str, str], begun: Mapping[str, str] | None = None
+) -> list[Run]:
     """All runs that are asked for. `data` and `test` are identities of what is learned from and of what is judged.
 
-    `versions` are those of the libraries that the classic systems are made of.
+    `versions` are those of the libraries that the classic systems are made of, `begun` the ids of the models that
+    networks begin with, by protocol.
     """
-    found = []
+    found, begun = [], begun or {}
     for system in settings.systems:
         for protocol in settings.protocols:
             train = settings.train(system, protocol, 0)
-            about: dict[str, Any] = train.recipe() | start.noted(start.begun_with(train)[1])
+            about: dict[str, Any] = train.recipe() | ({"begun_with": begun[protocol]} if protocol in begun else {})
             if system not in NETWORKS:
                 about = {**settings.classic.model_dump(), **versions, "split": train.split, "version": CLASSIC_VERSION}
             trained = digest(data, about)

@@ -206,3 +206,6 @@ def test_files_that_freesound_names_have_their_uploader_from_the_metadata(tree: 
     names = {"1": "jane", "2": "jane", "7": "joe"}
     (root / "FSL10K" / "metadata.json").write_text(json.dumps({loop: {"username": n} for loop, n in names.items()}))
     assert [loop.uploader for loop in fsld.read(root, "union").loops] == ["70", "70", "joe"]
+    (root / "FSL10K" / "metadata.json").unlink()
+    (audio / "7__joe__g.wav").rename(audio / "7_70-hq.wav")
+    assert [loop.uploader for loop in fsld.read(root, "union").loops] == ["70", None, "70"]

@@ -86,11 +86,11 @@ def test_weights_that_are_no_numbers_are_refused(small: bytes) -> None:
 
 
 def test_names_have_letters_and_digits(small: bytes) -> None:
-    assert checkpoint.plain_name("rün² ½/①.a_b") == "rün-------.a_b".replace("-------", "-" * 5)
-    for name in ("v²", "a b", "", "x" * 65):
+    assert checkpoint.plain_name("rün² ½/①.a_b") == "rün²-½-①.a_b"
+    for name in ("v:2", "a b", "", "x" * 65):
         with pytest.raises(ValueError, match="a name has letters"):
             checkpoint.Card(name=name)
-    assert checkpoint.Card(name="rün-1.0_a").name == "rün-1.0_a"
+    assert checkpoint.Card(name="rün²-1.0_a").name == "rün²-1.0_a"  # as a run's folder may be called
 
 
 def test_other_files_are_refused(small: bytes, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from looptagger.archive.storage import Folder
+from looptagger.cluster import paper_job
 from looptagger.config import Audio, Model, Train
 from looptagger.errors import UserError
 from looptagger.learn.table import Dataset
@@ -84,13 +85,18 @@ def test_a_run_s_key_is_of_all_that_it_depends_on() -> None:
 def test_a_run_s_key_is_of_the_model_that_it_begins_with(tmp_path: Path) -> None:
     def key() -> str:
         settings = Paper(ours=Train(begin_with=str(tmp_path / "m.safetensors")), systems=("HCNN",), protocols=("ours",))
-        return runs.runs(settings, "d", "t", {})[0].key
+        return runs.runs(settings, "d", "t", {}, paper_job._begun(settings))[0].key
 
     found = []
     for seed in (0, 1, 0):
         (tmp_path / "m.safetensors").write_bytes(checkpoint.untrained(Model(channels=4), seed=seed))
         found.append(key())
     assert found[0] == found[2] != found[1]
+    (tmp_path / "m.safetensors").unlink()
+    with pytest.raises(UserError, match="no such model"):
+        key()
+    classic = Paper(ours=Train(begin_with=str(tmp_path / "m.safetensors")), systems=("BR-RF",))
+    assert paper_job._begun(classic) == {}
 
 
 def test_scores_that_are_damaged_are_a_sentence(tmp_path: Path) -> None:
