@@ -1,7 +1,7 @@
 """Many small parts into few large ones, in place and in the manifest's order."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,9 +9,7 @@ import pyarrow.parquet as pq
 from looptagger.archive import counts, output, tags
 from looptagger.archive.several import several
 from looptagger.archive.storage import Folder
-
-Check = Callable[[], None]
-"""Raises where the output is no longer the caller's to write: see lock.held."""
+from looptagger.archive.writer import Check
 
 ROWS = 1_000_000
 BYTES = 256 << 20
@@ -21,7 +19,7 @@ BYTES = 256 << 20
 def compact(folder: Folder, check: Check = lambda: None) -> tuple[int, int]:
     """Join neighbouring parts; the number of parts before and after. The caller holds the output's lock.
 
-    `check` raises where it is no longer the caller's.
+    `check` raises where it is no longer the caller's: see lock.held.
 
     A joined part's name covers those it replaces, so that a run cut off between its writing and their deletion
     leaves nothing in doubt: the next run deletes them. For that moment a reader of OUT sees their rows twice.

@@ -12,6 +12,7 @@ from looptagger.archive.manifest import ManifestFile
 from looptagger.archive.output import CHUNKS, REPORT, Record, load, missing, parts, save, strangers, vacate, withdraw
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
+from looptagger.archive.writer import Check
 from looptagger.errors import UserError
 
 DELETED = 1_000
@@ -30,7 +31,7 @@ class Request:
     update: bool = False
     overwrite: bool = False
     shard_rows: int | None = None
-    check: Callable[[], None] = lambda: None
+    check: Check = lambda: None
     """Raises where the output is another job's by now, see lock.held: asked before anything there is touched."""
     note: Callable[[str], None] = lambda text: None
     listed: Callable[[int], None] = lambda rows: None
@@ -180,7 +181,7 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _clear_parts(folder: Folder, check: Callable[[], None]) -> None:
+def _clear_parts(folder: Folder, check: Check) -> None:
     """Delete an output's parts, chunk parts and the reports of its runs. Nothing else is touched."""
     names = [counts.NAME, *(f"_run/{name}" for name in folder.names("_run") if REPORT.fullmatch(name))]
     for prefix in ("", f"{CHUNKS}/"):

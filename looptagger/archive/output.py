@@ -159,12 +159,11 @@ def tidy(folder: Folder) -> None:
     record = load(folder)
     if record:
         withdraw(folder, record.files)
-    live = parts(folder)[0]
-    joined = [part for part in parts(folder, CHUNKS)[0] if part.first < part.last]
-    gone = [one for one in joined if not any(one.first <= part.last and part.first <= one.last for part in live)]
+    (live, stale), (chunked, gone) = parts(folder), parts(folder, CHUNKS)
+    joined = [part for part in chunked if part.first < part.last]
+    gone += [one for one in joined if not any(one.first <= part.last and part.first <= one.last for part in live)]
+    folder.delete([part.name for part in stale])
     folder.delete([f"{CHUNKS}/{part.name}" for part in gone])
-    for prefix in ("", f"{CHUNKS}/"):
-        folder.delete([prefix + part.name for part in parts(folder, prefix.rstrip("/"))[1]])
     for sub in ("", CHUNKS):
         sweep(folder, sub, lambda name: tags.parse(name) is not None)
     sweep(folder, "_run")

@@ -46,6 +46,19 @@ def session(address: str | None, note: Note | None = None, gpus: float = 0.0) ->
     named = address or os.environ.get("RAY_ADDRESS")
     if named:
         _knock(named)
+    _start(named)
+    try:
+        with _plainly():
+            if named and note:
+                _await_node(1, 0, note)
+                _await_node(0, gpus, note)
+            yield not named
+    finally:
+        ray.shutdown()
+
+
+def _start(named: str | None) -> None:
+    """Join the cluster that is named, or start Ray here; signals stay ours. Raises UserError where that fails."""
     _speak_utf8()
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -62,14 +75,6 @@ def session(address: str | None, note: Note | None = None, gpus: float = 0.0) ->
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():  # Ray puts its own there, which would end without a word
                 signal.signal(number, handler)
-    try:
-        with _plainly():
-            if named and note:
-                _await_node(1, 0, note)
-                _await_node(0, gpus, note)
-            yield not named
-    finally:
-        ray.shutdown()
 
 
 def _speak_utf8() -> None:
