@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,14 +20,14 @@ EVERY_S = 5.0
 class JsonLines:
     """Takes the events of a tagging job in the place of the terminal's view."""
 
-    def __init__(self, to: TextIO | None = None) -> None:
-        self.to, self.last = to or sys.stderr, 0.0
+    def __init__(self) -> None:
+        self.last = 0.0
 
     def line(self, event: str, **about: Any) -> None:
         """One event, its fractions to three digits."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         short = {name: round(value, 3) if isinstance(value, float) else value for name, value in about.items()}
-        print(json.dumps({"time": now, "event": event} | short, ensure_ascii=False), file=self.to, flush=True)
+        print(json.dumps({"time": now, "event": event} | short, ensure_ascii=False), file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         """What a person would be told."""

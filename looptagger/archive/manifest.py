@@ -39,11 +39,6 @@ class ManifestFile(Settings):
     rows: int
     shard_rows: int
 
-    @property
-    def shards(self) -> int:
-        """How many shards it holds."""
-        return -(-self.rows // self.shard_rows)
-
 
 @dataclass(frozen=True)
 class Shard:

@@ -175,9 +175,9 @@ def partners(count: int, share: float, rng: np.random.Generator) -> tuple[NDArra
     return others, levels.astype(np.float32)
 
 
-def ahead(make: Callable[[], Iterator[T]], count: int = AHEAD) -> Iterator[T]:
-    """What an iterator yields, made in a thread up to `count` items early. Its exceptions come out here."""
-    made: queue.Queue[Any] = queue.Queue(count)
+def ahead(make: Callable[[], Iterator[T]]) -> Iterator[T]:
+    """What an iterator yields, made in a thread up to AHEAD items early. Its exceptions come out here."""
+    made: queue.Queue[Any] = queue.Queue(AHEAD)
     end = object()
 
     def work() -> None:

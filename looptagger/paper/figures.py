@@ -109,10 +109,10 @@ def spectrograms(examples: Mapping[str, Sequence[Example]], audio: Audio) -> Any
     return figure
 
 
-def _short(loop: str, most: int = 26) -> str:
-    """An id's last part, cut in the middle."""
+def _short(loop: str) -> str:
+    """An id's last part, of long ones the middle cut out."""
     name = loop.rstrip("/").rpartition("/")[2]
-    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
+    return name if len(name) <= 26 else f"{name[:12]}…{name[-13:]}"
 
 
 def together(truth: Truth, said: Truth, system: str) -> Any:

@@ -61,8 +61,8 @@ class Draw:
 class Digest:
     """What has been seen of an output so far."""
 
-    def __init__(self, seed: int = 0) -> None:
-        rng = np.random.default_rng(seed)
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
         self.statuses = Counter[str]()
         self.codecs, self.rates = Counter[str](), Counter[int]()
         self.reasons: dict[tuple[str, str], tuple[int, list[str]]] = {}
