@@ -1,5 +1,6 @@
 """The command line as people and schedulers meet it: exit codes, sentences, kills and restarts, Ray jobs."""
 
+import errno
 import json
 import os
 import re
@@ -21,8 +22,8 @@ from jobs.drills.processes import descendants, kill
 from looptagger import terminal
 from looptagger.archive import status
 from looptagger.archive.storage import Folder, file_at
-from looptagger.cli import cli, main, tables
-from looptagger.config import Model
+from looptagger.cli import cli, main, options, tables
+from looptagger.config import Model, Tag
 from looptagger.errors import UserError
 from looptagger.model import checkpoint
 from looptagger.roles import ROLES
@@ -305,6 +306,35 @@ def test_no_folder_to_stand_in(
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 2), (errno.EDQUOT, 2), (errno.EIO, 1)])
+def test_a_full_disk_is_the_user_s_to_mend(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(checkpoint, "resolve", fail)
+    assert call("model", "info", "x") == code
+    text = said(capsys)
+    assert ("the disk is full; free some space and run the same command again." in text) == (code == 2)
+    if code == 1:
+        Path(text.split("report it with ")[1].split(";")[0].strip()).unlink()
+
+
+def test_settings_are_the_file_s_then_set_s_then_flags(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("storage: {attempts: 7, timeout_s: 9, endpoint_url: 'http://file'}\nchunking: {hop_s: 1.5}\n")
+    given = {
+        "config_file": file, "endpoint_url": "http://flag", "anonymous": True, "other": 1,
+        "overrides": ("storage.attempts=8", "storage.endpoint_url=http://set"),
+    }  # fmt: skip
+    found = options.settings(Tag, given)
+    assert (found.storage.timeout_s, found.chunking.hop_s) == (9, 1.5)
+    assert found.storage.attempts == 8
+    assert (found.storage.endpoint_url, found.storage.anonymous) == ("http://flag", True)
+    assert given == {"other": 1}
+
+
 def test_names_that_are_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("tag", "", "-o", tmp_path / "out") == 2
     assert call("tag", LOOPS, "-o", "") == 2
@@ -377,12 +407,12 @@ def test_a_run_cut_off_twice_goes_on_to_one_row_a_clip(tmp_path: Path, slow_mode
     source, out = tmp_path / os.fsdecode(b"caf\xe9"), tmp_path / "out"  # not UTF-8, which Ray wants of command lines
     write_tones(source, 120)
     (tmp_path / "av.py").write_text("raise ImportError")  # a user's, in the folder that the command is given in
-    cut_off("terminate", start(source, out, slow_model), out, 20)
+    cut_off("terminate", start(source, out, slow_model), out, 8)
     (tmp_path / "av.py").unlink()
     (ran,) = status.runs(Folder(str(out)))
     assert (ran["ended"], ran["clips"]) == ("interrupted", rows_readable_now(out)), "not those that no part has"
     assert sum(ran["by_status"].values()) == ran["clips"]
-    cut_off("kill", start(source, out, slow_model, env=joining()), out, 60)
+    cut_off("kill", start(source, out, slow_model, env=joining()), out, 36)
     main(["tag", str(source), "-o", str(out), "--model", slow_model, *BY_FOUR])
     found = duckdb.sql(f"select count(*), count(distinct id) from '{out}/*.parquet'").fetchall()
     assert found == [(120, 120)]

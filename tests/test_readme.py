@@ -5,13 +5,19 @@ import importlib.util
 import re
 import shlex
 import shutil
+from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 from looptagger.archive import tags
 from looptagger.cli import main
+from looptagger.config import Model
+from looptagger.model import checkpoint
 from tests.conftest import LOOPS, S3
 from tests.learn.test_training import SHORT
 from tests.learn.tree import separable
@@ -36,7 +42,8 @@ MANIFEST = next(text for text in blocks("text") if text.startswith("id,uri"))
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the README's reader has it: loops/ and manifest.csv, and tags/ once the commands have run."""
     folder = tmp_path_factory.mktemp("readme")
-    (folder / "loops").symlink_to(LOOPS)
+    shutil.copytree(LOOPS, folder / "loops")
+    (folder / "loops" / "zz broken.wav").write_bytes(b"RIFF broken")
     (folder / "manifest.csv").write_text(MANIFEST)
     separable(folder, 10, users=40).write("json")
     shutil.copytree(LOOPS, folder / "myloops")
@@ -44,8 +51,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny one that is sure of percussion and bass, so that questions have answers."""
+    network, card = checkpoint.load(checkpoint.untrained(Model(channels=4)), "untrained")
+    with torch.no_grad():
+        network.out.bias[:2] += 4
+    path = tmp_path_factory.mktemp("model") / "sure.safetensors"
+    path.write_bytes(checkpoint.dump(network, card))
+    return str(path)
+
+
 @pytest.mark.usefixtures("no_workers")
-def test_every_command_works(place: Path, s3_server: S3, tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_works(place: Path, s3_server: S3, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import s3fs
 
     monkeypatch.chdir(place)
@@ -59,7 +77,7 @@ def test_every_command_works(place: Path, s3_server: S3, tiny_model: str, monkey
         command, _, file = line.partition(" > ")
         args = shlex.split(command.replace("s3://bucket/", "s3://public/"))[1:]
         if args[0] in ("tag", "doctor"):
-            args += [] if "--model" in args else ["--model", tiny_model]
+            args += [] if "--model" in args else ["--model", model]
             args += ["--set", "compute.device=cpu"]
         if args[0] == "prepare":
             args += ["--set", "shares=[0.6,0.2,0.2]"]
@@ -73,9 +91,11 @@ def test_every_command_works(place: Path, s3_server: S3, tiny_model: str, monkey
             continue
         with contextlib.redirect_stdout(open(file, "w")) if file else contextlib.nullcontext():
             main(args)  # raises SystemExit on failure
-    assert duckdb.sql("select count(*) from 'tags.csv'").fetchall() == [(12,)]
+    assert duckdb.sql("select count(*), count(error) from 'tags.csv'").fetchall() == [(13, 1)]
+    page = (place / "tags-report.html").read_text()
+    assert all(text in page for text in ("loop_amen.flac", "zz broken.wav", "undecodable"))
     assert s3_server.fs.glob("public/tags/part-*.parquet")
-    assert duckdb.sql("select count(*) from 'tags/*.parquet'").fetchall() == [(12,)]
+    assert duckdb.sql("select count(*) from 'tags/*.parquet'").fetchall() == [(13,)]
     found = duckdb.sql("select id, bpm, pack, status from 'tagged/*.parquet' order by id").fetchall()
     assert found == [("amen", 136, "breaks", "ok"), ("choir", None, "pads", "ok")]
     order = "select bool_and(m.id = t.id) from 'manifest.csv' as m positional join 'tagged/*.parquet' as t"
@@ -86,8 +106,21 @@ def test_every_sql_query_works(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(place)
     queries = [query for text in blocks("sql") for query in text.split(";") if query.strip()]
     assert len(queries) == 7
-    for query in queries:
-        duckdb.sql(query.replace("float[128]", "float[8]")).fetchall()  # as many as the model here gives
+    as_here = [query.replace("float[128]", "float[8]") for query in queries]  # as many as the model here gives
+    roles, bass, together, failed, by_pack, by_row, alike = (duckdb.sql(query).fetchall() for query in as_here)
+    clips = [row for row in pq.read_table("tags").to_pylist() if row["status"] == "ok"]
+    assert len(clips) == 12
+    assert dict(roles) == Counter(role for clip in clips for role in clip["roles"])
+    assert len(bass) > 5
+    surest = sorted((clip["bass"] for clip in clips if clip["bass"] > 0.5), reverse=True)
+    assert [row[1] for row in bass] == surest[:10]
+    beside = Counter(pair for clip in clips for pair in combinations(sorted(clip["roles"]), 2))
+    assert {row[:2]: row[2] for row in together} == beside
+    assert [row[:2] for row in failed] == [("undecodable", 1)]
+    assert sorted(by_pack) == sorted(by_row) == [("breaks", 1, 136.0), ("pads", 1, None)]
+    assert len(alike) == 5
+    assert alike[0][0].endswith("/bass_thick_c.flac")
+    assert alike[0][1] == pytest.approx(1.0, abs=1e-3)
 
 
 @pytest.mark.parametrize("text", blocks("python"), ids=lambda text: text.split()[1])

@@ -76,6 +76,15 @@ def write_manifest(path: Path, rows: range) -> Path:
     return path
 
 
+OWN = {(str(i), role): 7 * i % 10 / 32 + j / 512 for i in range(10) for j, role in enumerate(ROLES)}
+"""So much higher is a role's score for ids that end so: all different, in no order, and exact in float32."""
+
+
+def two_chunks(clip: str | None) -> list[float]:
+    """The scores of a clip's two chunks: the roles of the first, then of the second."""
+    return [int(clip[-1]) + i / 16 for i in range(12)] if clip else []
+
+
 def tagged(folder: Folder, work: Work, bad: int | None = 3, score: float = 0.5) -> pa.Table:
     """What the pipeline would make of a work's rows; every id that ends in `bad` fails."""
     rows = manifest.read(folder, work.shard)
@@ -86,15 +95,17 @@ def tagged(folder: Folder, work: Work, bad: int | None = 3, score: float = 0.5) 
     columns["status"] = ["ok" if good else "missing" for good in ok]
     columns["error"] = pa.array([None if good else "no such file" for good in ok], pa.string())
     for role in ROLES:
-        columns[role] = pa.array([score if good else None for good in ok], pa.float32())
-    columns["roles"] = pa.array([["bass"] if good else None for good in ok], pa.list_(pa.string()))
+        scores = [score + OWN[clip[-1], role] for clip in columns["id"].to_pylist()]
+        columns[role] = pa.array([each if good else None for each, good in zip(scores, ok, strict=True)], pa.float32())
+    columns["roles"] = pa.array([["bass", "fx"] if good else None for good in ok], pa.list_(pa.string()))
     for name, kind in (("duration_s", pa.float64()), ("sample_rate", pa.int32()), ("channels", pa.int16())):
         columns[name] = pa.nulls(len(ok), kind)
     columns["codec"] = pa.nulls(len(ok), pa.string())
+    heard = [clip if good else None for clip, good in zip(columns["id"].to_pylist(), ok, strict=True)]
     columns["n_chunks"] = pa.array([2 if good else 0 for good in ok], pa.int32())
     columns["model"] = ["m@1"] * len(ok)
     columns[CHUNK_STARTS] = pa.array([[0.0, 3.0] if good else None for good in ok], pa.list_(pa.float64()))
-    columns[CHUNK_SCORES] = pa.array([[score] * 12 if good else [] for good in ok], pa.list_(pa.float32()))
+    columns[CHUNK_SCORES] = pa.array([two_chunks(clip) for clip in heard], pa.list_(pa.float32()))
     columns[PART] = [work.part] * len(ok)
     columns[ROW] = pa.array([work.offset + place for place in places], pa.int64())
     return pa.table(columns)
@@ -139,9 +150,19 @@ def test_parts_hold_every_row_once_in_one_schema(folder: Folder, done: Record) -
 
 
 def test_chunk_parts(folder: Folder, done: Record) -> None:
-    rows = duckdb.sql(f"select id, chunk, start_s, bass from '{folder.path}/chunks/*.parquet' order by 1, 2").fetchall()
-    assert len(rows) == 18
-    assert rows[:2] == [("clip0", 0, 0.0, 0.5), ("clip0", 1, 3.0, 0.5)]
+    assert chunks(folder) == [row for i in range(10) if i != 3 for row in chunks_of(f"clip{i}")]
+
+
+def chunks(folder: Folder) -> list[tuple[Any, ...]]:
+    """All chunk rows of an output, clip by clip."""
+    names = ", ".join(tags.CHUNK_SCHEMA.names)
+    return duckdb.sql(f"select {names} from '{folder.path}/chunks/*.parquet' order by id, chunk").fetchall()
+
+
+def chunks_of(clip: str) -> list[tuple[Any, ...]]:
+    """The chunk rows that a clip is to have."""
+    scores = two_chunks(clip)
+    return [(clip, 0, 0.0, *scores[:6]), (clip, 1, 3.0, *scores[6:])]
 
 
 def test_resume_takes_what_no_part_holds(folder: Folder, done: Record) -> None:
@@ -166,9 +187,9 @@ def test_retry_replaces_failed_rows_in_place(folder: Folder, done: Record) -> No
     for _ in range(2):  # twice: an order that was lost would mix up rows
         tag(folder, done, works, bad=None, score=0.75)
     assert status.verify(folder) == []
-    rows = duckdb.sql(f"select id, status, bass from '{folder.path}/part-0000000.parquet'").fetchall()
-    assert rows[2:] == [("clip2", "ok", 0.5), ("clip3", "ok", 0.75)]
-    assert duckdb.sql(f"select count(*) from '{folder.path}/chunks/*.parquet'").fetchall() == [(20,)]
+    rows = duckdb.sql(f"select id, status, fx from '{folder.path}/part-0000000.parquet'").fetchall()
+    assert rows[2:] == [("clip2", "ok", 0.5 + OWN["2", "fx"]), ("clip3", "ok", 0.75 + OWN["3", "fx"])]
+    assert chunks(folder) == [row for i in range(10) for row in chunks_of(f"clip{i}")]
 
 
 def test_another_try_of_many_is_kept_bit_by_bit(
@@ -659,13 +680,15 @@ def test_large_parts_are_read_one_at_a_time(folder: Folder, done: Record, monkey
 
 def test_rows_are_shown_by_a_role_and_as_csv(folder: Folder, done: Record) -> None:
     every = preview.head(folder, 1000)
-    best = preview.head(folder, 2, "bass").column("bass").to_pylist()
-    scores = [score for score in every.column("bass").to_pylist() if score is not None]
-    assert best == sorted(scores, reverse=True)[:2]
+    rows = [row for row in every.to_pylist() if row["status"] == "ok"]
+    best = [row["id"] for row in sorted(rows, key=lambda row: -row["fx"])]
+    assert preview.head(folder, 4, "fx").column("id").to_pylist() == best[:4]
+    assert best[:2] == ["clip7", "clip4"], "neither the first rows nor the last"
     file = io.BytesIO()
     preview.write_csv(folder, file)
     rows = list(csv.DictReader(io.StringIO(file.getvalue().decode())))
     assert [row["id"] for row in rows] == every.column("id").to_pylist()
+    assert [float(row["fx"] or -1) for row in rows] == every.column("fx").fill_null(-1).to_pylist()
     roles = every.column("roles").to_pylist()
     assert [row["roles"] for row in rows] == ["" if each is None else " ".join(each) for each in roles]
     assert [row["status"] for row in rows] == every.column("status").to_pylist()

@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+import soundfile
 import torch
 
+from jobs.drills.processes import PREDICTOR, kill, named
 from looptagger.archive import status, tags
 from looptagger.archive.manifest import Shard
 from looptagger.archive.output import Work
@@ -26,6 +28,7 @@ from looptagger.config import Audio, Compute, Tag
 from looptagger.errors import UserError
 from looptagger.model import integers
 from looptagger.model.checkpoint import STARTER
+from looptagger.model.predictor import Predictor
 from tests.conftest import LOOPS, audio_bytes, tone, write_tones
 
 pytestmark = pytest.mark.usefixtures("ray_here")
@@ -70,16 +73,27 @@ def test_one_row_a_clip_in_the_exact_schema(mixed: Path, tmp_path: Path, tiny_mo
     assert reasons == {"ok": 31, "undecodable": 1, "empty": 1, "silent": 1}
 
 
-def test_a_shard_tagged_in_pieces_is_one_part_in_order(tmp_path: Path, tiny_model: str) -> None:
+def test_a_shard_tagged_in_pieces_is_one_part_in_order_though_a_worker_dies(tmp_path: Path, tiny_model: str) -> None:
     write_tones(tmp_path / "audio", 70)
     seen: list[int] = []
-    events = Events(progress=lambda progress: seen.append(progress.done))
+    killed: list[int] = []
+
+    def strike(rows: pa.Table) -> None:
+        if not killed:
+            killed.extend(named(os.getpid(), PREDICTOR)[:1])
+            kill(killed)
+
+    events = Events(progress=lambda progress: seen.append(progress.done), rows=strike)
     run(tmp_path / "audio", tmp_path / "out", tiny_model, events, tag=Tag(compute=Compute(device="cpu", shard_rows=70)))
     assert len(set(seen)) > 2, "progress before the part is whole"
     (part,) = (tmp_path / "out").glob("*.parquet")
-    ids = pq.read_table(part).column("id").to_pylist()
+    rows = pq.read_table(part)
+    ids = rows.column("id").to_pylist()
     assert len(ids) == 70
     assert ids == sorted(ids)
+    assert set(rows.column("status").to_pylist()) == {"ok"}
+    assert len(killed) == 1
+    assert status.verify(Folder(str(tmp_path / "out"))) == []
 
 
 def test_gpu_and_cpu_pipelines_agree(mixed: Path, tmp_path: Path, tiny_model: str) -> None:
@@ -107,6 +121,14 @@ def test_resume_update_retry_and_refusal(mixed: Path, tmp_path: Path, tiny_model
     assert status.verify(Folder(str(out))) == []
     with pytest.raises(UserError, match="made with chunks false, now it is true"):
         run(mixed, out, tiny_model, chunks=True)
+    with pytest.raises(UserError, match="made with embedding_size 0, now it is 8"):
+        run(mixed, out, tiny_model, embeddings=True)
+    first, second, *_ = sorted(out.glob("part-*"))
+    for path in (first, second):
+        path.unlink()
+    assert run(mixed, out, tiny_model, limit=8).clips == 8
+    assert (first.exists(), second.exists()) == (True, False)
+    assert run(mixed, out, tiny_model).clips == 8
     assert run(mixed, out, tiny_model, chunks=True, overwrite=True).clips == 35
 
 
@@ -163,6 +185,12 @@ def test_the_same_audio_gives_the_same_scores_each_run(tmp_path: Path, tiny_mode
     run(LOOPS, tmp_path / "two", tiny_model, tag=Tag(compute=Compute(device="cpu", shard_rows=3)))
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert len(one) == 12
+    predictor = Predictor.load(tiny_model, Compute(device="cpu"))
+    for row, path in zip(one, sorted(LOOPS.glob("*.flac")), strict=True):
+        waveform, rate = soundfile.read(path, dtype="float32")
+        assert row[0].endswith(path.name)
+        assert row[4:10] == pytest.approx(list(predictor(waveform, rate).scores.values()), abs=1e-3)
+        assert row[12:15] == (rate, 1 if waveform.ndim == 1 else waveform.shape[1], "flac")
     for first, second in zip(one, two, strict=True):
         assert first[4:10] == pytest.approx(second[4:10], abs=1e-6)
         assert first[:4] + first[10:] == second[:4] + second[10:]
@@ -236,6 +264,20 @@ def test_a_cluster_that_gets_no_node_is_waited_for_and_then_said(monkeypatch: py
     with pytest.raises(UserError, match="got no node that offers 64 CPU; look at `ray status` there"):
         session._await_node(64, 0, notes.append)
     assert "waiting for one, 0.01 minutes at most" in notes[0]
+
+
+def test_a_gpu_is_waited_for_where_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, float]] = []
+    monkeypatch.setattr(session.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(session.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(session, "_knock", lambda address: None)
+    monkeypatch.setattr(session, "_start", lambda address: None)
+    monkeypatch.setattr(session, "_await_node", lambda cpus, gpus, note: asked.append((cpus, gpus)))
+    with session.session("head:6379", print, gpus=0.5) as ours:
+        assert not ours
+    with session.session(None, print, gpus=0.5) as ours:
+        assert ours
+    assert asked == [(1, 0), (0, 0.5)], "of a cluster only: what is started here has what this machine has"
 
 
 def test_a_clip_that_is_missing_elsewhere_stops_nothing(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from looptagger.archive import output
 from looptagger.archive.storage import Folder
 from looptagger.cli import tables
 from looptagger.cluster.preparing import PrepareJob, prepare
+from looptagger.config import Limits, Prepare
 from looptagger.errors import UserError
-from looptagger.learn import table
+from looptagger.learn import preparing, table
 from looptagger.learn.loops import Collection, Drops
 from looptagger.roles import ROLES
 from tests.conftest import audio_bytes, tone
@@ -145,6 +146,30 @@ def test_a_labels_file_leads_to_any_format_at_any_rate(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text(f"path,roles\nfile://{tmp_path}/a.flac,bass\n")
     assert store(tmp_path, tmp_path / "again")[1].loops == 1
     assert sorted(np.round([len(wave) / 16_000 for wave in table.waveforms(rows)], 2)) == [1.0, 1.5]
+
+
+def test_a_labels_file_may_lie_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "loops").mkdir()
+    (tmp_path / "loops" / "a.wav").write_bytes(audio_bytes(tone(1.0)))
+    (tmp_path / "loops" / "labels.csv").write_text("path,roles\na.wav,fx\n")
+    (tmp_path / "mine.tsv").write_text("path\troles\na.wav\tbass\n")
+    found = preparing.collect(str(tmp_path / "loops"), Prepare(), str(tmp_path / "mine.tsv"))
+    assert [(loop.roles, loop.uri) for loop in found.loops] == [({"bass"}, str(tmp_path / "loops" / "a.wav"))]
+
+
+def test_what_annotators_disagree_on_and_loops_that_are_too_long(tmp_path: Path) -> None:
+    tree = Tree(tmp_path / "tree")
+    tree.add(1, 50, tone(1.0, rate=RATE), ann=answer(("bass", "fx")), ben=answer(("bass",)))
+    tree.add(2, 51, tone(1.5, rate=RATE), ann=answer(("melody",)), ben=answer(("melody", "voice")))
+    place = tree.write("json")
+    said = {}
+    for merge in ("union", "intersection"):
+        rows = all_rows(*store(place, tmp_path / merge, merge=merge))
+        said[merge] = {row["id"]: [role for role in ROLES if row[role]] for row in rows.to_pylist()}
+    assert said["union"] == {"1": ["bass", "fx"], "2": ["melody", "voice"]}
+    assert said["intersection"] == {"1": ["bass"], "2": ["melody"]}
+    _, dataset = store(place, tmp_path / "brief", limits=Limits(max_seconds=1.2))
+    assert (dataset.loops, dataset.dropped) == (1, {"too large or long": 1})
 
 
 def test_loops_of_a_pack_are_of_one_maker_where_no_uploader_is_known(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from looptagger.learn.evaluation import Report, judged
 from looptagger.learn.fairness import has_heard, warnings
 from looptagger.learn.learner import Learner, Trainee
 from looptagger.learn.peers import Peers
-from looptagger.learn.schedule import augment_at, rate
+from looptagger.learn.schedule import augment_at, optimiser, rate
 from looptagger.learn.share import Share
 from looptagger.learn.task import Census, Task
 from looptagger.model import checkpoint
@@ -220,11 +220,7 @@ def test_the_filters_learn() -> None:
     learner = Learner(chosen, Census(16, (3,) * 6), Peers())
     learner.enter(0, None)
     before = learner.network.front.q.detach().clone()
-    samples = torch.randint(-9000, 9000, (16, 48_000), dtype=torch.int16)
-    batch = Tensors(
-        samples, torch.full((16,), 48_000), torch.ones(16), torch.arange(16), torch.zeros(16), torch.ones(16, 6)
-    )
-    list(learner.train(0, [batch]))
+    list(learner.train(0, [one_batch()]))
     assert not torch.equal(before, learner.network.front.q)
 
 
@@ -251,6 +247,58 @@ def test_the_rate_warms_up_and_falls() -> None:
     assert rate(chosen, 0, 10) == pytest.approx(0)  # its last step, not yet the next phase's
     assert rate(chosen, 1, 10) == rate(chosen, 1, 19.9) == 0.1
     assert rate(chosen.model_copy(update={"epochs": 6}), 0, 6) == pytest.approx(0), "where the next is not reached"
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+def test_only_weights_decay(kind: str) -> None:
+    network = HCNN(settings().model, settings().audio)
+    made = optimiser(Phase(optimiser=kind, lr=0.1, weight_decay=0.3), network.parameters())
+    assert isinstance(made, {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}[kind])
+    assert kind != "sgd" or (made.defaults["momentum"], made.defaults["nesterov"]) == (0.9, True)
+    decay = {id(each): group["weight_decay"] for group in made.param_groups for each in group["params"]}
+    found = {name: decay[id(each)] for name, each in network.named_parameters()}
+    decayed = {name for name, each in found.items() if each == 0.3}
+    assert decayed == {name for name in found if "norm" not in name and name.endswith("weight")}
+    assert {each for name, each in found.items() if name not in decayed} == {0.0}
+    assert "front.q" in found.keys() - decayed
+
+
+def one_batch() -> Tensors:
+    samples = torch.randint(-9000, 9000, (16, 48_000), dtype=torch.int16, generator=torch.Generator().manual_seed(0))
+    size, labels = torch.full((16,), 48_000), torch.zeros(16, 6)
+    labels[:4, 0] = labels[4:, 1] = 1
+    return Tensors(samples, size, torch.ones(16), torch.arange(16), torch.zeros(16), labels)
+
+
+def test_the_positives_of_rare_roles_weigh_more_where_that_is_asked_for() -> None:
+    census, losses = Census(16, (4, 12, 0, 0, 0, 0)), []
+    for balance in ("none", "loss"):
+        learner = Learner(settings(f"balance={balance}", "augment.mix=0"), census, Peers())
+        learner.enter(0, None)
+        learner.network.dropout.p = 0.0
+        torch.nn.init.zeros_(learner.network.out.weight)
+        torch.nn.init.zeros_(learner.network.out.bias)  # every score is 1/2, every cross-entropy log 2
+        ((_, loss),) = learner.train(0, [one_batch()])
+        losses.append(float(loss))
+    first, second, *_ = census.positive_weights()
+    assert first > second
+    assert losses[0] == pytest.approx(np.log(2), abs=1e-5)
+    assert losses[1] == pytest.approx(np.log(2) * (1 + (4 * (first - 1) + 12 * (second - 1)) / 96), abs=1e-5)
+
+
+def test_what_is_kept_is_a_running_mean_of_the_weights() -> None:
+    """Over the first steps a plain one; then each step counts for 1 in so many, here in 2."""
+    census = Census(16, (4, 12, 0, 0, 0, 0))
+    learner = Learner(settings("average_epochs=2"), census, Peers())
+    assert learner.steps == 1
+    learner.enter(0, None)
+    seen = []
+    for _ in range(3):
+        list(learner.train(0, [one_batch()]))
+        seen.append(learner.network.out.weight.detach().clone())
+    kept = ((seen[0] + seen[1]) / 2 + seen[2]) / 2
+    assert torch.allclose(learner.scored.out.weight, kept, atol=1e-7)
+    assert not torch.allclose(seen[2], kept, atol=1e-5)
 
 
 def test_phases_must_follow_each_other() -> None:

@@ -22,6 +22,19 @@ def test_an_array_in_roles_out(predictor: Predictor) -> None:
     assert found.roles == [role for role in ROLES if found.scores[role] >= 0.5]
 
 
+def test_roles_are_those_at_or_above_each_one_s_own_threshold() -> None:
+    network, card = checkpoint.load(checkpoint.untrained(Model(channels=4)), "untrained")
+    thresholds = {role: 0.25 + i / 8 for i, role in enumerate(ROLES)}  # halves of halves: exact in float32
+    card = card.model_copy(update={"thresholds": thresholds})
+    predictor = Predictor(checkpoint.dump(network, card), compute=Compute(device="cpu"))
+    at = np.array(list(thresholds.values()), np.float32)
+    assert predictor.roles(at) == list(ROLES)
+    for i, role in enumerate(ROLES):
+        under = at.copy()
+        under[i] = np.nextafter(at[i], np.float32(0))
+        assert predictor.roles(under) == [each for each in ROLES if each != role]
+
+
 def test_channels_and_rate_do_not_matter_much(predictor: Predictor) -> None:
     one = predictor(tone(3.0), 16_000).scores
     other = predictor(np.stack([tone(3.0, rate=48_000)] * 2, axis=1), 48_000).scores
