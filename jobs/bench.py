@@ -20,6 +20,7 @@ from rich.table import Table
 
 from jobs.bench_decode import bench_decode
 from jobs.ratios import paired, seconds, spread
+from looptagger.archive.paths import is_audio
 from looptagger.config import Audio, Compute, Tag
 from looptagger.settings import load
 
@@ -124,6 +125,10 @@ def _side_by_side(clips: Sequence[Path], cores: int, tag: Tag) -> float:
         return sum(pool.starmap(plain_rate, [(clips[i::cores], tag) for i in range(cores)], chunksize=1))
 
 
+def _clips_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and is_audio(path.name))
+
+
 def main() -> None:
     """Run the parts asked for and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,15 +139,18 @@ def main() -> None:
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
-        clips = sorted(args.folder.iterdir()) if args.folder else make_clips(Path(folder), args.clips)
+        clips = _clips_of(args.folder) if args.folder else make_clips(Path(folder), args.clips)
+        if not clips:
+            parser.error(f"{args.folder} holds no clips")
         table = Table("what", "ratio: median (range)", "bar", title=f"{cores} cores, {len(clips):,} clips")
         if "b" in args.only:
             bench_forward(table)
         if "a" in args.only:
             bench_job(table, clips, cores, load(Tag, None, args.set))
-        decoded = [bench_decode(clips)] if "c" in args.only else []
-    for each in (table, *decoded):
-        Console(width=120).print(each)
+        console = Console(width=120)
+        console.print(table)
+        if "c" in args.only:
+            console.print(bench_decode(clips))
 
 
 if __name__ == "__main__":

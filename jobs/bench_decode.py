@@ -97,6 +97,8 @@ def bench_decode(clips: Sequence[Path]) -> Table:
     table = Table(*columns, title="ours ÷ theirs: median (range)")
     for kind in (*KINDS, "all"):
         paths = [path for path in clips if kind in ("all", path.suffix[1:])][:50]
+        if not paths:
+            continue
         ratios = [spread(paired(partial(_all, ours, paths), partial(_all, peer, paths))) for peer in there]
         rate = len(paths) / statistics.median(seconds(partial(_all, ours, paths)) for _ in range(ROUNDS))
         table.add_row(kind, f"{rate:.0f}", *ratios)

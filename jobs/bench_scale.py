@@ -127,19 +127,17 @@ def pressure(folder: Path) -> Iterator[tuple[str, ...]]:
     yield _line(f"slow model, fast disk: {CLIPS} clips of a minute", took)
 
     server = Server(folder / "s3")
-    server.start()
-    fs = server.filesystem()
-    for number in range(CLIPS):
-        fs.pipe_file(f"private/slow/{number}.wav", (minute / f"{number}.wav").read_bytes())
-    proxy = Proxy(server.endpoint.removeprefix("http://"), Faults(pause_s=0.5))
-    os.environ.update(ENVIRONMENT)
-    endpoint = [f"storage.endpoint_url={proxy.endpoint}"]
-    took = watched(
-        source="s3://private/slow", out=str(folder / "fast"), model=quick, settings=few + endpoint, ray=PRESSED
-    )
+    with server.running() as fs:
+        for number in range(CLIPS):
+            fs.pipe_file(f"private/slow/{number}.wav", (minute / f"{number}.wav").read_bytes())
+        proxy = Proxy(server.endpoint.removeprefix("http://"), Faults(pause_s=0.5))
+        os.environ.update(ENVIRONMENT)
+        endpoint = [f"storage.endpoint_url={proxy.endpoint}"]
+        took = watched(
+            source="s3://private/slow", out=str(folder / "fast"), model=quick, settings=few + endpoint, ray=PRESSED
+        )
+        proxy.close()
     yield _line("fast model, slow store: the same, 0.5 s an object", took)
-    proxy.close()
-    server.kill()
 
     hours(folder / "hours", 12, 240)
     most = ["compute.shard_rows=16", "chunking.max_chunks=1200"]

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,15 @@ class Server:
         """A client with credentials, of the server or of a proxy before it."""
         where = endpoint or self.endpoint
         return s3fs.S3FileSystem(key=KEY, secret=SECRET, endpoint_url=where, use_listings_cache=False)
+
+    @contextmanager
+    def running(self) -> Iterator[Any]:
+        """It runs until the end, however that comes. Yields a client."""
+        try:
+            self.start()
+            yield self.filesystem()
+        finally:
+            self.kill()
 
     def start(self) -> None:
         """Start it and wait until both buckets are there. Raises RuntimeError when it does not answer."""

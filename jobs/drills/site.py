@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import soundfile
 
+from jobs.drills.processes import descendants, kill
 from jobs.drills.server import ENVIRONMENT, Server
 from looptagger.config import Model
 from looptagger.model import checkpoint
@@ -63,6 +66,17 @@ class Site:
         with open(self.folder / "log", "ab") as log:
             env = {**os.environ, **self.environment, **(ENVIRONMENT if self.server else {})}
             return subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
+
+    @contextmanager
+    def job(self) -> Iterator[subprocess.Popen[bytes]]:
+        """The command, running; what is left of it in the end is killed, Ray's processes too."""
+        job = self.start()
+        try:
+            yield job
+        finally:
+            if job.poll() is None:
+                kill(list(descendants(job.pid)))
+                job.wait()
 
     def clear(self) -> None:
         """No tags."""
@@ -134,7 +148,8 @@ def undisturbed(site: Site) -> tuple[pa.Table, float]:
     """What a run without faults gives, and how long it takes."""
     site.clear()
     began = time.monotonic()
-    code = ended(site.start())
+    with site.job() as job:
+        code = ended(job)
     if code:
         raise RuntimeError(f"the undisturbed run ends with {code}; see {site.folder / 'log'}")
     return site.table(), time.monotonic() - began

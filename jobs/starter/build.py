@@ -125,13 +125,13 @@ def real_rows(sounds: list[Sound], audio: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _same_recipe(note: Path, seed: int) -> None:
-    """Refuse to go on with clips that another seed or other code made. Raises SystemExit."""
+def _same_recipe(note: Path, *asked: int) -> None:
+    """Refuse to go on with clips that other code, another seed or other counts made. Raises SystemExit."""
     made = [Path(__file__).parent.glob(pattern) for pattern in ("*.py", "*.tsv")]
     texts = [path.read_bytes() for path in sorted(path for paths in made for path in paths)]
-    recipe = hashlib.blake2b(b"".join(texts) + str(seed).encode(), digest_size=8).hexdigest()
+    recipe = hashlib.blake2b(b"".join(texts) + str(asked).encode(), digest_size=8).hexdigest()
     if note.exists() and note.read_text() != recipe:
-        raise SystemExit(f"{note.parent}: made by another recipe; delete it, and the data and run beside it.")
+        raise SystemExit(f"{note.parent}: made by another recipe; delete all of {note.parent.parent}.")
     note.write_text(recipe)
 
 
@@ -147,7 +147,7 @@ def main(out: Path, train: int, validation: int, processes: int, seed: int) -> N
     """Fetch the packages, make the clips, write labels.csv."""
     audio = out / "audio"
     (audio / "rows").mkdir(parents=True, exist_ok=True)
-    _same_recipe(audio / "recipe", seed)
+    _same_recipe(audio / "recipe", seed, train, validation)
     for package in fetch(out / "shelf"):
         click.echo(f"fetching {package}", err=True)
     for number, preset in enumerate(render_all(out / "shelf", processes), 1):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
+import click
 import numpy as np
 import soundfile
 import soxr
@@ -81,7 +82,10 @@ def project(preset: Path) -> str:
 
 
 def render(preset: Path, out: Path) -> bool:
-    """Write a preset's notes into a folder; False where LMMS makes no sound of it. Raises SystemExit when it hangs."""
+    """Write a preset's notes into a folder; False where LMMS makes no sound of it.
+
+    Raises ClickException when it hangs: SystemExit would end the thread alone, and whoever waits for it would for ever.
+    """
     with tempfile.TemporaryDirectory() as folder:
         song, wav = Path(folder) / "x.mmp", Path(folder) / "x.wav"
         song.write_text(project(preset))
@@ -91,7 +95,9 @@ def render(preset: Path, out: Path) -> bool:
             subprocess.run(command, timeout=TIMEOUT_S, env={**os.environ, "QT_QPA_PLATFORM": "offscreen"}, **quiet)  # type: ignore[call-overload]
             wave, rate = soundfile.read(wav, dtype="float32", always_2d=True)
         except subprocess.TimeoutExpired:
-            raise SystemExit(f"{preset}: LMMS took over {TIMEOUT_S} s; is the machine busy? Try again.") from None
+            raise click.ClickException(
+                f"{preset}: LMMS took over {TIMEOUT_S} s; is the machine busy? Try again."
+            ) from None
         except (OSError, RuntimeError):
             return False
     mono = soxr.resample(wave.mean(axis=1), rate, RATE)
@@ -122,7 +128,7 @@ def render_all(shelf: Path, threads: int) -> Iterator[str]:
             wanted.append((preset, out))
 
     def one(task: tuple[Path, Path]) -> str:
-        if not render(*task):
+        if not (render(*task) or render(*task)):  # it may have failed for want of memory, or of luck
             task[1].parent.mkdir(parents=True, exist_ok=True)
             task[1].with_suffix(".silent").touch()
         return task[0].stem

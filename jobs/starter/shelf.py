@@ -18,6 +18,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ZIPS = (".zip", ".wz", ".pk3")
+VERSIONS = "versions.tsv"
+"""On the shelf: the archives that were unpacked, whose names have their versions, and digests of their bytes."""
 SOUNDS = (".wav", ".ogg", ".oga", ".opus", ".flac", ".mp3", ".aiff", ".g722", ".sf2", ".sf3", ".xiz", ".xpf")
 
 
@@ -72,6 +74,9 @@ def fetch(folder: Path) -> Iterator[str]:
                     if member.isfile() and member.name.endswith(SOUNDS + ZIPS):
                         _unpack(opened, member, coming)
         for archive in [*coming.glob("*.deb"), *coming.glob("deb.tar"), *coming.glob("*.tgz")]:
+            if archive.name != "deb.tar":
+                with (folder / VERSIONS).open("a") as note:
+                    note.write(f"{archive.name}\t{_digest(str(archive)).hex()}\n")
             archive.unlink()
         _unzip(coming)
         coming.rename(home)

@@ -13,6 +13,7 @@ from torch import nn
 from looptagger.archive.storage import Folder
 from looptagger.learn import metrics, table
 from looptagger.learn.scoring import joined, scored
+from looptagger.learn.training import figures
 from looptagger.model import checkpoint
 from looptagger.model.predictor import Predictor
 from looptagger.roles import ROLES
@@ -37,13 +38,22 @@ def main(run: str, more: str, data: str, out: Path) -> None:
     card = card.model_copy(update={"name": checkpoint.STARTER, "about": ABOUT, "licence": LICENCE})
     half = checkpoint.dump(network, card, half=True)
     folder = Folder(data)
-    rows = table.rows(folder, table.find(folder), "grouped", "validation")
-    truth, scores = joined(scored(rows, Predictor(half)))
+    dataset = table.find(folder)
+    truth, scores = joined(scored(table.rows(folder, dataset, "grouped", "validation"), Predictor(half)))
     limits = metrics.best_thresholds(truth, scores)
-    shipped = checkpoint.dump(network, card.model_copy(update={"thresholds": limits}), half=True)
+    reached = {**figures(truth, scores), "loops": len(truth), "digest": dataset.digest}
+    about = {**card.provenance, "mean_with": _named(run), "reached": reached}
+    card = card.model_copy(update={"thresholds": limits, "provenance": about})
+    shipped = checkpoint.dump(network, card, half=True)
     out.write_bytes(shipped)
     said = metrics.said(scores >= np.array([limits[role] for role in ROLES]))
     click.echo(f"{out}: {len(shipped):,} bytes; thresholds {limits}; roles said a validation loop {said}")
+
+
+def _named(run: str) -> str:
+    """The model of a run as others call it: its name and digest."""
+    data = checkpoint.resolve(run)
+    return checkpoint.model_id(data, checkpoint.card(data, run))
 
 
 def average_(network: nn.Module, other: nn.Module) -> None:
