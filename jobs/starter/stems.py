@@ -115,7 +115,8 @@ def percussion(rng: Rng, song: Song, stock: Stock) -> Stem:
         wave = struck(groove, kit, song.beat_s, song.seconds)
         return Stem(wave, frozenset({"percussion"}), f"{drums[0].package} kit")
     if how == "font":
-        font = stock.one("drumfont" if rng.random() < 0.3 else "font")
+        has_own = stock.has("drumfont")  # the two that there are have strokes in common: both are to train on
+        font = stock.one("drumfont" if rng.random() < 0.3 and has_own else "font")
         keys = {voice: int(rng.choice(KEYS[voice])) for voice in groove}
         notes = [note._replace(pitch=keys[voice]) for voice, line in groove.items() for note in line]
         wave = from_font(font.path, int(rng.choice(KITS)), notes, song.beat_s, song.seconds, drums=True)
