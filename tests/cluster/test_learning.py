@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from ray.exceptions import OutOfMemoryError, RayError, WorkerCrashedError
 
 from jobs.drills.processes import alive, kill, named
 from looptagger.archive.storage import Folder
@@ -113,6 +114,18 @@ def test_from_fsld_to_figures_though_a_worker_dies(
     said = capsys.readouterr()
     assert "F1, loop by loop" in said.out
     assert "flattering" in said.err
+
+
+def test_a_worker_that_is_killed_too_often_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    monkeypatch.setattr(training.ray, "get", fail)
+    for killed in (WorkerCrashedError(), OutOfMemoryError("the node was short of memory")):
+        with pytest.raises(UserError, match="killed again and again.*set compute.keep_bytes or batch lower"):
+            training._end(killed)
+    with pytest.raises(RuntimeError, match="training failed: what Ray says"):
+        training._end(RayError("what Ray says"))
 
 
 @pytest.mark.usefixtures("ray_here")
