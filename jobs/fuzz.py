@@ -81,7 +81,7 @@ def rows(cases: int, seed: int, more: list[Path], helper: Helper) -> Iterator[tu
             for name in names:
                 Path(name).write_bytes(mutated(good, rng))
             began, table = time.monotonic(), pa.table({"id": names, "uri": names})
-            done = helper.done("decoded", table, LIMITS, audio=Audio(), tag=Tag(limits=LIMITS))
+            done = helper.run_step("decoded", table, LIMITS, audio=Audio(), tag=Tag(limits=LIMITS))
             heard = pa.concat_tables(done)
             if heard.column("id").to_pylist() != names:
                 raise SystemExit(f"rows lost or doubled among cases {first:,} to {first + len(names):,} of seed {seed}")

@@ -161,7 +161,7 @@ def no_workers(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
     monkeypatch.setattr(tagging, "pipeline", Steps)
     yield
-    isolated.HERE.close()  # which has this test's environment
+    isolated.HELPER.close()  # which has this test's environment
 
 
 @dataclass(frozen=True)

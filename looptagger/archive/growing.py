@@ -9,7 +9,7 @@ from typing import Any
 from looptagger.archive import counts, manifest, tags, user_manifests
 from looptagger.archive.columns import Listing, joint_schema
 from looptagger.archive.manifest import ManifestFile
-from looptagger.archive.output import CHUNKS, REPORT, Record, load, missing, parts, save, strangers, vacate, withdraw
+from looptagger.archive.output import CHUNKS, REPORT, Record, load, parts, save, strangers, unfinished, vacate, withdraw
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
 from looptagger.archive.writer import Check
@@ -66,7 +66,7 @@ def check(folder: Folder, record: Record | None, request: Request) -> None:
     _refuse_difference(folder, record, request)
     if not (request.update or set(request.sources) <= set(record.sources)):
         had, asked = " ".join(record.sources), " ".join(request.sources)
-        if sum(work.rows for work in missing(folder, record)) == record.rows:
+        if sum(work.rows for work in unfinished(folder, record)) == record.rows:
             raise UserError(
                 f"{folder.uri}: was begun for {had} and has no tags yet; add --overwrite to tag {asked} instead, "
                 "or --update to tag both."
@@ -94,7 +94,7 @@ def _is_being_replaced(folder: Folder, record: Record, request: Request) -> bool
     """Whether an output is the same command's that was stopped."""
     asked = (dict(request.identity), request.sources, request.limit)
     is_same = record.anew and (record.identity, record.sources, record.limit) == asked
-    return is_same and bool(missing(folder, record))
+    return is_same and bool(unfinished(folder, record))
 
 
 def _replaced(folder: Folder, request: Request, old: Record) -> Record:

@@ -24,10 +24,13 @@ from looptagger.config import Settings
 from looptagger.errors import UserError
 
 FILE_ROWS = 65_536
+"""Rows of a manifest file."""
 GROUP_ROWS = 8_192
+"""Rows of a row group. `read` counts by it: outputs that there are depend on it."""
 BLOCK_BYTES = 1 << 20
 """Asked for at once of a file on a store, whose client would else fetch the 50 MB after each row group."""
 SHARD_ROWS = (8, 1024)
+"""Rows of a shard, at least and at most."""
 SHARDS = 64
 """Shards that a small archive is cut into: enough to keep cores busy and to lose little in a crash."""
 
@@ -73,7 +76,7 @@ def joined(some: Sequence[Shard]) -> Iterator[Shard]:
 
 
 def read(folder: Folder, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
-    """A shard's rows: id, uri and the caller's columns, or some of them. Only the row groups it touches are read.
+    """A shard's rows: id, uri and the user's columns, or some of them. Only the row groups it touches are read.
 
     Raises UserError for a file that is not there or broken.
     """
@@ -98,7 +101,7 @@ def _opened(folder: Folder, name: str) -> Iterator[BinaryIO]:
 
 
 def default_shard_rows(rows: int) -> int:
-    """Rows a shard: a power of two, so that an archive has at least 64 shards until they reach 1,024 rows."""
+    """Rows a shard: a 64th of all, within SHARD_ROWS; a power of two, so that shards divide files and row groups."""
     low, high = SHARD_ROWS
     wanted = max(low, min(high, rows // SHARDS))
     return 1 << (wanted.bit_length() - 1)
@@ -159,7 +162,7 @@ def freeze(
 ) -> list[ManifestFile]:
     """List the sources into manifest files that follow those `before`, leaving out ids that those hold already.
 
-    The names of files `beside` these are left alone. Memory is bounded but for 16 bytes an id, 25 a known one. An id
+    The names of files `beside` these are left alone. Memory is bounded but for 32 bytes an id, 25 a known one. An id
     that comes twice, or a known one for another file, is refused: ids are the output's key. `limit` bounds the rows of
     all files together; `written` is told of rows as they are stored. Raises UserError.
     """
@@ -181,7 +184,7 @@ def freeze(
     every.sort()
     repeated = every[:-1][every[1:] == every[:-1]]
     if len(repeated):
-        raise UserError(_repetition(folder, files, repeated[0]))
+        raise UserError(_repetition(folder, files, repeated[0], "new " * bool(before)))
     return files
 
 
@@ -194,8 +197,8 @@ def _limited(batches: Iterator[pa.RecordBatch], left: int | None) -> Iterator[pa
         yield batch
 
 
-def _repetition(folder: Folder, files: Sequence[ManifestFile], digest: bytes) -> str:
-    """The sentence that names the id with this digest, and where it stands."""
+def _repetition(folder: Folder, files: Sequence[ManifestFile], digest: bytes, new: str) -> str:
+    """The sentence that names the id with this digest, and where it stands among the rows, or the `new` ones."""
     places, text, first = [], "", 1
     for table in _id_tables(folder, files):
         for index in np.flatnonzero(digests(table.column("id")) == digest):
@@ -203,5 +206,6 @@ def _repetition(folder: Folder, files: Sequence[ManifestFile], digest: bytes) ->
             places.append(f"{first + int(index):,}")
         first += table.num_rows
     return (
-        f"the id {text!r} comes twice (rows {' and '.join(places[:2])}); name each clip once, or give ids that differ."
+        f"the id {text!r} comes twice ({new}rows {' and '.join(places[:2])}); "
+        "name each clip once, or give ids that differ."
     )

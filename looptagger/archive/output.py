@@ -24,13 +24,13 @@ from looptagger.errors import UserError
 RECORD = "_run/dataset.json"
 CHUNKS = "chunks"
 REPORT = re.compile(r"run-\w+\.json")
-"""What a run leaves in `_run`."""
+"""The names of what runs leave in `_run`."""
 HALF = re.compile(r"\.(.+)\.\d+\.tmp")
-"""A file of ours whose writing was cut off."""
+"""The names that Folder.write gives files until they are whole."""
 
 
 class Record(Settings):
-    """`_run/dataset.json`: written last, so that an output either has it and a whole manifest, or has neither."""
+    """`_run/dataset.json`: written last, so that an output with it has a whole manifest. Files without it are none."""
 
     format: Literal[1] = 1
     identity: dict[str, Any]
@@ -39,7 +39,7 @@ class Record(Settings):
     limit: int | None = None
     files: tuple[ManifestFile, ...]
     anew: bool = False
-    """Whether --overwrite began it: given again before all is tagged, that goes on."""
+    """Whether --overwrite began it: the same command, given again before all is tagged, then goes on."""
 
     @property
     def rows(self) -> int:
@@ -49,13 +49,19 @@ class Record(Settings):
 
 @dataclass(frozen=True)
 class Work:
-    """Rows of one shard still to be tagged, and the part they go into. `only` picks rows; None is all of them."""
+    """Rows of one shard, or a piece of it, still to be tagged, and the part that they go into."""
 
     part: str
     shard: Shard
     offset: int = 0
     """Place in the part of the shard's first row."""
     only: tuple[int, ...] | None = None
+    """Of a part that exists, the clips that are tried again, counted from the shard's first row. None: all rows."""
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether its part exists."""
+        return self.only is not None
 
     @property
     def rows(self) -> int:
@@ -122,14 +128,16 @@ def vacate(folder: Folder) -> None:
 
 
 def parts(folder: Folder, sub: str = "") -> tuple[list[tags.Part], list[tags.Part]]:
-    """The parts in force, in order, and those that a cut-off compaction left over (their rows are in another)."""
-    every = sorted(
-        (part for name in folder.names(sub) if (part := tags.parse(name))), key=lambda part: (part.first, -part.last)
-    )
+    """The parts in force, in order, and those that a compaction which was cut off left over.
+
+    `looptagger compact` joins parts 3 to 9, say, into part-0000003-0000009.parquet, and then deletes them.
+    """
+    found = (part for name in folder.names(sub) if (part := tags.parse(name)))
     live: list[tags.Part] = []
     stale: list[tags.Part] = []
-    for part in every:
-        (stale if live and part.last <= live[-1].last else live).append(part)
+    for part in sorted(found, key=lambda part: (part.first, -part.last)):  # a joined one before those that are in it
+        is_in_the_last = live and part.last <= live[-1].last
+        (stale if is_in_the_last else live).append(part)
     return live, stale
 
 
@@ -154,7 +162,7 @@ def readers(some: Sequence[tags.Part]) -> int:
 def tidy(folder: Folder) -> None:
     """Remove what cut-off jobs left: half-written files, manifest files of no record, parts that were compacted.
 
-    And joined chunks of shards that are all to be tagged anew, lest they hide those.
+    Also a joined file of `chunks/` none of whose shards has a part: `parts` would take it for those that come anew.
     """
     record = load(folder)
     if record:
@@ -176,7 +184,7 @@ def sweep(folder: Folder, sub: str, is_ours: Callable[[str], bool] = lambda name
         folder.delete([f"{sub}/{name}".lstrip("/") for name, of in halves if of and is_ours(of[1])])
 
 
-def missing(folder: Folder, record: Record, limit: int | None = None) -> list[Work]:
+def unfinished(folder: Folder, record: Record, limit: int | None = None) -> list[Work]:
     """The shards that no part holds yet; with a limit, those that begin among the first rows."""
     done = {number for part in parts(folder)[0] for number in range(part.first, part.last + 1)}
     return [
@@ -186,7 +194,7 @@ def missing(folder: Folder, record: Record, limit: int | None = None) -> list[Wo
     ]
 
 
-def failed(folder: Folder, record: Record, statuses: Sequence[str]) -> list[Work]:
+def to_retry(folder: Folder, record: Record, statuses: Sequence[str]) -> list[Work]:
     """The rows of finished parts whose status is one of `statuses`, shard by shard."""
     every = manifest.shards(record.files)
     works, kept = [], counts.load(folder)

@@ -14,6 +14,11 @@ from looptagger.errors import UserError
 from looptagger.roles import ROLES
 
 STATUSES = ("ok", "missing", "unreadable", "undecodable", "empty", "silent", "too_large")
+FAILURES = STATUSES[1:]
+STOPPED = "stopped"
+"""A status that is never written: of a row by which a worker stops the job. Raised there, an error would leave Ray
+Data's actors holding their CPUs for as long as Python keeps its traceback; a row comes through, and the driver raises.
+"""
 AGAIN = "delete it, and the part of its name beside it if there is one, and run the same `looptagger tag` again"
 """What helps where a part, or its chunks, are not as they should be."""
 ABSENT = "is gone; delete the part of that name beside it, if there is one, and run the same `looptagger tag` again"
@@ -60,7 +65,7 @@ CODED_ROW = "embedding_row"
 
 
 def schema(carried: pa.Schema, embedding: int = 0) -> pa.Schema:
-    """The schema of every part: our columns, the embedding and its code if asked for, then the caller's columns.
+    """The schema of every part: our columns, the embedding and its code if asked for, then the user's columns.
 
     Raises UserError when a manifest column has the name of one of ours, or of another, be it in other letters: query
     engines do not tell `BPM` from `bpm`.
@@ -105,14 +110,15 @@ def parse(name: str) -> Part | None:
 
 
 def encoding(schema: pa.Schema) -> dict[str, Any]:
-    """How Parquet stores a part: names by what differs from the last one, others by dictionary.
+    """How Parquet stores a part: ids, URIs and places by what differs from the last one, most others by dictionary.
 
-    Scores and codes are all different: as they are. Byte by byte, scores would be smaller, but Spark 4.1 and those
-    before it read none that are so.
+    Scores, codes and embeddings are all different: as they are. Byte by byte, scores would be smaller, but Spark 4.1
+    and those before it read none that are so.
     """
     coded = {name: "DELTA_BYTE_ARRAY" for name in ("id", "uri") if name in schema.names}
     coded |= {CODED_ROW: "DELTA_BINARY_PACKED"} if CODED_ROW in schema.names else {}
-    others = [field for field in schema if field.name not in {*coded, *CODE} and field.type != pa.float32()]
+    plain = {*CODE, "embedding"}
+    others = [each for each in schema if each.name not in {*coded, *plain} and each.type != pa.float32()]
     lists = {field.name: f"{field.name}.list.element" for field in others if pa.types.is_list(field.type)}
     named = [lists.get(field.name, field.name) for field in others]
     return {"compression": "zstd", "use_dictionary": named, "column_encoding": coded, "write_page_checksum": True}

@@ -19,15 +19,9 @@ from looptagger.roles import ROLES
 PART, ROW, CHUNK_SCORES, CHUNK_STARTS = "_part", "_row", "_chunk_scores", "_chunk_starts"
 """Columns that travel with the rows and are not written: their part, their place in it, and their chunks'."""
 
-STOPPED = "stopped"
-"""A status that is never written. Raised in a worker, an error would leave Ray Data's actors holding their CPUs for as
-long as Python keeps its traceback; a row comes through, and the driver raises.
-"""
-
-
 MERGED_ROWS, MERGES = 16_384, 8
-"""Clips that are tried again are put into their part so many at a time, and not much more often: one that was compacted
-may have half a million of them, and what is not in it is lost with the job."""
+"""Retried clips that are put into their part at once, or an eighth of them where that is more: each time the part is
+written anew, and what waits is lost with the job. One that was compacted may have half a million."""
 
 TAKEN_ROWS = 65_536
 """Rows picked at once: Arrow picks out of no more than 2 GiB of text, which a compacted part may have."""
@@ -44,10 +38,11 @@ class PartWriter:
     ) -> None:
         self.folder, self.works, self.schema, self.chunks, self.check = folder, works, schema, chunks, check
         self.expected = Counter[str]()
+        """Rows that this job is to put into each part."""
         for work in works:
             self.expected[work.part] += work.rows
-        self.merged: dict[str, set[int]] = {work.part: set() for work in works if work.only is not None}
-        """Places in a part whose rows are of another try, and in it."""
+        self.retried: dict[str, set[int]] = {work.part: set() for work in works if work.is_retry}
+        """Parts whose failed clips are retried -> the places of those that are in them by now."""
         self.pending: dict[str, list[pa.Table]] = {}
         self.written: set[str] = set()
         self.left = self.expected.total()
@@ -61,39 +56,41 @@ class PartWriter:
         """Take in tagged rows, of one part or several; write what they complete."""
         for name in pc.unique(table.column(PART)).to_pylist():
             if name in self.written:
-                continue  # a retried task has delivered it twice
+                continue  # a task that Ray ran again has delivered it twice
             rows = self._new(name, table.filter(pc.equal(table.column(PART), name)))
             gathered = self.pending.setdefault(name, [])
             gathered.append(rows)
-            if sum(part.num_rows for part in gathered) >= self._enough(name):
+            if sum(part.num_rows for part in gathered) >= self._due(name):
                 self._complete(name, _once(pa.concat_tables(gathered)))
 
-    def _enough(self, name: str) -> int:
-        """Rows with which a part is written: all, or of those of another try a good many."""
-        if name not in self.merged:
+    def _due(self, name: str) -> int:
+        """Rows that are waited for before a part is written: all of a new one; of a retried one, a batch."""
+        if name not in self.retried:
             return self.expected[name]
         most = max(MERGED_ROWS, self.expected[name] // MERGES)
-        return max(1, min(most, self.expected[name] - len(self.merged[name])))
+        return max(1, min(most, self.expected[name] - len(self.retried[name])))
 
     def _new(self, name: str, rows: pa.Table) -> pa.Table:
-        """Rows without those that are in their part already, should a retried task have delivered some twice."""
-        known = self.merged.get(name)
+        """Rows without those that are in their part already, should some have been delivered twice."""
+        known = self.retried.get(name)
         return rows.filter(pa.array([row not in known for row in rows.column(ROW).to_pylist()])) if known else rows
 
     def close(self) -> None:
-        """Keep the counts of what was written, where the output is still this job's; how that ended is the caller's."""
+        """Keep the counts of what was written, where the output is still this job's. Raises nothing: how the job ended
+        matters more.
+        """
         with suppress(UserError):
             self.check()
             self.keeper.save()
 
     def _complete(self, name: str, table: pa.Table) -> None:
-        """Write a part whose rows are all there. Chunks first: the part itself is what says that they are done."""
-        if table.num_rows < self._enough(name):
-            return
+        """Write a part whose rows are there. Chunks first: the part itself is what says that they are done."""
+        if table.num_rows < self._due(name):
+            return  # rows delivered twice had made it look so
         del self.pending[name]
         rows = table.select(self.schema.names).cast(self.schema)
         chunks = exploded(table) if self.chunks else None
-        if name in self.merged:
+        if name in self.retried:
             rows = _replaced(self._read(name), rows, table.column(ROW).to_numpy())
             if chunks is not None:
                 old = self._read(f"{CHUNKS}/{name}")
@@ -104,9 +101,9 @@ class PartWriter:
         self.left -= table.num_rows
         self.by_status.update(counts.of(table.column("status")))
         self.audio_s += pc.sum(table.column("duration_s")).as_py() or 0.0
-        if name in self.merged:
-            self.merged[name].update(table.column(ROW).to_pylist())
-            if len(self.merged[name]) < self.expected[name]:
+        if name in self.retried:
+            self.retried[name].update(table.column(ROW).to_pylist())
+            if len(self.retried[name]) < self.expected[name]:
                 return  # its counts are not of what will be in it
         self.written.add(name)
         self.keeper.count(name, rows)
@@ -122,7 +119,7 @@ class PartWriter:
 
 
 def _once(table: pa.Table) -> pa.Table:
-    """Rows in the manifest's order, each once, should a retried task have delivered some twice."""
+    """Rows in the manifest's order, each once, should some have been delivered twice."""
     _, first = np.unique(table.column(ROW).to_numpy(), return_index=True)
     return table.take(pa.array(first))
 
@@ -145,11 +142,11 @@ def _without(table: pa.Table, ids: pa.ChunkedArray) -> pa.Table:
 
 def exploded(table: pa.Table) -> pa.Table:
     """The chunk rows of tagged clips: id, chunk, start_s and six scores."""
-    counts = table.column("n_chunks").to_numpy()
+    n_chunks = table.column("n_chunks").to_numpy()
     scores = pc.list_flatten(table.column(CHUNK_SCORES)).to_numpy().reshape(-1, len(ROLES))
-    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    number = np.arange(n_chunks.sum()) - np.repeat(np.cumsum(n_chunks) - n_chunks, n_chunks)
     columns = {
-        "id": table.column("id").take(pa.array(np.repeat(np.arange(len(counts)), counts))),
+        "id": table.column("id").take(pa.array(np.repeat(np.arange(len(n_chunks)), n_chunks))),
         "chunk": pa.array(number, pa.int32()),
         "start_s": pc.list_flatten(table.column(CHUNK_STARTS)),
         **{role: pa.array(scores[:, i], pa.float32()) for i, role in enumerate(ROLES)},

@@ -22,19 +22,19 @@ def planned(n_samples: int, audio: Audio, chunking: Chunking) -> NDArray[np.int6
 
 def audible(pcm: Pcm, first: NDArray[np.int64], chunking: Chunking) -> tuple[Pcm, NDArray[np.int64]]:
     """The chunks that are not silent, made louder where all are quiet, and where they begin."""
-    on = loud(pcm, chunking.silence_db)
+    on = has_sound(pcm, chunking.silence_db)
     return raised(pcm[on], chunking.quiet_db), first[on]
 
 
-def starts(n_samples: int, chunk: int, hop: int, max_chunks: int) -> NDArray[np.int64]:
-    """First sample of each chunk of a clip of `n_samples`; ascending, all chunks inside the clip.
+def starts(n_samples: int, length: int, hop: int, max_chunks: int) -> NDArray[np.int64]:
+    """First sample of each chunk, of so many samples, of a clip of `n_samples`; ascending, all inside the clip.
 
     A clip no longer than a chunk has one. Otherwise chunks stand `hop` apart and the last is aligned to the clip's
     end, so that the tail counts. More than `max_chunks` are replaced by that many, spread evenly from start to end.
     """
-    if n_samples <= chunk:
+    if n_samples <= length:
         return np.zeros(1, np.int64)
-    last = n_samples - chunk
+    last = n_samples - length
     n_chunks = 1 + -(-last // hop)
     if n_chunks > max_chunks:
         middle = max_chunks == 1
@@ -42,17 +42,17 @@ def starts(n_samples: int, chunk: int, hop: int, max_chunks: int) -> NDArray[np.
     return np.minimum(np.arange(n_chunks, dtype=np.int64) * hop, last)
 
 
-def fit(waveform: Pcm, chunk: int) -> Pcm:
-    """A waveform of any length > 0 as exactly `chunk` samples: cut when longer, tiled when shorter (loops repeat)."""
-    return waveform[:chunk] if len(waveform) >= chunk else np.resize(waveform, chunk)
+def fit(waveform: Pcm, length: int) -> Pcm:
+    """A waveform of any length > 0 as exactly `length` samples: cut when longer, tiled when shorter (loops repeat)."""
+    return waveform[:length] if len(waveform) >= length else np.resize(waveform, length)
 
 
-def cut(waveform: Pcm, first: NDArray[np.int64], chunk: int) -> Pcm:
-    """The chunks of a waveform that begin at `first`, shape (len(first), chunk)."""
-    return np.stack([fit(waveform[i : i + chunk], chunk) for i in first])
+def cut(waveform: Pcm, first: NDArray[np.int64], length: int) -> Pcm:
+    """The chunks of a waveform that begin at `first`, (len(first), length)."""
+    return np.stack([fit(waveform[i : i + length], length) for i in first])
 
 
-def loud(pcm: Pcm, silence_db: float) -> NDArray[np.bool_]:
+def has_sound(pcm: Pcm, silence_db: float) -> NDArray[np.bool_]:
     """Which chunks (n, samples) have a sample of `silence_db` dBFS or more: (n,)."""
     least = 32768 * 10 ** (silence_db / 20)
     high: NDArray[np.bool_] = (pcm.max(axis=1) >= least) | (pcm.min(axis=1) <= -least)

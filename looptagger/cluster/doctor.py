@@ -184,7 +184,7 @@ def _source(source: str, tag: Tag) -> str:
     if len(bad) == len(some):
         raise UserError(f"{bad[0]}; none of the first {len(some)} files can be read: check credentials and paths.")
     helper, table = Helper(), pa.table({"id": some, "uri": some})
-    decoded = pa.concat_tables(helper.done("decoded", table, tag.limits, audio=Audio(), tag=tag))
+    decoded = pa.concat_tables(helper.run_step("decoded", table, tag.limits, audio=Audio(), tag=tag))
     helper.close()
     status = decoded.column("status").to_pylist()
     return f"{status.count('ok')} of the first {len(some)} files decode; opened in {seconds:.2f} s"

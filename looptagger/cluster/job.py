@@ -16,7 +16,7 @@ from looptagger.archive.growing import Request, prepare
 from looptagger.archive.output import Record
 from looptagger.archive.sources import absolute, roots
 from looptagger.archive.storage import Folder
-from looptagger.archive.tags import CODE, CODED_ROW, STATUSES
+from looptagger.archive.tags import CODE, CODED_ROW, FAILURES
 from looptagger.archive.writer import PartWriter
 from looptagger.cluster.plan import Plan
 from looptagger.cluster.progress import Progress
@@ -62,7 +62,9 @@ class Summary:
     """What a run did: clips by status, the clips that the output held before, seconds of tagging."""
 
     total: int
+    """Rows of the manifest."""
     before: int
+    """Of those, clips whose row this run leaves as it is."""
     by_status: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     audio_s: float = 0.0
@@ -84,7 +86,7 @@ class Summary:
 
 
 def tag(job: TagJob, events: Events | None = None) -> Summary:
-    """Tag what is not tagged yet. Raises UserError for what the user can mend, before anything is written."""
+    """Tag what is not tagged yet. Raises UserError for what the user can mend; parts written by then stay."""
     events = events or Events()
     if job.update and job.overwrite:
         raise UserError("--update adds to the tags, --overwrite replaces them: use one of the two.")
@@ -99,14 +101,14 @@ def tag(job: TagJob, events: Events | None = None) -> Summary:
         record = prepare(folder, asked)
         check()
         output.tidy(folder)
-        if job.chunks:
+        if job.chunks:  # a compaction cut off may have joined chunks and not their parts, which hides either
             compact.finish(folder, check)
-        works = output.missing(folder, record, job.limit)
-        works += output.failed(folder, record, STATUSES[1:]) if job.retry_errors else []
+        works = output.unfinished(folder, record, job.limit)
+        works += output.to_retry(folder, record, FAILURES) if job.retry_errors else []
         writer = PartWriter(folder, works, output.output_schema(folder, record), job.chunks, check)
-        absent = sum(work.rows for work in output.missing(folder, record))
-        again = sum(work.rows for work in writer.works if work.only is not None)
-        summary = Summary(record.rows, record.rows - absent - again)
+        absent = sum(work.rows for work in output.unfinished(folder, record))  # beyond the limit, too
+        again = sum(work.rows for work in writer.works if work.is_retry)
+        summary = Summary(total=record.rows, before=record.rows - absent - again)
         if writer.works:
             with _recorded(folder, job, record, summary):
                 _tag_rows(job, record.sources, writer, model, card.audio, summary, events)
@@ -121,12 +123,14 @@ def request(job: TagJob, model: bytes, card: checkpoint.Card) -> Request:
         "chunking": job.tag.chunking.model_dump(),
         "chunks": job.chunks,
         "embedding_size": 2 * card.model.channels if job.embeddings else 0,
-        **({"embedding_columns": [*CODE, CODED_ROW]} if job.embeddings else {}),
+        **({"embedding_columns": [*CODE, CODED_ROW]} if job.embeddings else {}),  # earlier versions had other ones
     }
-    sources = tuple(absolute(source).rstrip("/") if "://" in source else absolute(source) for source in job.sources)
+    whole = map(absolute, job.sources)
+    sources = tuple(each.rstrip("/") if "://" in each else each for each in whole)  # s3://b/loops/ is s3://b/loops
     if job.tag.compute.precision in ("int8", "bfloat16"):  # their scores differ by more than those of machines do
         identity["precision"] = job.tag.compute.precision
-    return Request(identity, sources, job.limit, job.update, job.overwrite, job.tag.compute.shard_rows)
+    rows = job.tag.compute.shard_rows
+    return Request(identity, sources, job.limit, update=job.update, overwrite=job.overwrite, shard_rows=rows)
 
 
 def _tag_rows(
@@ -146,23 +150,32 @@ def _tag_rows(
     from looptagger.cluster.session import session, storage_environment, store_use
 
     wanted = job.tag.compute.gpus_per_predictor if job.tag.compute.device == "cuda" else 0
-    with session(job.address, events.note, wanted) as ours:
+    with session(job.address, events.note, wanted) as is_own:
         have = ray.cluster_resources()
         summary.plan = plan(have.get("CPU", 0), have.get("GPU", 0), job.tag.compute)
         events.note(f"{writer.left:,} clips to tag with {summary.plan}.")
-        is_shared = ours or not writer.folder.is_local
-        given = (writer.folder, is_shared, job.tag, audio, ray.put(model), job.chunks, job.embeddings)
-        details = tagging.Job(*given, storage_environment(), roots(sources))
+        brief = tagging.Brief(
+            folder=writer.folder,
+            is_shared=is_own or not writer.folder.is_local,  # a Ray of our own has this machine only
+            tag=job.tag,
+            audio=audio,
+            model=ray.put(model),
+            chunks=job.chunks,
+            embeddings=job.embeddings,
+            environment=storage_environment(),
+            roots=roots(sources),
+        )
         spilled = store_use()[1]
         progress = Progress(writer.left, job.tag.compute.price_per_hour)
         try:
-            tagging.run(writer, details, summary.plan, progress, events)
+            tagging.run(writer, brief, summary.plan, progress, events)
         finally:
             writer.close()
+            with suppress(Exception):  # a cluster that is away
+                summary.spilled = max(0, store_use()[1] - spilled)
             summary.by_status, summary.audio_s = dict(writer.by_status), writer.audio_s
             summary.seconds = progress.seconds
             summary.cost = progress.cost[0] if progress.cost else None
-        summary.spilled = max(0, store_use()[1] - spilled)
         if summary.spilled > 0:
             events.note(SPILLED.format(summary.spilled / 1e6))
 
@@ -175,6 +188,12 @@ def _recorded(folder: Folder, job: TagJob, record: Record, summary: Summary) -> 
     try:
         yield
         ended = "finished"
+    except UserError:
+        ended = "refused"
+        raise
+    except Exception:
+        ended = "failed"
+        raise
     finally:
         report = {
             "started": started.isoformat(timespec="seconds"),

@@ -11,16 +11,16 @@ from looptagger.errors import UserError
 
 @dataclass(frozen=True)
 class Plan:
-    """`predictors` = 0: actors decode and predict, one a core. Else that many actors predict, and tasks decode."""
+    """Workers, one a core, that decode and predict, where `predictors` is 0; else that decode for so many actors."""
 
     predictors: int
     gpus_per_predictor: float
-    decoders: int
+    cores: int
 
     def __str__(self) -> str:
         if not self.predictors:
-            return f"{self.decoders} CPU workers that decode and predict"
-        return f"{self.decoders} CPU decoders feeding {self.predictors} GPU predictors"
+            return f"{self.cores} CPU workers that decode and predict"
+        return f"{self.cores} CPU decoders feeding {self.predictors} GPU predictors"
 
 
 def plan(cpus: float, gpus: float, compute: Compute) -> Plan:

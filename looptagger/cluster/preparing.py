@@ -80,7 +80,7 @@ def _decoded(rows: pa.Table, job: PrepareJob, note: Callable[[str], None]) -> It
 
 def _decode(rows: pa.Table, settings: Prepare, environment: dict[str, str]) -> Iterator[pa.Table]:
     from looptagger.cluster.session import adopt
-    from looptagger.steps.isolated import HERE
+    from looptagger.steps.isolated import HELPER
 
     adopt(environment)
-    yield from HERE.done("prepared", rows, settings.limits, settings=settings)
+    yield from HELPER.run_step("prepared", rows, settings.limits, settings=settings)

@@ -25,8 +25,8 @@ from looptagger.archive.manifest import Shard
 from looptagger.archive.output import Work, check_there
 from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder, local_path
-from looptagger.archive.tags import CODED_ROW
-from looptagger.archive.writer import PART, ROW, STOPPED, PartWriter
+from looptagger.archive.tags import CODED_ROW, STOPPED
+from looptagger.archive.writer import PART, ROW, PartWriter
 from looptagger.cluster.plan import CORE, READER, Plan, readers, with_small_ends
 from looptagger.cluster.progress import Progress
 from looptagger.cluster.session import adopt
@@ -41,15 +41,18 @@ GPU_ROWS, GPU_CHUNKS = 128, 5120
 """Clips handed to a GPU predictor at once, and the most chunks that they may have: 490 MB."""
 
 PRETENDED = "LOOPTAGGER_GPU_IS_PRETENDED"
-"""Set for workers of tests: Ray then offers a GPU that is none. Else it would become one thread of a CPU, unseen."""
+"""Set for workers of tests, where Ray offers a GPU that is none. Without it, that is refused: the model would run on
+one thread of a CPU, unseen.
+"""
 WORK = "_work"
-"""The column of a block that names a shard and not its rows."""
+"""The column of a block that names a shard, or a piece of one, and not its rows."""
 QUEUED = 3
-"""Shards given to an actor ahead, so that it never waits for the next: without, cores were idle a fifth of the time."""
+"""Tasks that an actor has at once, so that it never waits for the next: with one, cores were idle a fifth of the time.
+"""
 
 
 @dataclass(frozen=True)
-class Job:
+class Brief:
     """What every worker needs to know. The checkpoint travels as an object of Ray's store, once a node."""
 
     folder: Folder
@@ -65,46 +68,46 @@ class Job:
     """Local folders that the clips lie in. Where one is gone or empty, a disk is, and not its clips."""
 
 
-def _rows(block: pa.Table, job: Job) -> pa.Table:
+def _rows(block: pa.Table, brief: Brief) -> pa.Table:
     """The manifest's rows of the shard that a block names. Raises UserError where the output is gone."""
-    check_there(job.folder)
+    check_there(brief.folder)
     work = json.loads(block.column(WORK)[0].as_py())
     shard = Shard(**work["shard"])
-    table = patiently(lambda: manifest.read(job.folder, shard), job.tag.storage)
+    table = patiently(lambda: manifest.read(brief.folder, shard), brief.tag.storage)
     table = table.append_column(PART, pa.array([work["part"]] * table.num_rows))
     for name, first in ((ROW, work["offset"]), (CODED_ROW, shard.first)):
         table = table.append_column(name, pa.array(range(first, first + table.num_rows), pa.int64()))
     return table if work["only"] is None else table.take(pa.array(work["only"], pa.int64()))
 
 
-# The steps are imported in the workers only: torch takes two seconds that the driver need not wait for. And after
+# In what workers run, steps are imported late: torch takes two seconds that the driver need not wait for. And after
 # `adopt`, which sees to it that they are found.
 
 
-def _read(block: pa.Table, job: Job) -> pa.Table:
+def _read(block: pa.Table, brief: Brief) -> pa.Table:
     """A block that names a shard -> its rows, or one that stops the job."""
-    adopt(job.environment)
+    adopt(brief.environment)
     from looptagger.steps.decoding import stopped
 
     try:
-        return _rows(block, job)
+        return _rows(block, brief)
     except UserError as error:
         return stopped(block, str(error))
 
 
-def _decode(block: pa.Table, job: Job) -> Iterator[pa.Table]:
+def _decode(block: pa.Table, brief: Brief) -> Iterator[pa.Table]:
     """A block that names a shard, or what `_read` made of it -> decoded rows."""
-    adopt(job.environment)
+    adopt(brief.environment)
     from looptagger.steps.decoding import stopped
-    from looptagger.steps.isolated import HERE
+    from looptagger.steps.isolated import HELPER
 
-    rows = _read(block, job) if block.column_names == [WORK] else block
-    if WORK in rows.column_names:  # it stops the job
+    rows = _read(block, brief) if block.column_names == [WORK] else block
+    if WORK in rows.column_names:  # not the shard's rows, but why the job cannot go on
         yield rows
         return
-    try:
-        for table in HERE.done("decoded", rows, job.tag.limits, audio=job.audio, tag=job.tag):
-            _check_roots(table, job.roots)
+    try:  # steps.decoding.decoded, in this worker's helper process
+        for table in HELPER.run_step("decoded", rows, brief.tag.limits, audio=brief.audio, tag=brief.tag):
+            _check_roots(table, brief.roots)
             yield table
     except UserError as error:
         yield stopped(rows, str(error))
@@ -123,22 +126,22 @@ def _check_roots(table: pa.Table, roots: Sequence[str]) -> None:
 class Predict:
     """An actor that keeps the model. On a CPU core it is handed shards, and decodes their rows itself."""
 
-    def __init__(self, job: Job, decodes: bool) -> None:
-        adopt(job.environment)
-        from looptagger.steps.isolated import HERE
+    def __init__(self, brief: Brief, decodes: bool) -> None:
+        adopt(brief.environment)
+        from looptagger.steps.isolated import HELPER
 
         if decodes:
-            HERE.ready()  # it wakes up while torch is imported
+            HELPER.ready()  # it wakes up while torch is imported
         import torch
 
         from looptagger.cluster.meters import Meters
         from looptagger.model.predictor import Predictor, is_short_of_memory
 
         torch.set_num_threads(1)
-        self.job, self.decodes, self.refused = job, decodes, ""
+        self.brief, self.decodes, self.refused = brief, decodes, ""
         try:
-            compute = job.tag.compute.model_copy(update={"device": _device(job.tag.compute.device, decodes)})
-            self.predictor = Predictor(ray.get(job.model), compute=compute)
+            compute = brief.tag.compute.model_copy(update={"device": _device(brief.tag.compute.device, decodes)})
+            self.predictor = Predictor(ray.get(brief.model), compute=compute)
             self.meters = Meters(self.predictor.batch)
         except UserError as error:  # an actor that cannot be made would end the job without this sentence
             self.refused = str(error)
@@ -147,18 +150,18 @@ class Predict:
                 raise
             self.refused = f"memory does not hold the model; free some{', or use compute.device=cpu' * (not decodes)}."
 
-    def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
-        """What `_decode` takes, or decoded rows -> tagged rows."""
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        """Tagged rows: on a CPU of the shard that the block names, on a GPU of the decoded rows that it is."""
         from looptagger.steps.decoding import stopped
         from looptagger.steps.tagging import tagged
 
         if self.refused:
             yield stopped(pa.table({WORK: [""]}), self.refused)
             return
-        for table in _decode(rows, self.job) if self.decodes else (rows,):
+        for table in _decode(block, self.brief) if self.decodes else (block,):
             began = time.perf_counter()
             try:
-                result = tagged(table, self.predictor, self.job.chunks, self.job.embeddings)
+                result = tagged(table, self.predictor, self.brief.chunks, self.brief.embeddings)
             except UserError as error:
                 yield stopped(pa.table({WORK: [""]}), str(error))
                 return
@@ -178,18 +181,18 @@ def _device(wanted: str, decodes: bool) -> str:
     return "cpu" if decodes else wanted
 
 
-def pipeline(works: Sequence[Work], job: Job, plan: Plan) -> Any:
+def pipeline(works: Sequence[Work], brief: Brief, plan: Plan) -> Any:
     """The lazy Ray dataset of tagged rows."""
-    works = list(with_small_ends(works, plan.decoders))
+    works = list(with_small_ends(works, plan.cores))
     named = [{WORK: json.dumps(asdict(work))} for work in works]  # each shard's rows are read where they are needed
-    shards = _where_readable(ray.data.from_items(named, override_num_blocks=len(works)), job, plan)
+    shards = _where_readable(ray.data.from_items(named, override_num_blocks=len(works)), brief, plan)
     batches: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     if not plan.predictors:
-        actor = {"fn_constructor_args": (job, True), "compute": _pool(plan.decoders, works), "num_cpus": CORE}
+        actor = {"fn_constructor_args": (brief, True), "compute": _pool(plan.cores, works), "num_cpus": CORE}
         return shards.map_batches(Predict, batch_size=None, **actor, **batches)
-    decoded = shards.map_batches(_decode, fn_kwargs={"job": job}, batch_size=None, num_cpus=CORE, **batches)
-    most = max(1, min(GPU_ROWS, GPU_CHUNKS // job.tag.chunking.max_chunks))
-    actor = {"fn_constructor_args": (job, False), "compute": _pool(plan.predictors, works), "num_cpus": 0}
+    decoded = shards.map_batches(_decode, fn_kwargs={"brief": brief}, batch_size=None, num_cpus=CORE, **batches)
+    most = max(1, min(GPU_ROWS, GPU_CHUNKS // brief.tag.chunking.max_chunks))
+    actor = {"fn_constructor_args": (brief, False), "compute": _pool(plan.predictors, works), "num_cpus": 0}
     return decoded.map_batches(Predict, batch_size=most, num_gpus=plan.gpus_per_predictor, **actor, **batches)
 
 
@@ -199,35 +202,35 @@ def _pool(now: int, works: Sequence[Work]) -> ActorPoolStrategy:
     return ActorPoolStrategy(min_size=some, max_size=max(some, len(works)), max_tasks_in_flight_per_actor=QUEUED)
 
 
-def _where_readable(shards: Any, job: Job, plan: Plan) -> Any:
+def _where_readable(shards: Any, brief: Brief, plan: Plan) -> Any:
     """Shards as they are, where every node can read the manifest; else their rows, read by tasks on this one."""
-    if job.is_shared:
+    if brief.is_shared:
         return shards
     here = ray.get_runtime_context().get_node_id()
     placed = {"num_cpus": READER, "label_selector": {"ray.io/node-id": here}}
-    pool = TaskPoolStrategy(size=readers(plan.decoders))
+    pool = TaskPoolStrategy(size=readers(plan.cores))
     return shards.map_batches(
-        _read, fn_kwargs={"job": job}, batch_size=None, batch_format="pyarrow", compute=pool, **placed
+        _read, fn_kwargs={"brief": brief}, batch_size=None, batch_format="pyarrow", compute=pool, **placed
     )
 
 
-def _check(block: pa.Table) -> None:
-    """Raise the UserError that a worker met."""
+def _raise_stop(block: pa.Table) -> None:
+    """Raise the UserError that a worker met, where a block says that it did."""
     stops = block.filter(pc.equal(block.column("status"), STOPPED))
     if stops.num_rows:
         raise UserError(stops.column("error")[0].as_py())
 
 
-def run(writer: PartWriter, job: Job, plan: Plan, progress: Progress, events: "Events") -> None:
+def run(writer: PartWriter, brief: Brief, plan: Plan, progress: Progress, events: "Events") -> None:
     """Tag the writer's rows; events are told of every block of rows.
 
     Raises UserError for what a worker met and the user can mend, and where rows did not come back.
     """
     events.progress(progress)
-    dataset = pipeline(writer.works, job, plan)
+    dataset = pipeline(writer.works, brief, plan)
     with watched(progress, events.note):
         for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-            _check(block)
+            _raise_stop(block)
             progress.count(block)
             writer.add(block)
             events.rows(block)

@@ -1,7 +1,8 @@
 """The harmonic front end: a power spectrogram seen through learned triangular filters at f0 and its harmonics.
 
 Source: Won, Chun, Nieto, Serra, "Data-driven harmonic filters for audio representation learning" (ICASSP 2020).
-The functions are the equations; the modules hold their constants as buffers, so that `forward` only applies them.
+The functions are the equations; the modules hold their constants as buffers. In training the filters are made anew in
+each forward, as Q changes; for tagging, once: `folded.FixedFilters`.
 """
 
 import warnings
@@ -79,6 +80,7 @@ class HarmonicFrontEnd(FrontEnd):
         self.n_map = model.n_harmonic
         self.q = nn.Parameter(torch.ones(1))
         grid = model.first_midi, model.last_midi, model.bands_per_semitone, model.n_harmonic
+        # of 513 points, the last bin lies at 7,984 Hz and not at 8,000: as the published code has it
         self.register_buffer("bin_hz", torch.linspace(0.0, audio.sample_rate / 2, model.n_fft // 2 + 1))
         self.register_buffer("centre_hz", centre_frequencies(*grid))
 

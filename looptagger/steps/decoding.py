@@ -10,27 +10,25 @@ from typing import Any
 
 import pyarrow as pa
 
-from looptagger.archive import tags
-from looptagger.archive.fetch import Begin, Lost, read
-from looptagger.archive.writer import CHUNK_STARTS, STOPPED
+from looptagger.archive import fetch, tags
+from looptagger.archive.fetch import Begin, Lost
+from looptagger.archive.writer import CHUNK_STARTS
 from looptagger.audio.decode import Clip, decode
 from looptagger.config import Audio, Tag
 from looptagger.errors import ClipFailed
 
 FETCH_ROWS = 16
-"""Files opened at once: the next ones are fetched while these are decoded."""
+"""Files of a group: the next group is fetched while one is decoded."""
 
 HELD_CHUNKS = 2048
-"""Chunks that such a group may hold, 200 MB: with a higher `max_chunks` fewer files are opened at once."""
+"""Chunks that a group may hold, 200 MB: with a higher `max_chunks` it has fewer files."""
 
 PCM, DECODE_S = "_pcm", "_decode_s"
+"""Columns that travel with the rows and are not written: a clip's chunks, and the seconds that it took to decode."""
 
-_DECODED = [
-    tags.CLIP_SCHEMA.field(name) for name in ("error", "duration_s", "sample_rate", "channels", "codec", "n_chunks")
-]
 _FACTS = [
-    pa.field("status", pa.string()),
-    *_DECODED,
+    pa.field("status", pa.string()),  # in the output, a dictionary: the writer casts it
+    *(tags.CLIP_SCHEMA.field(name) for name in ("error", "duration_s", "sample_rate", "channels", "codec", "n_chunks")),
     pa.field(PCM, pa.large_binary()),
     pa.field(CHUNK_STARTS, pa.list_(pa.float64())),
     pa.field(DECODE_S, pa.float32()),
@@ -40,15 +38,19 @@ _FACTS = [
 def decoded(
     rows: pa.Table, audio: Audio, tag: Tag, begin: Begin = lambda row, more_s: None, lost: Lost = ()
 ) -> Iterator[pa.Table]:
-    """Manifest rows with what decoding made of them, a few at a time: status, facts of the file, int16 chunks."""
+    """Manifest rows with what decoding made of them, a few at a time: status, facts of the file, int16 chunks.
+
+    Called by its name in the helper process (`steps.isolated`), whose `begin` and `lost` are: see `archive.fetch`.
+    """
     most = max(1, min(FETCH_ROWS, HELD_CHUNKS // tag.chunking.max_chunks))
     work = lambda file: _columns(decode(file, audio, tag.chunking, tag.limits))  # noqa: E731
-    return starmap(_tabled, read(rows, most, tag.storage, tag.limits, work, begin, lost))  # which keeps no group
+    groups = fetch.read(rows, most, tag.storage, tag.limits, work, begin, lost)
+    return starmap(_tabled, groups)  # a loop's variables would keep the last group's chunks beside the next one's
 
 
 def stopped(rows: pa.Table, reason: str) -> pa.Table:
     """The first row with the status STOPPED: the job, not the clip, can't go on, and this says why."""
-    return _tabled(rows.slice(0, 1), [ClipFailed(STOPPED, reason)], [0.0])
+    return _tabled(rows.slice(0, 1), [ClipFailed(tags.STOPPED, reason)], [0.0])
 
 
 def _tabled(rows: pa.Table, clips: Sequence[dict[str, Any] | ClipFailed], seconds: Sequence[float]) -> pa.Table:

@@ -65,8 +65,8 @@ class Helper:
         self.words: BinaryIO | None = None
         self.is_idle = True
 
-    def done(self, step: str, rows: pa.Table, limits: Limits, **settings: Settings) -> Iterator[pa.Table]:
-        """What a step gives for the rows; a row that cost a helper its life has that as its reason."""
+    def run_step(self, step: str, rows: pa.Table, limits: Limits, **settings: Settings) -> Iterator[pa.Table]:
+        """What a step of STEPS gives for the rows; a row that cost a helper its life has that as its reason."""
         given, lost, deaths, killed = 0, dict[int, str](), 0, Counter[int]()
         while given < rows.num_rows:
             row, sent, allowed_s = None, given, 0.0
@@ -143,8 +143,8 @@ class Helper:
         self.process, self.words, self.is_idle = None, None, True
 
 
-HERE = Helper()
-"""This process's helper."""
+HELPER = Helper()
+"""The one of this process."""
 
 
 def _say(to: IO[bytes], kind: bytes, content: bytes | memoryview = b"") -> None:

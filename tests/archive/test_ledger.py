@@ -133,7 +133,7 @@ def folder(tmp_path: Path) -> Folder:
 def done(tmp_path: Path, folder: Folder) -> Record:
     """Ten clips, of which clip3 failed, in parts of four."""
     record = prepare(folder, request(write_manifest(tmp_path / "m.csv", range(10))))
-    tag(folder, record, output.missing(folder, record))
+    tag(folder, record, output.unfinished(folder, record))
     return record
 
 
@@ -167,7 +167,7 @@ def chunks_of(clip: str) -> list[tuple[Any, ...]]:
 
 def test_resume_takes_what_no_part_holds(folder: Folder, done: Record) -> None:
     folder.delete(["part-0000001.parquet"])
-    works = output.missing(folder, done)
+    works = output.unfinished(folder, done)
     assert [work.part for work in works] == ["part-0000001.parquet"]
     assert status.verify(folder)[0].startswith("shards 1 to 1")
     tag(folder, done, works)
@@ -182,7 +182,7 @@ def test_status_counts(folder: Folder, done: Record) -> None:
 
 
 def test_retry_replaces_failed_rows_in_place(folder: Folder, done: Record) -> None:
-    works = output.failed(folder, done, tags.STATUSES[1:])
+    works = output.to_retry(folder, done, tags.FAILURES)
     assert [(work.part, work.only) for work in works] == [("part-0000000.parquet", (3,))]
     for _ in range(2):  # twice: an order that was lost would mix up rows
         tag(folder, done, works, bad=None, score=0.75)
@@ -198,9 +198,9 @@ def test_another_try_of_many_is_kept_bit_by_bit(
     """A part that was compacted may have half a million clips to try again."""
     monkeypatch.setattr(writer, "MERGED_ROWS", 2)
     record = prepare(folder, request(write_manifest(tmp_path / "m.csv", range(50))))
-    tag(folder, record, output.missing(folder, record))
+    tag(folder, record, output.unfinished(folder, record))
     compact(folder)
-    works = output.failed(folder, record, ["missing"])
+    works = output.to_retry(folder, record, ["missing"])
     assert (len(works), len({work.part for work in works})) == (5, 1)
     again = PartWriter(folder, works, output.output_schema(folder, record), chunks=True)
     rows = pa.concat_tables([tagged(folder, work, bad=None) for work in works])
@@ -209,7 +209,7 @@ def test_another_try_of_many_is_kept_bit_by_bit(
     assert again.left == 2
     again.close()
     assert status.status(folder).by_status == {"ok": 48, "missing": 2}
-    works = output.failed(folder, record, ["missing"])
+    works = output.to_retry(folder, record, ["missing"])
     assert len(works) == 2
     again = PartWriter(folder, works, output.output_schema(folder, record), chunks=True)
     for work in works:
@@ -221,7 +221,7 @@ def test_another_try_of_many_is_kept_bit_by_bit(
 
 def test_a_task_delivered_twice_gives_rows_once(folder: Folder, tmp_path: Path) -> None:
     record = prepare(folder, request(write_manifest(tmp_path / "m.csv", range(4))))
-    works = output.missing(folder, record)
+    works = output.unfinished(folder, record)
     writer = PartWriter(folder, works, output.output_schema(folder, record), chunks=True)
     table = tagged(folder, works[0])
     for piece in (table.slice(0, 3), table.slice(0, 3), table.slice(3), table):
@@ -235,9 +235,9 @@ def test_compaction_keeps_rows_order_and_ledger(folder: Folder, done: Record) ->
     assert compact(folder) == (3, 1)
     assert ids(folder) == before
     assert status.verify(folder) == []
-    assert output.missing(folder, done) == []
+    assert output.unfinished(folder, done) == []
     assert compact(folder) == (1, 1)
-    works = output.failed(folder, done, ["missing"])
+    works = output.to_retry(folder, done, ["missing"])
     assert [(work.part, work.only, work.offset) for work in works] == [("part-0000000-0000002.parquet", (3,), 0)]
     tag(folder, done, works, bad=None)
     assert status.status(folder).failed == 0
@@ -257,7 +257,7 @@ def test_a_stray_file_where_chunks_would_be_is_none(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path / "out"))
     wanted = replace(request(write_manifest(tmp_path / "m.csv", range(9))), identity={**IDENTITY, "chunks": False})
     record = prepare(folder, wanted)
-    writer = PartWriter(folder, output.missing(folder, record), output.output_schema(folder, record), chunks=False)
+    writer = PartWriter(folder, output.unfinished(folder, record), output.output_schema(folder, record), chunks=False)
     for work in writer.works:
         writer.add(tagged(folder, work, None))
     writer.close()
@@ -353,7 +353,7 @@ def test_chunks_that_a_cut_off_overwrite_left_joined_do_not_hide_new_ones(folder
     compact(folder)
     folder.delete([name for name in folder.names() if name.startswith("part-")])  # and then the machine went down
     output.tidy(folder)
-    tag(folder, done, output.missing(folder, done), bad=None)
+    tag(folder, done, output.unfinished(folder, done), bad=None)
     output.tidy(folder)
     finish(folder)
     assert folder.names("chunks") == [name for name in folder.names() if name.startswith("part-")]
@@ -391,7 +391,7 @@ def test_chunks_that_are_joined_do_not_bridge_a_part_that_is_missing(folder: Fol
     for name, data in list(kept.items())[::2]:
         folder.write(name, data)
     finish(folder)
-    assert [work.part for work in output.missing(folder, done)] == ["part-0000001.parquet"]
+    assert [work.part for work in output.unfinished(folder, done)] == ["part-0000001.parquet"]
 
 
 def pq_bytes(table: pa.Table) -> bytes:
@@ -440,14 +440,14 @@ def test_parts_that_are_not_as_they_should_be_are_sentences(folder: Folder, done
     folder.write("part-0000007.parquet", whole)
     assert "part-0000007.parquet: holds shards that the manifest has not" in status.verify(folder)[-1]
     folder.delete(["part-0000007.parquet"])
-    works = output.failed(folder, done, ["missing"])
+    works = output.to_retry(folder, done, ["missing"])
     folder.delete(["chunks/part-0000000.parquet"])
     with pytest.raises(UserError, match="part-0000000.parquet: is gone; delete the part of that name"):
         tag(folder, done, works, bad=None)
     folder.write("part-0000000.parquet", pq_bytes(pq.read_table(io.BytesIO(whole)).slice(1)))
     folder.delete([counts.NAME])
     with pytest.raises(UserError, match="part-0000000.parquet: does not hold just its rows"):
-        output.failed(folder, done, ["missing"])
+        output.to_retry(folder, done, ["missing"])
 
 
 def test_a_run_s_record_that_is_cut_off_is_passed_over(folder: Folder, done: Record) -> None:
@@ -485,7 +485,7 @@ def test_update_adds_what_is_new(folder: Folder, done: Record, tmp_path: Path) -
     more = write_manifest(tmp_path / "m.csv", range(5, 14))
     record = prepare(folder, request(more, update=True))
     assert record.rows == 14
-    tag(folder, record, output.missing(folder, record))
+    tag(folder, record, output.unfinished(folder, record))
     assert sorted(ids(folder)) == sorted(f"clip{i}" for i in range(14))
     assert status.verify(folder) == []
     assert prepare(folder, request(more, update=True)).rows == 14
@@ -498,6 +498,8 @@ def test_a_known_id_for_another_file_is_refused(folder: Folder, done: Record, tm
     assert output.load(folder) == done
     (tmp_path / "twice.csv").write_text("id,uri,bpm\nclip3,/x/3.wav,1\nnew,/x/n.wav,1\nclip3,/x/3.wav,1\n")
     refused(folder, request(tmp_path / "twice.csv", update=True), "the id 'clip3' comes twice")
+    (tmp_path / "new.csv").write_text("id,uri\nclip3,/x/3.wav\nn,/n\nm,/m\nn,/o\n")
+    refused(folder, request(tmp_path / "new.csv", update=True), r"the id 'n' comes twice \(new rows 1 and 3\)")
     assert status.verify(folder) == []
 
 
@@ -525,20 +527,20 @@ def test_limit_then_the_rest(folder: Folder, tmp_path: Path) -> None:
     source = write_manifest(tmp_path / "m.csv", range(10))
     record = prepare(folder, request(source, limit=3))
     assert record.rows == 3
-    tag(folder, record, output.missing(folder, record))
+    tag(folder, record, output.unfinished(folder, record))
     assert prepare(folder, request(source, limit=2)).rows == 3
     assert prepare(folder, request(source, limit=6)).rows == 6
     record = prepare(folder, request(source))
     assert record.rows == 10
-    tag(folder, record, output.missing(folder, record))
+    tag(folder, record, output.unfinished(folder, record))
     assert sorted(ids(folder)) == sorted(f"clip{i}" for i in range(10))
 
 
 def test_a_limit_on_a_larger_manifest_takes_its_first_shards(folder: Folder, tmp_path: Path) -> None:
     record = prepare(folder, request(write_manifest(tmp_path / "m.csv", range(10))))
     assert prepare(folder, request(tmp_path / "m.csv", limit=5)).rows == 10
-    assert [work.rows for work in output.missing(folder, record, 5)] == [4, 4]
-    assert [work.rows for work in output.missing(folder, record, 4)] == [4]
+    assert [work.rows for work in output.unfinished(folder, record, 5)] == [4, 4]
+    assert [work.rows for work in output.unfinished(folder, record, 4)] == [4]
 
 
 def test_overwrite_starts_anew_and_touches_nothing_else(folder: Folder, done: Record, tmp_path: Path) -> None:
@@ -548,7 +550,7 @@ def test_overwrite_starts_anew_and_touches_nothing_else(folder: Folder, done: Re
     other = Request({**IDENTITY, "model": "m@2"}, (str(write_manifest(tmp_path / "n.csv", range(2))),), overwrite=True)
     record = prepare(folder, other)
     assert record.rows == 2
-    assert len(output.missing(folder, record)) == 1
+    assert len(output.unfinished(folder, record)) == 1
     assert sorted(os.listdir(folder.path)) == ["_run", "chunks", "mine.txt"]
     assert status.runs(folder) == []
 
@@ -556,18 +558,18 @@ def test_overwrite_starts_anew_and_touches_nothing_else(folder: Folder, done: Re
 def test_overwrite_that_was_stopped_goes_on(folder: Folder, done: Record, tmp_path: Path) -> None:
     again = request(write_manifest(tmp_path / "n.csv", range(10)), overwrite=True)
     record = prepare(folder, again)
-    tag(folder, record, output.missing(folder, record)[:2])
+    tag(folder, record, output.unfinished(folder, record)[:2])
     assert prepare(folder, again) == record
     fresh = Folder(str(tmp_path / "fresh"))  # also where nothing was there
     begun = prepare(fresh, again)
-    tag(fresh, begun, output.missing(fresh, begun)[:1])
-    assert len(output.missing(fresh, prepare(fresh, again))) == 2
-    assert len(output.missing(folder, record)) == 1
+    tag(fresh, begun, output.unfinished(fresh, begun)[:1])
+    assert len(output.unfinished(fresh, prepare(fresh, again))) == 2
+    assert len(output.unfinished(folder, record)) == 1
     assert prepare(folder, replace(again, limit=9)) != record, "another command starts anew"
     assert prepare(folder, replace(again, identity={**IDENTITY, "model": "m@2"})).identity["model"] == "m@2"
     record = prepare(folder, again)
-    tag(folder, record, output.missing(folder, record))
-    assert len(output.missing(folder, prepare(folder, again))) == 3, "so does the same one, where all was tagged"
+    tag(folder, record, output.unfinished(folder, record))
+    assert len(output.unfinished(folder, prepare(folder, again))) == 3, "so does the same one, where all was tagged"
 
 
 def test_overwrite_keeps_the_old_output_until_the_new_sources_are_listed(
@@ -599,7 +601,7 @@ def test_overwrite_keeps_the_old_output_until_the_new_sources_are_listed(
         more = write_manifest(tmp_path / f"{first}.csv", range(first, first + 2))
         record = prepare(folder, request(more, update=True))
     assert len({file.name for file in record.files}) == 3
-    tag(folder, record, output.missing(folder, record))
+    tag(folder, record, output.unfinished(folder, record))
     assert status.verify(folder) == []
 
 
@@ -841,12 +843,12 @@ def test_kept_counts_are_what_the_parts_say(tmp_path: Path) -> None:
             writer.add(tagged(folder, work, bad))
         writer.close()
 
-    write(output.missing(folder, record), 3)
+    write(output.unfinished(folder, record), 3)
     assert counts.load(folder) == {
         part.name: counts.of(pq.read_table(folder.at(part.name))["status"]) for part in live(folder)
     }
     assert status.status(folder).by_status == {"ok": 18, "missing": 2}
-    failed = output.failed(folder, record, ["missing"])
+    failed = output.to_retry(folder, record, ["missing"])
     assert [work.rows for work in failed] == [1, 1]
     PartWriter(folder, failed, schema, chunks=True)  # a job that is killed at once
     assert not {work.part for work in failed} & set(counts.load(folder))

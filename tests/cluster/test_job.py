@@ -154,7 +154,7 @@ def test_int8_has_outputs_of_its_own(tmp_path: Path) -> None:
 
 def test_a_model_that_a_worker_refuses_ends_the_job_with_its_sentence(tmp_path: Path) -> None:
     writer = SimpleNamespace(folder=Folder(str(tmp_path)), works=[Work("p", Shard("f", 0, 1, 0))])
-    job = tagging.Job(writer.folder, True, Tag(), Audio(), ray.put(b"no checkpoint"), False, False, {})
+    job = tagging.Brief(writer.folder, True, Tag(), Audio(), ray.put(b"no checkpoint"), False, False, {})
     with pytest.raises(UserError, match="checkpoint"):
         tagging.run(writer, job, plan(1, 0, Compute()), Progress(1), Events())  # type: ignore[arg-type]
 
@@ -294,6 +294,8 @@ def test_a_disk_that_goes_stops_the_job(tmp_path: Path, tiny_model: str) -> None
     one_by_one = Tag(compute=Compute(device="cpu", shard_rows=1))
     with pytest.raises(UserError, match="audio: is gone or empty on .*; mount it"):
         run(tmp_path / "audio", tmp_path / "out", tiny_model, gone, tag=one_by_one)
+    (ran,) = status.runs(Folder(str(tmp_path / "out")))
+    assert ran["ended"] == "refused"
     (tmp_path / "elsewhere").rename(tmp_path / "audio")
     (tmp_path / "audio" / "tone0001.wav").unlink()
     assert run(tmp_path / "audio", tmp_path / "out", tiny_model).by_status == {"ok": 1, "missing": 1}

@@ -37,7 +37,7 @@ def test_a_helper_gives_what_decoding_here_gives(tmp_path: Path) -> None:
     table = rows([*write_tones(tmp_path, 20), tmp_path / "gone.wav"])
     helper = isolated.Helper()
     for _ in range(2):  # one helper serves many shards
-        there = pa.concat_tables(helper.done("decoded", table, LIMITS, audio=Audio(), tag=Tag()))
+        there = pa.concat_tables(helper.run_step("decoded", table, LIMITS, audio=Audio(), tag=Tag()))
         here = pa.concat_tables(decoding.decoded(table, Audio(), Tag()))
         assert there.drop_columns(decoding.DECODE_S) == here.drop_columns(decoding.DECODE_S)
         assert min(there.column(decoding.DECODE_S).to_pylist()) >= 0
@@ -57,7 +57,7 @@ def test_what_kills_a_decoder_costs_its_own_row_alone(sick: isolated.Helper, tmp
     }
     for number, (kind, _) in reasons.items():
         paths[number].write_bytes(kind.encode() * 99)
-    table = pa.concat_tables(sick.done("decoded", rows(paths), QUICK, audio=Audio(), tag=Tag(limits=QUICK)))
+    table = pa.concat_tables(sick.run_step("decoded", rows(paths), QUICK, audio=Audio(), tag=Tag(limits=QUICK)))
     assert table.column("uri").to_pylist() == [str(path) for path in paths]
     assert table.column("bpm").to_pylist() == list(range(40))
     said = table.column("error").to_pylist()
@@ -71,7 +71,7 @@ def test_late_rows_are_not_mistaken_for_others(sick: isolated.Helper, tmp_path: 
     paths = write_tones(tmp_path, 60)
     for number in (20, 41):
         paths[number].write_bytes(b"abort" * 99)
-    table = pa.concat_tables(sick.done("decoded", rows(paths), LIMITS, audio=Audio(), tag=Tag()))
+    table = pa.concat_tables(sick.run_step("decoded", rows(paths), LIMITS, audio=Audio(), tag=Tag()))
     assert [number for number, text in enumerate(table.column("error").to_pylist()) if text] == [20, 41]
 
 
@@ -79,7 +79,7 @@ def test_a_decoder_killed_from_outside_tries_again(sick: isolated.Helper, tmp_pa
     paths = write_tones(tmp_path, 20)
     for number in (3, 4, 18):
         paths[number].write_bytes(f"once:{tmp_path}/{number}\n".encode() + paths[number].read_bytes())
-    table = pa.concat_tables(sick.done("decoded", rows(paths), LIMITS, audio=Audio(), tag=Tag()))
+    table = pa.concat_tables(sick.run_step("decoded", rows(paths), LIMITS, audio=Audio(), tag=Tag()))
     assert table.column("uri").to_pylist() == [str(path) for path in paths]
     assert set(table.column("status").to_pylist()) == {"ok"}
 
@@ -90,7 +90,7 @@ def test_memory_that_is_too_small_for_several_clips_is_a_sentence(tmp_path: Path
         soundfile.write(path, np.resize(np.float32([0.5, -0.5]), 16_000 * 60), 16_000)
     helper, small = isolated.Helper(), Limits(max_memory=256 << 20)
     with pytest.raises(UserError, match="limits.max_memory: 268,435,456 bytes do not hold"):
-        list(helper.done("decoded", rows(paths), small, audio=Audio(), tag=Tag(limits=small)))
+        list(helper.run_step("decoded", rows(paths), small, audio=Audio(), tag=Tag(limits=small)))
     helper.close()
     without = OSError(errno.ENOMEM, "Cannot allocate memory", "a/module/that/is/imported/late")
     assert isolated._fault(without, small) == isolated._fault(MemoryError(), small)
@@ -118,7 +118,7 @@ def test_a_large_file_whose_disk_fails_is_no_short_clip(tmp_path: Path, monkeypa
 def test_a_helper_that_never_begins_is_no_clips_fault(tmp_path: Path) -> None:
     helper = isolated.Helper(sys.executable, "-c", "raise SystemExit(3)")
     with pytest.raises(RuntimeError, match=r"ends before it begins: the decoder crashed \(exit code 3\)"):
-        list(helper.done("decoded", rows(write_tones(tmp_path, 2)), LIMITS, audio=Audio(), tag=Tag()))
+        list(helper.run_step("decoded", rows(write_tones(tmp_path, 2)), LIMITS, audio=Audio(), tag=Tag()))
     helper.close()
 
 
@@ -128,26 +128,26 @@ def test_the_folder_that_a_user_is_in_is_no_place_for_modules(tmp_path: Path, mo
     table = rows(write_tones(tmp_path / "in", 2))
     monkeypatch.chdir(tmp_path)
     helper = isolated.Helper()
-    (found,) = helper.done("decoded", table, LIMITS, audio=Audio(), tag=Tag())
+    (found,) = helper.run_step("decoded", table, LIMITS, audio=Audio(), tag=Tag())
     assert found.column("status").to_pylist() == ["ok", "ok"]
     helper.close()
     helper = isolated.Helper(sys.executable, "-c", "import av")
     with pytest.raises(RuntimeError, match=r"ends before it begins: the decoder crashed \(exit code 1\)"):
-        list(helper.done("decoded", table, LIMITS, audio=Audio(), tag=Tag()))
+        list(helper.run_step("decoded", table, LIMITS, audio=Audio(), tag=Tag()))
     helper.close()
 
 
 def test_an_error_of_ours_is_said_and_not_a_clips() -> None:
     helper = isolated.Helper()
     with pytest.raises(RuntimeError, match="KeyError"):
-        list(helper.done("decoded", pa.table({"id": ["a"]}), LIMITS, audio=Audio(), tag=Tag()))
+        list(helper.run_step("decoded", pa.table({"id": ["a"]}), LIMITS, audio=Audio(), tag=Tag()))
     helper.close()
 
 
 def test_preparing_drops_what_kills_a_decoder(sick: isolated.Helper, tmp_path: Path) -> None:
     paths = write_tones(tmp_path, 12)
     paths[9].write_bytes(b"crash" * 99)
-    table = pa.concat_tables(sick.done("prepared", rows(paths), LIMITS, settings=Prepare()))
+    table = pa.concat_tables(sick.run_step("prepared", rows(paths), LIMITS, settings=Prepare()))
     assert [number for number, reason in enumerate(table.column("drop").to_pylist()) if reason] == [9]
     assert table.column("duration_s").to_pylist()[8:11] == [0.25, 0.0, 0.25]
 
@@ -156,9 +156,9 @@ def test_what_nobody_heard_to_the_end_is_not_taken_for_the_next_answer(tmp_path:
     paths = write_tones(tmp_path, 40)
     helper = isolated.Helper()
     how = {"audio": Audio(), "tag": Tag()}
-    first = next(iter(helper.done("decoded", rows(paths[:30]), LIMITS, **how)))
+    first = next(iter(helper.run_step("decoded", rows(paths[:30]), LIMITS, **how)))
     assert first.num_rows == 16
-    found = pa.concat_tables(helper.done("decoded", rows(paths[30:]), LIMITS, **how))
+    found = pa.concat_tables(helper.run_step("decoded", rows(paths[30:]), LIMITS, **how))
     assert found.column("uri").to_pylist() == [str(path) for path in paths[30:]]
     helper.close()
 
@@ -167,7 +167,7 @@ def test_a_helper_that_was_killed_while_idle_is_replaced(tmp_path: Path) -> None
     table = rows(write_tones(tmp_path, 3))
     helper = isolated.Helper()
     for _ in range(2):
-        assert pa.concat_tables(helper.done("decoded", table, LIMITS, audio=Audio(), tag=Tag())).num_rows == 3
+        assert pa.concat_tables(helper.run_step("decoded", table, LIMITS, audio=Audio(), tag=Tag())).num_rows == 3
         assert helper.process
         helper.process.kill()
         helper.process.wait()
