@@ -27,7 +27,7 @@ class JsonLines:
         """One event, its fractions to three digits."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         short = {name: round(value, 3) if isinstance(value, float) else value for name, value in about.items()}
-        print(json.dumps({"time": now, "event": event} | short, ensure_ascii=False), file=sys.stderr, flush=True)
+        print(json.dumps({"time": now, "event": event} | short), file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         """What a person would be told."""

@@ -78,7 +78,10 @@ def _known(kind: type[Settings], loc: Sequence[str | int]) -> str:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        text = file.read_text(encoding="utf-8")
+        if "<<" in text:
+            raise ValueError("merge keys, <<, are not read: twenty lines of them may hold a million values")
+        values = yaml.safe_load(text) or {}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read ({getattr(error, 'strerror', error)}).") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -34,7 +34,7 @@ def load(folder: Folder) -> dict[str, Counter[str]]:
     try:
         kept = json.loads(folder.read(NAME) or b"{}")
         return {part: Counter({str(name): int(count) for name, count in each.items()}) for part, each in kept.items()}
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return {}
 
 

@@ -1,9 +1,11 @@
 """One writer an output: the kernel's file lock on a local folder, a leased object on an object store."""
 
+import errno
 import fcntl
 import json
 import os
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -15,6 +17,8 @@ from looptagger.archive.storage import Folder, parsed
 from looptagger.errors import UserError, one_line
 
 NAME = "_run/lock.json"
+OURS = ("_run", "_run/manifest", "chunks", "features", "scores", "runs", "tensorboard")
+"""Folders that outputs of ours have."""
 RENEW_S = 10.0
 STALE_S = 60.0
 """A lease not renewed for this long belongs to a job that is gone."""
@@ -64,7 +68,7 @@ def _locked_file(folder: Folder) -> IO[str]:
     while True:
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            file = open(path, "a+")  # noqa: SIM115 (the caller's)
+            file = _opened(folder, path)
         except OSError as error:
             why = one_line(error.strerror or error)
             remedy = "make it writable or choose another output"
@@ -77,6 +81,20 @@ def _locked_file(folder: Folder) -> IO[str]:
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 return file
         file.close()
+
+
+def _opened(folder: Folder, path: str) -> IO[str]:
+    """The lock's file, which is not emptied yet. Raises UserError for an output that leads elsewhere: what is written
+    and deleted in it would be there.
+    """
+    for name in OURS:
+        if os.path.islink(folder.at(name)):
+            raise UserError(f"{folder.at(name)}: is a link to another place; take it away, or choose another output.")
+    number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "the lock is no file")
+    return os.fdopen(number, "a+")
 
 
 def _locked(folder: Folder, file: IO[str]) -> bool:

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from looptagger.archive.columns import Listing, as_stored, conformed, grown, joint_schema
 from looptagger.archive.ids import Known, digests
@@ -38,9 +39,9 @@ SHARDS = 64
 class ManifestFile(Settings):
     """One file of the frozen manifest; `shard_rows` divides its rows into shards, the last of which may be short."""
 
-    name: str
-    rows: int
-    shard_rows: int
+    name: Annotated[str, Field(pattern=r"^_run/manifest/\d{6,}\.parquet$")]
+    rows: Annotated[int, Field(ge=1, le=FILE_ROWS)]
+    shard_rows: Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def load(folder: Folder) -> Record | None:
         return None
     try:
         return Record.model_validate(json.loads(data))
-    except (ValueError, ValidationError):
+    except (ValueError, ValidationError, RecursionError):
         raise UserError(f"{folder.uri}/{RECORD}: not a record of this looptagger; choose another output.") from None
 
 
@@ -186,10 +186,12 @@ def sweep(folder: Folder, sub: str, is_ours: Callable[[str], bool] = lambda name
 
 def unfinished(folder: Folder, record: Record, limit: int | None = None) -> list[Work]:
     """The shards that no part holds yet; with a limit, those that begin among the first rows."""
-    done = {number for part in parts(folder)[0] for number in range(part.first, part.last + 1)}
+    every = manifest.shards(record.files)
+    live = (range(part.first, min(part.last + 1, len(every))) for part in parts(folder)[0])
+    done = {number for numbers in live for number in numbers}
     return [
         Work(tags.Part(number, number).name, shard)
-        for number, shard in enumerate(manifest.shards(record.files))
+        for number, shard in enumerate(every)
         if number not in done and (limit is None or shard.first < limit)
     ]
 

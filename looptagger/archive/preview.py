@@ -37,6 +37,10 @@ def _parts(folder: Folder) -> Iterator[pa.Table]:
     yield from output.rows(folder, tags.CLIP_SCHEMA.names)
 
 
+FORMULA = r"^([=+@\t\r-])"
+"""How texts begin that spreadsheets compute. With a ' before them they stay what they are."""
+
+
 def write_csv(folder: Folder, to: BinaryIO) -> None:
     """All rows as CSV, in the manifest's order, roles with a space between.
 
@@ -46,6 +50,8 @@ def write_csv(folder: Folder, to: BinaryIO) -> None:
     try:
         for table in chain(_parts(folder), [tags.CLIP_SCHEMA.empty_table()]):  # names its columns without a part, too
             columns = {name: table.column(name) for name in PLAIN}
+            for name in ("id", "uri", "error"):
+                columns[name] = pc.replace_substring_regex(columns[name], FORMULA, r"'\1")
             columns |= {"roles": pc.binary_join(columns["roles"], " "), "status": columns["status"].cast(pa.string())}
             csv.write_csv(pa.table(columns), to, csv.WriteOptions(include_header=is_first))
             is_first = False

@@ -24,6 +24,8 @@ def scheme(uri: str) -> str:
     return head if found and head.isalnum() else "file"
 
 
+SLOW = 20
+"""A web server that goes on sending is given so many times as long as one that is silent; no request is over 8 MB."""
 NEED_MORE = ("ftp", "github", "zip")
 """Schemes that fsspec has and that want a host, a repository, an archive of their own."""
 
@@ -33,6 +35,8 @@ def filesystem(uri: str, storage: Storage, anonymous: bool = False) -> Any:
     kind = scheme(uri)
     if kind in NEED_MORE:
         raise UserError(f"{uri}: {kind}:// needs more than a URI says; copy the files, or use s3:// or https://.")
+    if kind == "local":  # fsspec's other name for files, which are not looked at as ours are
+        raise UserError(f"{uri}: give the path itself, or file:// before it.")
     options: dict[str, Any] = {"use_listings_cache": False}
     if kind in s3.SCHEMES:
         retries = {"max_attempts": storage.attempts, "mode": "standard"}
@@ -49,8 +53,10 @@ def filesystem(uri: str, storage: Storage, anonymous: bool = False) -> Any:
     if kind in ("http", "https"):
         from aiohttp import ClientTimeout
 
-        waits = ClientTimeout(total=None, sock_connect=storage.timeout_s, sock_read=storage.timeout_s)
-        options["client_kwargs"] = {"timeout": waits}
+        whole_s = SLOW * storage.timeout_s
+        waits = ClientTimeout(total=whole_s, sock_connect=storage.timeout_s, sock_read=storage.timeout_s)
+        plain = {"Accept-Encoding": "identity"}  # what is asked for is what comes, not a thousand times as much
+        options["client_kwargs"] = {"timeout": waits, "headers": plain}
     try:
         fs = fsspec.filesystem(kind, **(options if kind != "file" else {}))
         if kind in s3.SCHEMES:
@@ -72,7 +78,7 @@ def parsed(data: bytes | None) -> dict[str, Any]:
     """A JSON object; empty where there is none that can be understood."""
     try:
         found = json.loads(data or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -174,7 +180,9 @@ class Folder:
         temporary = f"{directory}/.{name}.{os.getpid()}.tmp"
         try:
             os.makedirs(directory, exist_ok=True)
-            with open(temporary, "wb") as file:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)  # of a process that was killed, or a link that somebody has put there
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

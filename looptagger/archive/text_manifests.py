@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from functools import reduce
+from itertools import accumulate
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -20,6 +21,8 @@ TEXT = {"id": pa.string(), "uri": pa.string()}
 JSON_BYTES = 16 << 20
 """Of JSON lines parsed at once."""
 LINE_BYTES = 64 << 20
+DEEPEST = 100
+"""Lists and groups in one another. Parquet could not hold more either."""
 
 Opener = Callable[[], BinaryIO]
 
@@ -162,11 +165,22 @@ def _blocks(opened: Opener) -> Iterator[bytes]:
         while block := file.read(JSON_BYTES):
             lines, newline, rest = (rest + block).rpartition(b"\n")
             if lines.strip():
+                _check_depth(lines)
                 yield lines + newline
             if len(rest) > LINE_BYTES:
                 raise ValueError(f"a line is longer than {LINE_BYTES >> 20} MB")
         if rest.strip():
+            _check_depth(rest)
             yield rest
+
+
+def _check_depth(lines: bytes) -> None:
+    """Refuse values in values in values, of which Arrow does not come back. Raises ValueError."""
+    for line in lines.split(b"\n"):
+        if line.count(b"[") + line.count(b"{") > DEEPEST:
+            steps = (1 if bracket in b"[{" else -1 for bracket in re.findall(rb"[][{}]", line))
+            if max(accumulate(steps)) > DEEPEST:
+                raise ValueError(f"a line has values over {DEEPEST} deep")
 
 
 def _parsed(lines: bytes, schema: pa.Schema | None = None) -> pa.Table:

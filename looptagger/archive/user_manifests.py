@@ -17,7 +17,8 @@ from looptagger.archive.storage import scheme
 from looptagger.archive.text_manifests import TEXT, Opener, read_csv, read_json
 from looptagger.errors import UserError, one_line
 
-BATCH_ROWS = 65_536
+BATCH_ROWS = 8_192
+"""Rows of Parquet read at once: a file of 2 kB can hold a long text in each."""
 ENDINGS = (".parquet", ".csv", ".jsonl", ".ndjson")
 UNREAD = re.compile(
     r"\.(tsv|json|xlsx?|ods|arrow|feather|orc|avro|(csv|tsv|jsonl?|ndjson)\.(gz|bz2|xz|zst|zip))$", re.I

@@ -4,9 +4,9 @@ A file of loops gives a file of features, which appears whole or not at all: wha
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -17,6 +17,9 @@ from looptagger.config import Audio
 from looptagger.learn import table
 from looptagger.learn.table import Dataset
 from looptagger.paper import features
+
+if TYPE_CHECKING:
+    from looptagger.cluster.session import Environment
 
 FILE = "file"
 """The passing column that says which file of loops a row is of."""
@@ -32,7 +35,7 @@ class Source:
     dataset: Dataset
     split: str
     sub: str
-    environment: dict[str, str] = field(default_factory=dict, repr=False)
+    environment: "Environment"
 
     def parts(self, rows: pa.Table) -> list[str]:
         """Each loop's part."""

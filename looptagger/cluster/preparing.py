@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -12,6 +12,9 @@ from looptagger.config import Prepare
 from looptagger.errors import UserError
 from looptagger.learn import table
 from looptagger.learn.loops import Collection
+
+if TYPE_CHECKING:
+    from looptagger.cluster.session import Environment
 
 BLOCK_ROWS = 16
 """Loops a task."""
@@ -78,7 +81,7 @@ def _decoded(rows: pa.Table, job: PrepareJob, note: Callable[[str], None]) -> It
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
 
 
-def _decode(rows: pa.Table, settings: Prepare, environment: dict[str, str]) -> Iterator[pa.Table]:
+def _decode(rows: pa.Table, settings: Prepare, environment: "Environment") -> Iterator[pa.Table]:
     from looptagger.cluster.session import adopt
     from looptagger.steps.isolated import HELPER
 

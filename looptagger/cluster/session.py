@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -19,10 +19,14 @@ os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 # Its C++ core writes notes on Ray Data's own actors to the terminal as errors; what matters comes as an exception.
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
+import pyarrow as pa
 import ray
 import ray.data
 
 from looptagger.errors import UserError, one_line
+
+with suppress(pa.ArrowKeyError):  # Ray Data's columns of pickled objects: read out of a stranger's Parquet, they run
+    pa.unregister_extension_type("ray.data.arrow_pickled_object")
 
 Note = Callable[[str], None]
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_PROFILE")
@@ -71,6 +75,9 @@ def _start(named: str | None) -> None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # said by main
         raise UserError(_unusable(named, error)) from None
+    else:
+        with suppress(OSError):
+            os.chmod(os.path.expanduser("~/.ray/auth_token"), 0o600)  # who reads it may run code here; Ray lets all
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():  # Ray puts its own there, which would end without a word
@@ -176,13 +183,23 @@ def store_use() -> tuple[int, int]:
     return used, spilled
 
 
-def storage_environment() -> dict[str, str]:
+class Environment:
+    """AWS variables that travel with tasks. Whatever prints or exports a task's arguments shows none of them."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self.variables = dict(variables)
+
+    def __repr__(self) -> str:
+        return f"<{len(self.variables)} AWS variables>"
+
+
+def storage_environment() -> Environment:
     """This process's AWS variables: a worker of a cluster that was started without them takes them over."""
-    return {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
+    return Environment({key: value for key, value in os.environ.items() if key.startswith("AWS_")})
 
 
-def adopt(environment: dict[str, str]) -> None:
-    """Take over variables in a worker. They travel with the task, so that no log or dashboard shows them.
+def adopt(environment: Environment) -> None:
+    """Take over variables in a worker.
 
     Credentials come all together: a node's own key beside the driver's token would be nobody's. What lies in the
     folder that a local session was started in goes behind the packages: Ray puts it before them, and an av.py there
@@ -191,10 +208,10 @@ def adopt(environment: dict[str, str]) -> None:
     if (here := os.getcwd()) in sys.path:
         sys.path.remove(here)
         sys.path.append(here)
-    if CREDENTIALS[0] in environment:
+    if CREDENTIALS[0] in environment.variables:
         for key in CREDENTIALS:
             os.environ.pop(key, None)
-    for key, value in environment.items():
+    for key, value in environment.variables.items():
         os.environ.setdefault(key, value)
 
 

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -29,7 +29,7 @@ from looptagger.archive.tags import CODED_ROW, STOPPED
 from looptagger.archive.writer import PART, ROW, PartWriter
 from looptagger.cluster.plan import CORE, READER, Plan, readers, with_small_ends
 from looptagger.cluster.progress import Progress
-from looptagger.cluster.session import adopt
+from looptagger.cluster.session import Environment, adopt
 from looptagger.cluster.stalls import watched
 from looptagger.config import Audio, Tag
 from looptagger.errors import UserError
@@ -63,7 +63,7 @@ class Brief:
     model: Any
     chunks: bool
     embeddings: bool
-    environment: dict[str, str] = field(repr=False)
+    environment: Environment
     roots: tuple[str, ...] = ()
     """Local folders that the clips lie in. Where one is gone or empty, a disk is, and not its clips."""
 

@@ -8,7 +8,7 @@ import socket
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from looptagger.archive.storage import Folder
 from looptagger.cluster.plan import CORE, Workforce
-from looptagger.cluster.session import adopt
+from looptagger.cluster.session import Environment, adopt
 from looptagger.errors import UserError, one_line
 from looptagger.learn.table import Dataset
 
@@ -43,7 +43,7 @@ class Job:
     data: Folder
     dataset: Dataset
     out: Folder
-    environment: dict[str, str] = field(repr=False)
+    environment: Environment
     words: Any = None
     """The queue to the driver."""
 

@@ -6,14 +6,14 @@
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
@@ -52,7 +52,7 @@ class Dataset(Settings):
     """SHA-256 over ids, labels and waveforms, whatever their order."""
     dealt: dict[str, str]
     """Split -> SHA-256 over ids and the part of each."""
-    parts: tuple[str, ...]
+    parts: tuple[Annotated[str, Field(pattern=rf"^{STEM}\d{{5,}}\.parquet$")], ...]
     annotated: int
     dropped: dict[str, int]
     shares: tuple[float, float, float]
@@ -139,13 +139,16 @@ def rows(
 
 def read(folder: Folder, name: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of one file of a table, or some of its columns. Raises UserError for one that is not there or broken."""
+    remedy = "copy the data set again, or prepare it again with --overwrite"
     try:
-        return patiently(lambda: read_part(folder, name, columns), folder.storage)
+        found = patiently(lambda: read_part(folder, name, columns), folder.storage)
     except Unreachable:
         raise
     except (FileNotFoundError, UserError):
-        remedy = "copy the data set again, or prepare it again with --overwrite"
         raise UserError(f"{folder.uri}/{name}: is missing, or cannot be read whole; {remedy}.") from None
+    if found.schema != pa.schema([SCHEMA.field(each) for each in found.column_names if each in SCHEMA.names]):
+        raise UserError(f"{folder.uri}/{name}: has other columns than a prepared data set; {remedy}.")
+    return found
 
 
 def in_part(table: pa.Table, split: str, part: str) -> pa.Table:

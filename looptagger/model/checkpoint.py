@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -62,8 +63,9 @@ class Card(Settings):
 def read_bytes(path: Path) -> bytes:
     """A checkpoint file's bytes. Raises UserError when it cannot be read."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: over {MAX_BYTES:,} bytes; that is no checkpoint of ours.")
+        status = path.stat()
+        if status.st_size > MAX_BYTES or not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path}: no file, or over {MAX_BYTES:,} bytes; that is no checkpoint of ours.")
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read as a checkpoint: {error.strerror}.") from None

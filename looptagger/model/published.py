@@ -45,7 +45,8 @@ def read(path: Path) -> dict[str, Tensor]:
             if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()):
                 raise UserError(f"{path}: is compressed, as PyTorch's files never are; save its state_dict() anew.")
     except zipfile.BadZipFile:
-        pass  # PyTorch's format of before 2020, or something else
+        if data.startswith(b"PK"):  # torch's own reader is less strict
+            raise UserError(f"{path}: a damaged file; copy it again.") from None
     try:
         state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception:  # unpickling raises anything on a file that is something else

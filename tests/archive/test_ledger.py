@@ -498,7 +498,7 @@ def test_a_known_id_for_another_file_is_refused(folder: Folder, done: Record, tm
     assert output.load(folder) == done
     (tmp_path / "twice.csv").write_text("id,uri,bpm\nclip3,/x/3.wav,1\nnew,/x/n.wav,1\nclip3,/x/3.wav,1\n")
     refused(folder, request(tmp_path / "twice.csv", update=True), "the id 'clip3' comes twice")
-    (tmp_path / "new.csv").write_text("id,uri\nclip3,/x/3.wav\nn,/n\nm,/m\nn,/o\n")
+    (tmp_path / "new.csv").write_text("id,uri,bpm\nclip3,/x/3.wav,1\nn,/n,1\nm,/m,1\nn,/o,1\n")
     refused(folder, request(tmp_path / "new.csv", update=True), r"the id 'n' comes twice \(new rows 1 and 3\)")
     assert status.verify(folder) == []
 

@@ -154,7 +154,9 @@ def test_int8_has_outputs_of_its_own(tmp_path: Path) -> None:
 
 def test_a_model_that_a_worker_refuses_ends_the_job_with_its_sentence(tmp_path: Path) -> None:
     writer = SimpleNamespace(folder=Folder(str(tmp_path)), works=[Work("p", Shard("f", 0, 1, 0))])
-    job = tagging.Brief(writer.folder, True, Tag(), Audio(), ray.put(b"no checkpoint"), False, False, {})
+    job = tagging.Brief(
+        writer.folder, True, Tag(), Audio(), ray.put(b"no checkpoint"), False, False, session.Environment({})
+    )
     with pytest.raises(UserError, match="checkpoint"):
         tagging.run(writer, job, plan(1, 0, Compute()), Progress(1), Events())  # type: ignore[arg-type]
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from jobs.drills.processes import alive, kill, named
 from looptagger.archive.storage import Folder
 from looptagger.cli import main
 from looptagger.cluster import training, training_job
-from looptagger.cluster.session import CREDENTIALS, adopt, storage_environment
+from looptagger.cluster.session import CREDENTIALS, Environment, adopt, storage_environment
 from looptagger.cluster.training_job import Events, TrainJob, train
 from looptagger.errors import UserError
 from looptagger.learn import record, resuming, table
@@ -245,7 +245,7 @@ def test_what_lies_there_without_a_state_is_not_trained_over(
 
 
 def test_a_worker_that_sees_no_run_says_so(data: tuple[Folder, table.Dataset], tmp_path: Path) -> None:
-    job = training.Job(None, data[0], data[1], Folder(str(tmp_path)), {})
+    job = training.Job(None, data[0], data[1], Folder(str(tmp_path)), Environment({}))
     with pytest.raises(UserError, match="sees no run there; use s3:// or a folder that all machines share"):
         training._fit(job, None, 1)
 
@@ -254,11 +254,13 @@ def test_credentials_come_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in (("ACCESS_KEY_ID", "node"), ("SECRET_ACCESS_KEY", "node"), ("PROFILE", "node"), ("REGION", "x")):
         monkeypatch.setenv(f"AWS_{key}", value)
     monkeypatch.setenv("AWS_SESSION_TOKEN", "old")
-    adopt({"AWS_REGION": "y"})
-    assert storage_environment()["AWS_ACCESS_KEY_ID"] == "node"
-    adopt({"AWS_ACCESS_KEY_ID": "driver", "AWS_SECRET_ACCESS_KEY": "its"})
-    found = {key: value for key, value in storage_environment().items() if key in CREDENTIALS or key == "AWS_REGION"}
+    adopt(Environment({"AWS_REGION": "y"}))
+    assert storage_environment().variables["AWS_ACCESS_KEY_ID"] == "node"
+    adopt(Environment({"AWS_ACCESS_KEY_ID": "driver", "AWS_SECRET_ACCESS_KEY": "its"}))
+    now = storage_environment()
+    found = {key: value for key, value in now.variables.items() if key in CREDENTIALS or key == "AWS_REGION"}
     assert found == {"AWS_ACCESS_KEY_ID": "driver", "AWS_SECRET_ACCESS_KEY": "its", "AWS_REGION": "x"}
+    assert "its" not in f"{now} {now!r} {asdict(training.Job(None, None, None, None, now))}"  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("ray_here")
