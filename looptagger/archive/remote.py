@@ -1,11 +1,14 @@
 """What lies on stores: the keys below a prefix, or of a pattern, as they are listed."""
 
 import glob
+import html
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
 from itertools import count
 from typing import Any
+from urllib.parse import urldefrag, urljoin
 
 from fsspec.asyn import AsyncFileSystem
 
@@ -91,7 +94,7 @@ def _any(fs: Any, seen: set[str], folder: str, deep: bool, head: str) -> Iterato
         yield from ((key, False) for key in sorted(fs.find(folder)))
         return
     try:
-        entries = fs.ls(folder, detail=True)
+        entries = _links(fs, folder) if folder.startswith(WEB) else fs.ls(folder, detail=True)
     except FileNotFoundError:
         if seen:
             return  # a dead link, or a folder that has gone since it was named
@@ -102,6 +105,19 @@ def _any(fs: Any, seen: set[str], folder: str, deep: bool, head: str) -> Iterato
         if name not in seen and name.startswith(f"{bare}/" if bare else ""):
             seen.add(name)
             yield f"{top}{name[len(bare) :]}{'/' * (found[name] and '://' in top)}", found[name]
+
+
+LINK = re.compile(r"""<a\s[^<>]*?\bhref\s*=\s*["']([^"'<>]+)""", re.I)
+"""In a time that grows as a page does. fsspec's own takes minutes of one of some kilobytes, if it is made for that."""
+WEB = ("http://", "https://")
+
+
+def _links(fs: Any, page: str) -> list[dict[str, str]]:
+    """What a web page links to, as entries: those that end in a slash are folders."""
+    base = page.rstrip("/") + "/"
+    text = fs.cat_file(page).decode(errors="replace")
+    found = {urldefrag(urljoin(base, html.unescape(link))).url for link in LINK.findall(text)}
+    return [{"name": each, "type": "directory" if each.endswith("/") else "file"} for each in found]
 
 
 def _bare(name: str) -> str:
