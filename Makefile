@@ -32,7 +32,8 @@ bench-training: setup ## measure what training costs beyond its steps, and two w
 	$(BIN)/python -m jobs.bench_training
 
 bench-peers: setup ## race against a DataLoader, a pool with Essentia and Daft on the same clips and weights (an hour)
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps daft==0.7.26 tqdm==4.70.1  # its bound on pyarrow is too old for us
+	@# daft's bound on pyarrow is too old for us
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps daft==0.7.26 tqdm==4.70.1
 	$(BIN)/python -m jobs.peers
 
 queries: setup  ## ask README's questions of ten million synthetic rows, on DuckDB and Polars

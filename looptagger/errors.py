@@ -13,7 +13,7 @@ def fault(error: Exception) -> str:
     """The sentence for a fault of ours that is being handled: its details are kept for a report."""
     try:
         with tempfile.NamedTemporaryFile("w", prefix="looptagger-", suffix=".log", delete=False) as log:
-            log.write(hidden(traceback.format_exc()))
+            log.write(hidden(traceback.format_exc()[-5 * LONGEST :]))
         kept = f" with {log.name}"
     except OSError:  # no room, or no folder for it
         kept = ""

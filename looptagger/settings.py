@@ -76,12 +76,18 @@ def _known(kind: type[Settings], loc: Sequence[str | int]) -> str:
     return f"{meant}{'.'.join(parents) + ' has' if parents else 'there are'} {', '.join(kind.model_fields)}"
 
 
+class _Loader(yaml.SafeLoader):
+    """Without merge keys: twenty lines of them may hold a million values."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Refuse a merge key. Raises ValueError."""
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise ValueError("merge keys, <<, are not read here")
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        text = file.read_text(encoding="utf-8")
-        if "<<" in text:
-            raise ValueError("merge keys, <<, are not read: twenty lines of them may hold a million values")
-        values = yaml.safe_load(text) or {}
+        values = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read ({getattr(error, 'strerror', error)}).") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -60,14 +60,13 @@ def test_objects_in_a_table_are_not_unpickled(tmp_path: Path) -> None:
     assert not (tmp_path / "sign").exists()
 
 
-@pytest.mark.parametrize("name", ["_run", "chunks", "_run/lock.json"])
+@pytest.mark.parametrize("name", ["_run", "chunks", "_run/manifest", "_run/lock.json"])
 def test_an_output_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "out" / name).parent.mkdir(parents=True)
     if name == "_run/lock.json":
-        (tmp_path / "out" / "_run").mkdir(parents=True)
         elsewhere.write_text("precious")
     else:
-        (tmp_path / "out").mkdir()
         elsewhere.mkdir()
         (elsewhere / "lock.json").write_text("precious")
     (tmp_path / "out" / name).symlink_to(elsewhere)
@@ -82,6 +81,11 @@ def test_a_pipe_is_no_lock_and_no_model(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "_run" / "lock.json")
     with pytest.raises(UserError, match="cannot be written: the lock is no file"):
         lock.held(Folder(str(tmp_path))).__enter__()
+    with pytest.raises(UserError, match="lock.json: is no file"):
+        lock.holder(Folder(str(tmp_path)))
+    (tmp_path / "_run" / "dataset.json").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="dataset.json: is no file"):
+        output.load(Folder(str(tmp_path)))
     os.mkfifo(tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="no file, or over"):
         checkpoint.resolve(str(tmp_path))
@@ -99,8 +103,15 @@ def test_records_name_their_own_files_only() -> None:
     for name in ("../../.profile", "_run/manifest/../../../x/000000.parquet", "/etc/passwd"):
         with pytest.raises(ValidationError):
             ManifestFile(name=name, rows=1, shard_rows=1)
+    one = {"name": "_run/manifest/000000.parquet", "rows": 65_536, "shard_rows": 1}
     with pytest.raises(ValidationError):
-        ManifestFile(name="_run/manifest/000000.parquet", rows=10**12, shard_rows=1)
+        ManifestFile(**one | {"rows": 10**12})  # type: ignore[arg-type]
+    record = {"identity": {}, "sources": []}
+    assert output.Record.model_validate(record | {"files": [one]}).rows == 65_536
+    many = [one | {"name": f"_run/manifest/{number:06d}.parquet"} for number in range(2_000)]
+    for files in ([one, one], many):
+        with pytest.raises(ValidationError, match="twice|too many"):
+            output.Record.model_validate(record | {"files": files})
     about = {"source": "", "rule": "", "sample_rate": 1, "digest": "", "dealt": {}, "parts": ["loops-00000.parquet"]}
     about |= {"annotated": 0, "dropped": {}, "shares": (1, 0, 0), "seed": 0, "counts": {}, "licences": {}, "twins": {}}
     assert table.Dataset.model_validate(about)
@@ -115,14 +126,24 @@ def test_a_part_s_name_that_counts_to_a_billion_costs_nothing(tmp_path: Path) ->
     assert [work.part for work in output.unfinished(Folder(str(tmp_path)), record)] == ["part-0000000.parquet"]
 
 
+DEEP = "[" * 99_999 + "]" * 99_999
+
+
 @pytest.mark.parametrize(
-    "line", ['{"uri":"a","b":' + "[" * 99_999 + "]" * 99_999 + "}", '{"a":' * 999 + "1" + "}" * 999]
+    "line",
+    [
+        f'{{"uri":"a","b":{DEEP}}}',
+        f'{{"uri":"a","text":"{"}" * 99_999}","b":{DEEP}}}',
+        f'{{"uri":"a","text":"\\"{"}" * 99_999}","more":"\\\\","b":{DEEP}}}',
+        '{"a":' * 999 + "1" + "}" * 999,
+    ],
+    ids=["bare", "after a text", "after quotes", "groups"],
 )
 def test_values_in_values_in_values(line: str, tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text(line)
     with pytest.raises(UserError, match="m.jsonl: cannot be read as a manifest: a line has values over 100 deep"):
         open_sources([str(tmp_path / "m.jsonl")], Storage())
-    many = {"uri": "a.wav", "beats": [{"at": n} for n in range(999)], "note": "}]" * 99}
+    many = {"uri": "a.wav", "beats": [{"at": n} for n in range(999)], "note": '":[' * 120 + "}]" * 99}
     (tmp_path / "m.jsonl").write_text(json.dumps(many))
     assert len(list(open_sources([str(tmp_path / "m.jsonl")], Storage())[0].batches())) == 1
     (tmp_path / "_run").mkdir()
@@ -147,9 +168,12 @@ def test_what_fsspec_calls_local_is_looked_at_as_files_are(tmp_path: Path) -> No
 
 
 def test_merge_keys_are_not_read(tmp_path: Path) -> None:
-    (tmp_path / "bomb.yaml").write_text("a: &a {b: 1}\n" + "\n".join(f"c{n}: {{<<: [*a, *a]}}" for n in range(9)))
-    with pytest.raises(UserError, match="bomb.yaml: not YAML .merge keys"):
-        load(Tag, tmp_path / "bomb.yaml")
+    for key in ("<<", "!!merge x"):
+        (tmp_path / "bomb.yaml").write_text(f"a: &a {{b: 1}}\nc: {{{key}: [*a, *a]}}\n")
+        with pytest.raises(UserError, match="bomb.yaml: not YAML .merge keys"):
+            load(Tag, tmp_path / "bomb.yaml")
+    (tmp_path / "fine.yaml").write_text("chunking: {hop_s: 1.5}  # see <<notes>>\n")
+    assert load(Tag, tmp_path / "fine.yaml").chunking.hop_s == 1.5
 
 
 def test_a_checkpoint_that_hides_its_compression_is_refused(tmp_path: Path) -> None:
@@ -168,6 +192,8 @@ def test_a_checkpoint_that_hides_its_compression_is_refused(tmp_path: Path) -> N
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(UserError, match="a damaged file"):
         published.read(tmp_path / "w.pth")
+    (tmp_path / "w.pth").write_bytes(plain.getvalue())
+    assert published.read(tmp_path / "w.pth")["w"].shape == (100_000,)
 
 
 def test_secrets_are_hidden_wherever_they_stand() -> None:

@@ -135,8 +135,8 @@ def _run(kinds: list[str], folder: Path, base: Site, rng: random.Random) -> Iter
 def main(rounds: int, only: str, seed: int, folder: Path) -> None:
     """Run the drills; exit code 1 when a job ends otherwise, or its output is not what an undisturbed run gives."""
     folder = folder.absolute()
-    if folder.exists() and not (folder / MARK).exists():
-        raise click.UsageError(f"{folder}: is there, and not of an earlier run; give a new folder.")
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+        raise click.UsageError(f"{folder}: is there, and not of an earlier run; delete it, or give a new folder.")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / MARK).touch()

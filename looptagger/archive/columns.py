@@ -16,7 +16,7 @@ PANDAS = "__index_level_"
 
 @dataclass(frozen=True)
 class Listing:
-    """A source: its schema (id, uri, the caller's columns), and its rows batch by batch, as often as one likes."""
+    """A source: its schema (id, uri, the user's columns), and its rows batch by batch, as often as one likes."""
 
     schema: pa.Schema
     batches: Callable[[], Iterator[pa.RecordBatch]]

@@ -9,7 +9,7 @@ import stat
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import IO, Any
 
@@ -17,8 +17,8 @@ from looptagger.archive.storage import Folder, parsed
 from looptagger.errors import UserError, one_line
 
 NAME = "_run/lock.json"
-OURS = ("_run", "_run/manifest", "chunks", "features", "scores", "runs", "tensorboard")
-"""Folders that outputs of ours have."""
+TAGS = ("_run", "_run/manifest", "chunks")
+"""Folders that `looptagger tag` writes in an output."""
 RENEW_S = 10.0
 STALE_S = 60.0
 """A lease not renewed for this long belongs to a job that is gone."""
@@ -43,12 +43,29 @@ def _machine() -> str:
         return ""
 
 
-def held(folder: Folder) -> AbstractContextManager[Callable[[], None]]:
+def held(folder: Folder, ours: Sequence[str] = TAGS) -> AbstractContextManager[Callable[[], None]]:
     """Hold an output for writing. Raises UserError while another job holds it.
+
+    And where folders of `ours` in it, or any in those, are links: what is written and deleted there would be elsewhere.
 
     What it yields raises UserError when another job has taken it over, after an outage longer than STALE_S.
     """
-    return _held_file(folder) if folder.is_local else _held_object(folder)
+    if not folder.is_local:
+        return _held_object(folder)
+    for name in ours:
+        _refuse_links(folder.at(name))
+    return _held_file(folder)
+
+
+def _refuse_links(place: str) -> None:
+    try:
+        with os.scandir(place) as entries:
+            linked = [entry.path for entry in entries if entry.is_symlink() and entry.is_dir()]
+    except OSError:  # not there yet, or said later
+        linked = []
+    if os.path.islink(place) or linked:
+        one = (linked or [place])[0]
+        raise UserError(f"{one}: is a link to another place; take it away, or choose another output.")
 
 
 @contextmanager
@@ -68,7 +85,7 @@ def _locked_file(folder: Folder) -> IO[str]:
     while True:
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            file = _opened(folder, path)
+            file = _opened(path)
         except OSError as error:
             why = one_line(error.strerror or error)
             remedy = "make it writable or choose another output"
@@ -83,13 +100,8 @@ def _locked_file(folder: Folder) -> IO[str]:
         file.close()
 
 
-def _opened(folder: Folder, path: str) -> IO[str]:
-    """The lock's file, which is not emptied yet. Raises UserError for an output that leads elsewhere: what is written
-    and deleted in it would be there.
-    """
-    for name in OURS:
-        if os.path.islink(folder.at(name)):
-            raise UserError(f"{folder.at(name)}: is a link to another place; take it away, or choose another output.")
+def _opened(path: str) -> IO[str]:
+    """The lock's file, which is not emptied yet. Raises OSError, also for a link, or for what is no file."""
     number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     if not stat.S_ISREG(os.fstat(number).st_mode):
         os.close(number)

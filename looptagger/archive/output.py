@@ -6,13 +6,13 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError
 
 from looptagger.archive import counts, manifest, tags, user_manifests
 from looptagger.archive.manifest import ManifestFile, Shard
@@ -29,6 +29,19 @@ HALF = re.compile(r"\.(.+)\.\d+\.tmp")
 """The names that Folder.write gives files until they are whole."""
 
 
+MOST_SHARDS = 100_000_000
+"""Of an output: ten times as many as ten million clips give, one a shard."""
+
+
+def _checked_files(files: tuple[ManifestFile, ...]) -> tuple[ManifestFile, ...]:
+    """Refuse a record that a few bytes make huge. Raises ValueError."""
+    if len({file.name for file in files}) < len(files):
+        raise ValueError("names a file twice")
+    if sum(-(-file.rows // file.shard_rows) for file in files) > MOST_SHARDS:
+        raise ValueError("has too many shards")
+    return files
+
+
 class Record(Settings):
     """`_run/dataset.json`: written last, so that an output with it has a whole manifest. Files without it are none."""
 
@@ -37,7 +50,7 @@ class Record(Settings):
     """The model, its audio, the chunking and the tables asked for: what all rows must share."""
     sources: tuple[str, ...]
     limit: int | None = None
-    files: tuple[ManifestFile, ...]
+    files: Annotated[tuple[ManifestFile, ...], AfterValidator(_checked_files)]
     anew: bool = False
     """Whether --overwrite began it: the same command, given again before all is tagged, then goes on."""
 

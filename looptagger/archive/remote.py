@@ -5,6 +5,7 @@ import html
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial, reduce
 from itertools import count
 from typing import Any
@@ -107,16 +108,19 @@ def _any(fs: Any, seen: set[str], folder: str, deep: bool, head: str) -> Iterato
             yield f"{top}{name[len(bare) :]}{'/' * (found[name] and '://' in top)}", found[name]
 
 
-LINK = re.compile(r"""<a\s[^<>]*?\bhref\s*=\s*["']([^"'<>]+)""", re.I)
+LINK = re.compile(r"""<a(?=\s)[^<>]*?(?<=\s)href\s*=\s*["']([^"'<>]+)""", re.I)
 """In a time that grows as a page does. fsspec's own takes minutes of one of some kilobytes, if it is made for that."""
 WEB = ("http://", "https://")
 
 
 def _links(fs: Any, page: str) -> list[dict[str, str]]:
-    """What a web page links to, as entries: those that end in a slash are folders."""
+    """What a web page links to by <a href="...">, as entries: those that end in a slash are folders."""
     base = page.rstrip("/") + "/"
     text = fs.cat_file(page).decode(errors="replace")
-    found = {urldefrag(urljoin(base, html.unescape(link))).url for link in LINK.findall(text)}
+    found = set()
+    for link in LINK.findall(text):
+        with suppress(ValueError):  # no address, as https://[domain]/
+            found.add(urldefrag(urljoin(base, html.unescape(link))).url)
     return [{"name": each, "type": "directory" if each.endswith("/") else "file"} for each in found]
 
 

@@ -24,8 +24,9 @@ def scheme(uri: str) -> str:
     return head if found and head.isalnum() else "file"
 
 
-SLOW = 20
-"""A web server that goes on sending is given so many times as long as one that is silent; no request is over 8 MB."""
+SLOW = 240
+"""A web server that goes on sending is given so many times as long as one that is silent: two hours by default, as one
+that knows no ranges sends files whole."""
 NEED_MORE = ("ftp", "github", "zip")
 """Schemes that fsspec has and that want a host, a repository, an archive of their own."""
 
@@ -55,8 +56,10 @@ def filesystem(uri: str, storage: Storage, anonymous: bool = False) -> Any:
 
         whole_s = SLOW * storage.timeout_s
         waits = ClientTimeout(total=whole_s, sock_connect=storage.timeout_s, sock_read=storage.timeout_s)
-        plain = {"Accept-Encoding": "identity"}  # what is asked for is what comes, not a thousand times as much
-        options["client_kwargs"] = {"timeout": waits, "headers": plain}
+        plain = {
+            "Accept-Encoding": "identity"
+        }  # what comes is what there is, and not unpacked a thousand times as much
+        options["client_kwargs"] = {"timeout": waits, "headers": plain, "auto_decompress": False}
     try:
         fs = fsspec.filesystem(kind, **(options if kind != "file" else {}))
         if kind in s3.SCHEMES:
@@ -156,10 +159,13 @@ class Folder:
         return sorted(key.rpartition("/")[2] for key, is_folder in found if not is_folder)
 
     def read(self, name: str) -> bytes | None:
-        """A file's bytes, or None where there is no such file."""
+        """A file's bytes, or None where there is no such file. Raises UserError where it is none: a pipe has no end."""
+        place = self.at(name)
+        if self.is_local and os.path.exists(place) and not os.path.isfile(place):
+            raise UserError(f"{place}: is no file; take it away.")
         try:
             with self.reached(name):
-                data: bytes = self.fs.cat_file(self.at(name))
+                data: bytes = self.fs.cat_file(place)
                 return data
         except FileNotFoundError:
             return None

@@ -178,8 +178,9 @@ def _check_depth(lines: bytes) -> None:
     """Refuse values in values in values, of which Arrow does not come back. Raises ValueError."""
     for line in lines.split(b"\n"):
         if line.count(b"[") + line.count(b"{") > DEEPEST:
-            steps = (1 if bracket in b"[{" else -1 for bracket in re.findall(rb"[][{}]", line))
-            if max(accumulate(steps)) > DEEPEST:
+            bare = re.sub(rb'"[^"]*"?', b"", line.replace(rb"\\", b"").replace(rb"\"", b""))  # without texts
+            steps = (1 if bracket in b"[{" else -1 for bracket in re.findall(rb"[][{}]", bare))
+            if max(accumulate(steps), default=0) > DEEPEST:
                 raise ValueError(f"a line has values over {DEEPEST} deep")
 
 

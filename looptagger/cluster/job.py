@@ -154,28 +154,22 @@ def _tag_rows(
         have = ray.cluster_resources()
         summary.plan = plan(have.get("CPU", 0), have.get("GPU", 0), job.tag.compute)
         events.note(f"{writer.left:,} clips to tag with {summary.plan}.")
+        is_shared = is_own or not writer.folder.is_local  # a Ray of our own has this machine only
         brief = tagging.Brief(
-            folder=writer.folder,
-            is_shared=is_own or not writer.folder.is_local,  # a Ray of our own has this machine only
-            tag=job.tag,
-            audio=audio,
-            model=ray.put(model),
-            chunks=job.chunks,
-            embeddings=job.embeddings,
-            environment=storage_environment(),
-            roots=roots(sources),
-        )
+            writer.folder, is_shared, job.tag, audio, ray.put(model), chunks=job.chunks, embeddings=job.embeddings,
+            environment=storage_environment(), roots=roots(sources),
+        )  # fmt: skip
         spilled = store_use()[1]
         progress = Progress(writer.left, job.tag.compute.price_per_hour)
         try:
             tagging.run(writer, brief, summary.plan, progress, events)
         finally:
             writer.close()
-            with suppress(Exception):  # a cluster that is away
-                summary.spilled = max(0, store_use()[1] - spilled)
             summary.by_status, summary.audio_s = dict(writer.by_status), writer.audio_s
             summary.seconds = progress.seconds
             summary.cost = progress.cost[0] if progress.cost else None
+            with suppress(Exception):  # a cluster that is away, which takes long to say so
+                summary.spilled = max(0, store_use()[1] - spilled)
         if summary.spilled > 0:
             events.note(SPILLED.format(summary.spilled / 1e6))
 

@@ -89,7 +89,7 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
     site = _site(job)
     if shared := _shared(site):
         events.note(f"{shared:,} loops of {job.test} are learned from, or chosen on, in {job.data}: they flatter.")
-    with lock.held(site.out) as check:
+    with lock.held(site.out, ("_run", "features", "scores", "runs")) as check:
         output.sweep(site.out, runs.SCORES)
         asked = site.runs(job.paper)
         wanted = [run for run in asked if run.stored(site.out) is None]

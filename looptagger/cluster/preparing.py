@@ -45,7 +45,7 @@ def prepare(
     _check_empty(folder, job.overwrite)
     collection = preparing.collect(job.source, job.prepare, job.labels)
     rows = preparing.to_rows(collection.loops, job.prepare)
-    with lock.held(folder) as check:
+    with lock.held(folder, ("_run",)) as check:
         _check_empty(folder, job.overwrite)  # another job may have ended meanwhile
         output.sweep(folder, "", lambda name: table.is_part(name) or name == table.NAME)
         writer = preparing.TableWriter(folder, collection, job.prepare)

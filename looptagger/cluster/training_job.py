@@ -63,7 +63,7 @@ def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
     settings, begun_with = start.begun_with(job.train, kept)
     job = replace(job, train=settings)
     _check(job, found, data, out)
-    with lock.held(out) as check:
+    with lock.held(out, ("_run", "tensorboard")) as check:
         record.sweep(out)
         if job.overwrite and record.is_being_replaced(out, _identity(job, found, begun_with), job.train.epochs):
             job = replace(job, overwrite=False)

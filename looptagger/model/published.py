@@ -40,13 +40,8 @@ def renamed(key: str) -> str | None:
 def read(path: Path) -> dict[str, Tensor]:
     """The state dict in a .pth file; only tensors are unpickled. Raises UserError."""
     data = read_bytes(path)
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as parts:
-            if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()):
-                raise UserError(f"{path}: is compressed, as PyTorch's files never are; save its state_dict() anew.")
-    except zipfile.BadZipFile:
-        if data.startswith(b"PK"):  # torch's own reader is less strict
-            raise UserError(f"{path}: a damaged file; copy it again.") from None
+    if data.startswith(b"PK"):  # not so PyTorch's format of before 2020
+        data = _unpacked(data, path)
     try:
         state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception:  # unpickling raises anything on a file that is something else
@@ -55,6 +50,21 @@ def read(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: holds no state dict of tensors; export the model's state_dict() and import that.")
     return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def _unpacked(data: bytes, path: Path) -> bytes:
+    """A zip archive made anew of what Python finds in it: torch may find other entries. Raises UserError."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as parts, zipfile.ZipFile(anew := io.BytesIO(), "w") as stored:
+            every = parts.infolist()
+            is_packed = any(part.compress_type != zipfile.ZIP_STORED for part in every)
+            if is_packed or sum(part.file_size for part in every) > len(data):
+                raise UserError(f"{path}: is compressed, as PyTorch's files never are; save its state_dict() anew.")
+            for part in every:
+                stored.writestr(part.filename, parts.read(part))
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError):
+        raise UserError(f"{path}: a damaged file; copy it again.") from None
+    return anew.getvalue()
 
 
 def convert(path: Path, name: str, licence: str) -> tuple[HCNN, Card]:
