@@ -55,6 +55,18 @@ def mounts() -> list[str]:
     return sorted({each for each in places if each != "/" and not each.startswith(KERNELS) and os.path.isdir(each)})
 
 
+def refuse_links(place: str) -> None:
+    """Refuse a folder of ours that is a link, or holds links to folders. Raises UserError."""
+    try:
+        with os.scandir(place) as entries:
+            linked = [entry.path for entry in entries if entry.is_symlink() and entry.is_dir()]
+    except OSError:  # not there yet, or said later
+        linked = []
+    if os.path.islink(place) or linked:
+        one = (linked or [place])[0]
+        raise UserError(f"{one}: is a link to another place; take it away, or choose another output.")
+
+
 def _listed(tops: Iterable[str]) -> Iterator[bytes]:
     """Folders' files, and files, in name order. Linked folders are followed, but no folder is listed twice."""
     roots: set[bytes] = set()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import IO, Any
 
+from looptagger.archive.disk import refuse_links
 from looptagger.archive.storage import Folder, parsed
 from looptagger.errors import UserError, one_line
 
@@ -53,19 +54,8 @@ def held(folder: Folder, ours: Sequence[str] = TAGS) -> AbstractContextManager[C
     if not folder.is_local:
         return _held_object(folder)
     for name in ours:
-        _refuse_links(folder.at(name))
+        refuse_links(folder.at(name))
     return _held_file(folder)
-
-
-def _refuse_links(place: str) -> None:
-    try:
-        with os.scandir(place) as entries:
-            linked = [entry.path for entry in entries if entry.is_symlink() and entry.is_dir()]
-    except OSError:  # not there yet, or said later
-        linked = []
-    if os.path.islink(place) or linked:
-        one = (linked or [place])[0]
-        raise UserError(f"{one}: is a link to another place; take it away, or choose another output.")
 
 
 @contextmanager
