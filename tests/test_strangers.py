@@ -20,7 +20,7 @@ from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
 from looptagger.config import Storage, Tag
 from looptagger.errors import UserError, fault, one_line
-from looptagger.learn import table
+from looptagger.learn import resuming, table
 from looptagger.model import checkpoint, published
 from looptagger.roles import ROLES
 from looptagger.settings import load
@@ -194,6 +194,10 @@ def test_a_checkpoint_that_hides_its_compression_is_refused(tmp_path: Path) -> N
         published.read(tmp_path / "w.pth")
     (tmp_path / "w.pth").write_bytes(plain.getvalue())
     assert published.read(tmp_path / "w.pth")["w"].shape == (100_000,)
+    (tmp_path / "_run").mkdir()
+    (tmp_path / resuming.STATE).write_bytes(small.getvalue())
+    with pytest.raises(UserError, match="not understood; start the run anew"):
+        resuming.load(Folder(str(tmp_path)))
 
 
 def test_secrets_are_hidden_wherever_they_stand() -> None:

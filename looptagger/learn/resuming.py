@@ -15,6 +15,7 @@ from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
 from looptagger.learn.record import LOG, MODEL, STATE
+from looptagger.model import pickled
 
 
 @dataclass
@@ -35,7 +36,7 @@ def load(folder: Folder) -> State | None:
     if data is None:
         return None
     try:
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        found = pickled.load(data, STATE)
         best = found["best"].numpy().tobytes()
         return State(found["epoch"], found["learner"], best, found["best_value"], json.loads(found["log"]))
     except Exception as error:  # torch raises many kinds for what is not its own

@@ -1,16 +1,13 @@
 """Import of checkpoints in the format of the paper's published code: a pickled state dict with that code's names."""
 
-import io
 import re
-import zipfile
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from looptagger.config import Audio, Model
 from looptagger.errors import UserError, one_line
+from looptagger.model import pickled
 from looptagger.model.checkpoint import Card, check_numbers, read_bytes
 from looptagger.model.hcnn import HCNN
 
@@ -40,31 +37,16 @@ def renamed(key: str) -> str | None:
 def read(path: Path) -> dict[str, Tensor]:
     """The state dict in a .pth file; only tensors are unpickled. Raises UserError."""
     data = read_bytes(path)
-    if data.startswith(b"PK"):  # not so PyTorch's format of before 2020
-        data = _unpacked(data, path)
     try:
-        state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state = pickled.load(data, str(path))
+    except UserError:
+        raise
     except Exception:  # unpickling raises anything on a file that is something else
         raise UserError(f"{path}: not a file of plain PyTorch weights; give the .pth of the published code.") from None
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: holds no state dict of tensors; export the model's state_dict() and import that.")
     return {str(key).removeprefix("module."): value for key, value in state.items()}
-
-
-def _unpacked(data: bytes, path: Path) -> bytes:
-    """A zip archive made anew of what Python finds in it: torch may find other entries. Raises UserError."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as parts, zipfile.ZipFile(anew := io.BytesIO(), "w") as stored:
-            every = parts.infolist()
-            is_packed = any(part.compress_type != zipfile.ZIP_STORED for part in every)
-            if is_packed or sum(part.file_size for part in every) > len(data):
-                raise UserError(f"{path}: is compressed, as PyTorch's files never are; save its state_dict() anew.")
-            for part in every:
-                stored.writestr(part.filename, parts.read(part))
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError):
-        raise UserError(f"{path}: a damaged file; copy it again.") from None
-    return anew.getvalue()
 
 
 def convert(path: Path, name: str, licence: str) -> tuple[HCNN, Card]:
