@@ -126,6 +126,7 @@ def _schemas(opened: Opener) -> Iterator[pa.Schema]:
     """Each block's columns and types. Arrow counts rows from the block's first one; an error says the file's line."""
     before = 0
     for lines in _blocks(opened):
+        _check_depth(lines)
         try:
             yield _parsed(lines).schema
         except pa.ArrowInvalid as error:
@@ -165,12 +166,10 @@ def _blocks(opened: Opener) -> Iterator[bytes]:
         while block := file.read(JSON_BYTES):
             lines, newline, rest = (rest + block).rpartition(b"\n")
             if lines.strip():
-                _check_depth(lines)
                 yield lines + newline
             if len(rest) > LINE_BYTES:
                 raise ValueError(f"a line is longer than {LINE_BYTES >> 20} MB")
         if rest.strip():
-            _check_depth(rest)
             yield rest
 
 
