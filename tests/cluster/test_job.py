@@ -303,6 +303,18 @@ def test_a_disk_that_goes_stops_the_job(tmp_path: Path, tiny_model: str) -> None
     assert run(tmp_path / "audio", tmp_path / "out", tiny_model).by_status == {"ok": 1, "missing": 1}
 
 
+@pytest.mark.usefixtures("no_workers")
+def test_a_run_that_breaks_says_so_in_its_record(tmp_path: Path, tiny_model: str) -> None:
+    def broken(rows: pa.Table) -> None:
+        raise RuntimeError("of our own making")
+
+    write_tones(tmp_path / "audio", 1)
+    with pytest.raises(RuntimeError, match="of our own making"):
+        run(tmp_path / "audio", tmp_path / "out", tiny_model, Events(rows=broken))
+    (ran,) = status.runs(Folder(str(tmp_path / "out")))
+    assert ran["ended"] == "failed"
+
+
 def test_rows_that_do_not_come_back_are_said(
     tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch, no_workers: None
 ) -> None:
