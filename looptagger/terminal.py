@@ -118,7 +118,7 @@ def summary(done: "Summary", where: str) -> None:
         cost = "" if done.cost is None else f", cost {done.cost:,.2f}"
         note(f"{plural(done.clips, 'clip')} in {clock(done.seconds)} ({speed}), {failures}{cost}.")
         note(f"{done.before + done.clips:,} of {done.total:,} are in {where}.")
-    note(f"Look: looptagger show {where}    Ask: {query(where)}")
+    note(f"Look: looptagger show {where}    The surest bass loops: looptagger show {where} --role bass")
 
 
 def _reasons(by_status: Mapping[str, int]) -> str:
@@ -127,11 +127,9 @@ def _reasons(by_status: Mapping[str, int]) -> str:
 
 
 def query(where: str) -> str:
-    """A first query for DuckDB's shell, which knows no %-escapes."""
+    """A first query for DuckDB, which knows no %-escapes."""
     place = re.sub(r"[\[*?]", r"[\g<0>]", os.fsdecode(local_path(where))).replace("'", "''")
-    select = f"select id, roles, bass from '{place}/*.parquet' where bass > 0.5 order by bass desc limit 10"
-    quoted = re.sub(r'["$`\\]', r"\\\g<0>", select)  # in a shell's double quotes
-    return f'duckdb -c "{quoted}"'
+    return f"select id, roles, bass from '{place}/*.parquet' where bass > 0.5 order by bass desc limit 10"
 
 
 def tags_table(rows: pa.Table, strip: str) -> Table:
@@ -166,7 +164,7 @@ def show(rows: pa.Table, where: str) -> None:
     strip = f"{os.path.commonpath(folders).rstrip('/')}/" if folders else ""
     out.print(tags_table(rows, strip))
     out.print()
-    out.print(plain(f"Ask more: {query(where)}"), soft_wrap=True)
+    out.print(plain(f"Ask more, in DuckDB: {query(where)}"), soft_wrap=True)
 
 
 def status(found: "Status", where: str) -> None:

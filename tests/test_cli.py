@@ -211,7 +211,7 @@ def test_names_that_would_speak_to_the_terminal(capsys: pytest.CaptureFixture[st
     assert "\ny\\ " in text
     assert "[b] :fire:\n" in text
     assert "from '/a b/*.parquet'" in terminal.query("file:///a%20b")
-    assert "from 'Bob''s [[]1] \\$x/*.parquet'" in terminal.query("Bob's [1] $x")
+    assert "from 'Bob''s [[]1] $x/*.parquet'" in terminal.query("Bob's [1] $x")
 
 
 def test_where_a_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

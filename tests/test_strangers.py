@@ -7,6 +7,7 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -156,7 +157,9 @@ def test_a_spreadsheet_computes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     ids = ['=HYPERLINK("http://evil")', "@SUM(1)", "+1", "-1", "plain-1"]
     row = {"status": "ok", "roles": [], "n_chunks": 1, "model": "m"}
     rows = pa.Table.from_pylist([row | {"id": each, "uri": each} for each in ids], schema=tags.CLIP_SCHEMA)
-    monkeypatch.setattr(preview, "_parts", lambda folder: iter([rows]))
+    monkeypatch.setattr(output, "require", lambda folder: SimpleNamespace(files=()))
+    monkeypatch.setattr(manifest, "schema", lambda folder, files: pa.schema([rows.schema.field("id")]))
+    monkeypatch.setattr(output, "rows", lambda folder, names: iter([rows.select(names)]))
     preview.write_csv(Folder(str(tmp_path)), file := io.BytesIO())
     begun = [line.split(",")[0] for line in file.getvalue().decode().splitlines()[1:]]
     assert [each.strip('"')[0] for each in begun] == ["'", "'", "'", "'", "p"]

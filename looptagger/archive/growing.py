@@ -172,13 +172,25 @@ def _refuse_difference(folder: Folder, record: Record, request: Request) -> None
         had, wanted = record.identity.get(key), request.identity.get(key)
         if had != wanted:
             raise UserError(
-                f"{folder.uri}: was made with {key} {_shown(had)}, now it is {_shown(wanted)}; "
-                "choose another output, or add --overwrite to start anew."
+                f"{folder.uri}: was made {_difference(key, had, wanted)} choose another output, or add --overwrite to "
+                "start anew."
             )
 
 
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+FLAGS = {"chunks": "--chunks", "embedding_size": "--embeddings"}
+
+
+def _difference(key: str, had: Any, wanted: Any) -> str:
+    """What an output was made with and is not asked for now, in the words of the flags and settings."""
+    if key in FLAGS and not (had and wanted):
+        return f"with {FLAGS[key]}; add it," if had else f"without {FLAGS[key]}; leave it out,"
+    if isinstance(had, dict) and isinstance(wanted, dict):
+        name = next(name for name in {**had, **wanted} if had.get(name) != wanted.get(name))
+        return _difference(f"{key}.{name}", had.get(name), wanted.get(name))
+    if key == "precision":
+        return f"with compute.precision {had or 'auto'}, now it is {wanted or 'auto'};"
+    had, wanted = (each if isinstance(each, str) else json.dumps(each) for each in (had, wanted))
+    return f"with {key} {had}, now it is {wanted};"
 
 
 def _clear_parts(folder: Folder, check: Check) -> None:

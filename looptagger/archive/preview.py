@@ -1,5 +1,6 @@
 """An output's rows for people: the first ones, those that are surest of a role, or all as CSV."""
 
+import re
 from collections.abc import Iterator
 from itertools import chain
 from typing import BinaryIO
@@ -8,14 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from looptagger.archive import output, tags
+from looptagger.archive import manifest, output, tags
 from looptagger.archive.status import settled
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
 from looptagger.roles import ROLES
 
 PLAIN = ("id", "uri", *ROLES, "roles", "duration_s", "status", "error")
-"""Columns of the CSV: what fits into a cell."""
+"""Columns of the CSV, before those of the manifest: what fits into a cell."""
 
 
 @settled
@@ -42,18 +43,37 @@ FORMULA = r"^([=+@\t\r-])"
 
 
 def write_csv(folder: Folder, to: BinaryIO) -> None:
-    """All rows as CSV, in the manifest's order, roles with a space between.
+    """All rows as CSV, in the manifest's order, roles with a space between, then the manifest's columns without lists.
 
     Raises UserError where there is no output, or where parts are joined just then.
     """
+    record = output.require(folder)
+    carried = [column for column in manifest.schema(folder, record.files) if column.name not in PLAIN]
+    wanted = pa.schema(
+        [
+            *(tags.CLIP_SCHEMA.field(name) for name in PLAIN),
+            *(column for column in carried if not pa.types.is_nested(column.type)),
+        ]
+    )
     is_first = True
     try:
-        for table in chain(_parts(folder), [tags.CLIP_SCHEMA.empty_table()]):  # names its columns without a part, too
-            columns = {name: table.column(name) for name in PLAIN}
-            for name in ("id", "uri", "error"):
-                columns[name] = pc.replace_substring_regex(columns[name], FORMULA, r"'\1")
-            columns |= {"roles": pc.binary_join(columns["roles"], " "), "status": columns["status"].cast(pa.string())}
-            csv.write_csv(pa.table(columns), to, csv.WriteOptions(include_header=is_first))
+        for table in chain(output.rows(folder, wanted.names), [wanted.empty_table()]):  # columns without a part, too
+            cells = {_cell(name): _cells(table.column(name)) for name in wanted.names}
+            csv.write_csv(pa.table(cells), to, csv.WriteOptions(include_header=is_first))
             is_first = False
     except FileNotFoundError:
         raise UserError(f"{folder.uri}: its parts are being joined just now; ask again.") from None
+
+
+def _cell(text: str) -> str:
+    return re.sub(FORMULA, r"'\1", text)
+
+
+def _cells(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _cells(column.cast(kind.value_type))
+    if pa.types.is_list(kind):
+        return pc.binary_join(column, " ")
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return pc.replace_substring_regex(column, FORMULA, r"'\1") if is_text else column

@@ -124,7 +124,7 @@ def _chunks(source: AudioSource, audio: Audio, chunking: Chunking, limits: Limit
 
 
 def _silent(silence_db: float) -> ClipFailed:
-    return ClipFailed("silent", f"no sample over {silence_db:g} dBFS")
+    return ClipFailed("silent", f"nothing heard of it over {silence_db:g} dBFS")
 
 
 def _whole(source: AudioSource, audio: Audio, limits: Limits) -> tuple[NDArray[np.int16], float]:

@@ -163,7 +163,9 @@ def evaluate(models: tuple[str, ...], data: str, out: str | None, scores: str | 
 @click.option(
     "--system", "systems", multiple=True, type=click.Choice(SYSTEMS, False), help="Only this one; repeatable."
 )
-@click.option("--protocol", "protocols", multiple=True, type=click.Choice(config.PROTOCOLS), help="Only this one.")
+@click.option(
+    "--protocol", "protocols", multiple=True, type=click.Choice(config.PROTOCOLS), help="Only this one; repeatable."
+)
 @click.option("--seed", "seeds", multiple=True, type=click.IntRange(0), help="0, 1 and 2 by default; repeatable.")
 @ADDRESS
 @storage_options

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import threading
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -700,6 +701,37 @@ def test_rows_are_shown_by_a_role_and_as_csv(folder: Folder, done: Record) -> No
     assert empty.getvalue() == file.getvalue().splitlines(keepends=True)[0]
 
 
+def test_a_manifests_columns_are_in_the_csv(folder: Folder, tmp_path: Path) -> None:
+    """Text is what it is there, too, and lists are left out."""
+    rows = [
+        {
+            "id": f"clip{i}",
+            "uri": f"/x/{i}.wav",
+            "=bpm": i / 2,
+            "pack": pack,
+            "word": pack,
+            "many": [i],
+            "day": date(2026, 11, 1 + i),
+        }
+        for i, pack in enumerate(["one", "=1+1", None])
+    ]
+    table = pa.Table.from_pylist(rows)
+    table = table.set_column(4, "word", table.column("word").dictionary_encode())
+    pq.write_table(table, tmp_path / "m.parquet")
+    record = prepare(folder, request(tmp_path / "m.parquet"))
+    preview.write_csv(folder, empty := io.BytesIO())
+    tag(folder, record, output.unfinished(folder, record))
+    preview.write_csv(folder, file := io.BytesIO())
+    said = list(csv.DictReader(io.StringIO(file.getvalue().decode())))
+    assert empty.getvalue() == file.getvalue().splitlines(keepends=True)[0]
+    assert list(said[0]) == [*preview.PLAIN, "'=bpm", "pack", "word", "day"]
+    assert [(row["'=bpm"], row["pack"], row["word"], row["day"]) for row in said] == [
+        ("0", "one", "one", "2026-11-01"),
+        ("0.5", "'=1+1", "'=1+1", "2026-11-02"),
+        ("1", "", "", "2026-11-03"),
+    ]
+
+
 def refused(folder: Folder, wanted: Request, says: str) -> None:
     with pytest.raises(UserError, match=says):
         prepare(folder, wanted)
@@ -709,6 +741,10 @@ def test_another_run_is_refused_with_what_differs(folder: Folder, done: Record, 
     source = tmp_path / "m.csv"
     refused(folder, Request({**IDENTITY, "model": "m@2"}, (str(source),)), "made with model m@1, now it is m@2")
     refused(folder, request(write_manifest(tmp_path / "n.csv", range(2))), "holds the tags of .*m.csv; add --update")
+    without_chunks = Request({**IDENTITY, "chunks": False}, (str(source),))
+    refused(folder, without_chunks, "was made with --chunks; add it, choose another output, or add --overwrite")
+    with_embeddings = Request({**IDENTITY, "embedding_size": 8}, (str(source),))
+    refused(folder, with_embeddings, "was made without --embeddings; leave it out, choose another output,")
     assert status.verify(folder) == []
 
 

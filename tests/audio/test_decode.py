@@ -196,7 +196,7 @@ def test_not_a_number_infinity_offset_and_clipping_stay_finite() -> None:
 
 
 def test_status_of_silence_and_emptiness() -> None:
-    assert refused(audio_bytes(np.zeros(RATE, np.float32))) == ("silent", "no sample over -80 dBFS")
+    assert refused(audio_bytes(np.zeros(RATE, np.float32))) == ("silent", "nothing heard of it over -80 dBFS")
     assert refused(b"") == ("empty", "0 bytes")
     for kind in ("WAV", "AU", "W64", "CAF"):  # FFmpeg knows nothing of some without audio
         assert refused(audio_bytes(np.empty(0, np.float32), format=kind)) == ("empty", "a header without audio")

@@ -44,7 +44,10 @@ def test_what_lies_in_the_output_is_looked_at(
     code, text = said([str(LOOPS), "-o", out, *on_cpu], capsys)
     assert code == 0
     assert "1 clips are listed there; the source comes in with --update" in text
-    for flag, differs in (("compute.precision=int8", "precision null"), ("chunking.max_chunks=3", "chunking")):
+    for flag, differs in (
+        ("compute.precision=int8", "compute.precision auto, now it is int8;"),
+        ("chunking.max_chunks=3", "chunking.max_chunks 40, now it is 3;"),
+    ):
         assert f"was made with {differs}" in said([str(clip), "-o", out, *on_cpu, "--set", flag], capsys)[1]
     assert "was made with model" in said([str(clip), "-o", out, "--set", "compute.device=cpu"], capsys)[1]
 
