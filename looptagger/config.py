@@ -202,6 +202,7 @@ class Train(Settings):
     batch: int = Field(64, ge=2, description="crops a step, over all workers")
     phases: tuple[Phase, ...] = Field((Phase(weight_decay=0.01, warmup_epochs=2, cosine=True),), min_length=1)
     augment: Augment = Augment(mix=0.5)
+    raise_quiet: bool = Field(True, description="loops under -12 dBFS are made louder, as they are to be tagged")
     balance: Literal["none", "loss", "sampling"] = Field("sampling", description="what is done for rare roles")
     average_epochs: float = Field(
         5.0, ge=0, description="weights are a running mean over about so many epochs; 0: none"

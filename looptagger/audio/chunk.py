@@ -63,10 +63,14 @@ RAISED_DB = -6.0
 """Where the peak of a clip that was too quiet is put, in dBFS: a common one, of clips that were not."""
 
 
+def raise_of(pcm: Pcm, quiet_db: float) -> float:
+    """The factor by which a clip is made louder: 1 but where its peak is under `quiet_db` dBFS."""
+    peak = max(int(pcm.max(initial=0)), -int(pcm.min(initial=0))) / 32768
+    return 10 ** (RAISED_DB / 20) / peak if 0 < peak < 10 ** (quiet_db / 20) else 1.0
+
+
 def raised(pcm: Pcm, quiet_db: float) -> Pcm:
     """A clip's chunks, made louder where its peak is under `quiet_db` dBFS: else models hear little but the level."""
-    peak = max(int(pcm.max(initial=0)), -int(pcm.min(initial=0))) / 32768
-    if not 0 < peak < 10 ** (quiet_db / 20):
-        return pcm
-    louder: Pcm = np.rint(pcm * (10 ** (RAISED_DB / 20) / peak)).astype(np.int16)
+    factor = raise_of(pcm, quiet_db)
+    louder: Pcm = pcm if factor == 1 else np.rint(pcm * factor).astype(np.int16)
     return louder

@@ -94,9 +94,8 @@ def thresholds(path: str, data: str, splits: str | None, part: str, out: str | N
     with terminal.progress_view() as view:
         progress = view.of("loops scored")
         truth, scores = evaluation.scores_of(predictor, folder, dataset, splits, part, progress=progress)
-    chosen = metrics.best_thresholds(truth, scores)
-    kept = [role for i, role in enumerate(ROLES) if truth[:, i].all() or not truth[:, i].any()]
-    limits = {**chosen, **{role: predictor.card.thresholds[role] for role in kept}}
+    limits = metrics.best_thresholds(truth, scores, predictor.card.thresholds)
+    kept = [role for i, role in enumerate(ROLES) if not metrics.is_told(truth[:, i])]
     on = {"data": dataset.source, "digest": dataset.digest, "split": splits, "part": part}
     about = {**predictor.card.provenance, "thresholds_of": on}
     to.write(file, checkpoint.told_anew(weights, thresholds=limits, provenance=about))

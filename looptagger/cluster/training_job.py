@@ -205,7 +205,7 @@ def _card(job: TrainJob, found: Dataset, begun_with: bytes | None) -> Card:
         **start.learned_from(begun_with),
     }
     card = Card(name=name, model=job.train.model, audio=job.train.audio, licence=job.train.licence)
-    return card.model_copy(update={"provenance": provenance})
+    return card.model_copy(update={"provenance": provenance, **start.thresholds(begun_with)})
 
 
 def _versions() -> dict[str, str]:

@@ -27,7 +27,10 @@ def crops(batch: Tensors, size: int) -> tuple[Tensor, Tensor]:
 
 
 def stretched(samples: Tensor, lengths: Tensor, size: int) -> Tensor:
-    """The first `lengths` of each row's samples as `size` float ones, by cubic interpolation (Catmull and Rom)."""
+    """The first `lengths` of each row's samples as `size` float ones, by cubic interpolation (Catmull and Rom).
+
+    Played faster, what comes to lie over half of the sample rate folds back: by 2 semitones, what was over 7.1 kHz.
+    """
     step = lengths.double()[:, None] / size
     place = torch.arange(size, device=samples.device) * step
     first = place.floor().long()
@@ -39,7 +42,6 @@ def stretched(samples: Tensor, lengths: Tensor, size: int) -> Tensor:
 
 def mixed(waveform: Tensor, labels: Tensor, others: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
     """Crops with others added where a level is not 0, brought back to [-1, 1], and the roles of both."""
-    on = (levels > 0)[:, None]
     both = waveform + levels[:, None] * waveform[others]
     both = both / both.abs().amax(dim=1, keepdim=True).clamp(min=1.0)
-    return torch.where(on, both, waveform), torch.where(on, labels.maximum(labels[others]), labels)
+    return both, torch.where((levels > 0)[:, None], labels.maximum(labels[others]), labels)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from looptagger.audio import chunk
-from looptagger.config import Augment, Train
+from looptagger.config import Augment, Chunking, Train
 from looptagger.errors import UserError
 from looptagger.learn import table
 from looptagger.learn.schedule import augment_at
@@ -40,6 +40,8 @@ class Loop(NamedTuple):
     key: int
     waveform: NDArray[np.int16]
     labels: Floats
+    louder: float = 1.0
+    """The factor by which tagging would make it louder."""
 
 
 class Batch(NamedTuple, Generic[T]):
@@ -64,7 +66,7 @@ def loops(rows: pa.Table) -> list[Loop]:
     labels = table.truth(rows).astype(np.float32)
     names = rows.column("id").to_pylist()
     return [
-        Loop(zlib.crc32(name.encode()), waveform.copy(), on)
+        Loop(zlib.crc32(name.encode()), waveform.copy(), on, chunk.raise_of(waveform, Chunking().quiet_db))
         for name, waveform, on in zip(names, table.waveforms(rows), labels, strict=True)
     ]
 
@@ -89,6 +91,8 @@ def batches(
             for row, loop, seed in zip(samples, drawn, seeds, strict=True)
         ]
         lengths, gains = np.array([each[0] for each in cuts]), np.array([each[1] for each in cuts], np.float32)
+        if settings.raise_quiet:
+            gains *= np.array([loop.louder for loop in drawn], np.float32)
         yield Batch(
             samples, lengths, gains, *partners(count, augment.mix, rng), np.stack([loop.labels for loop in drawn])
         )
@@ -98,7 +102,7 @@ def _told_apart(keys: Sequence[int], step: int) -> Iterator[tuple[int, ...]]:
     """For each crop of a step what its chance comes from: its loop and step, and which it is of several of one loop."""
     come: Counter[int] = Counter()
     for key in keys:
-        yield (key, step, come[key]) if come[key] else (key, step)
+        yield key, step + 1, come[key]  # to numpy, zeros at the end are none: (key,) is the chance of `_repeated`
         come[key] += 1
 
 

@@ -37,8 +37,10 @@ class Trainee(nn.Module):
         """Chunks to float32 logits."""
         maps = self.network.maps(waveform)
         for axis, most in ((BAND_AXIS, self.augment.band_mask), (FRAME_AXIS, self.augment.time_mask)):
-            if most:  # SpecAugment, the same of all harmonics; after the batch norm, 0 is the mean
-                maps = maps * mask_along_axis_iid(torch.ones_like(maps[:, :1]), most, 0.0, axis)
+            if (
+                most
+            ):  # SpecAugment, the same of all harmonics; after the batch norm, 0 is the mean. Drawn are 0 to `most`
+                maps = maps * mask_along_axis_iid(torch.ones_like(maps[:, :1]), most + 1, 0.0, axis)
         maps = maps.contiguous(memory_format=torch.channels_last)
         with torch.autocast(maps.device.type, self.precision, enabled=self.precision != torch.float32):
             return self.classify(maps).float()  # type: ignore[no-any-return]
@@ -82,6 +84,8 @@ class Learner:
         phase = self.settings.phases[number]
         if phase.from_best and best:
             self.network.load_state_dict(safetensors.torch.load(best))
+        elif phase.head_only and self.average:
+            self.network.load_state_dict(self.average.module.state_dict())  # the rest stays as what is kept has it
         if phase.head_only:
             for layer in self.network.head:
                 layer.reset_parameters()

@@ -4,7 +4,7 @@ A role with no positive (or no negative) loop has no AUC: its figure is None, an
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
@@ -38,7 +38,7 @@ def pr_auc(truth: Truth, scores: Floats) -> ByRole:
 def f1(truth: Truth, predicted: Truth) -> ByRole:
     """F1, role by role; None where no loop plays the role, or every one: over the same roles as the areas."""
     found = f1_score(truth, predicted, average=None, zero_division=0.0)
-    return {role: float(found[i]) if _is_told(truth[:, i]) else None for i, role in enumerate(_names(truth))}
+    return {role: float(found[i]) if is_told(truth[:, i]) else None for i, role in enumerate(_names(truth))}
 
 
 def f1_samples(truth: Truth, scores: Floats) -> float:
@@ -69,38 +69,40 @@ def cross_entropy(truth: Truth, scores: Floats) -> float:
     return float(-np.mean(np.where(truth, np.log(sure), np.log1p(-sure))))
 
 
-def best_thresholds(truth: Truth, scores: Floats) -> dict[str, float]:
-    """The threshold of each role, from 0.0001 to 0.9999, at which F1 is highest; 0.5 where nothing tells.
+def best_thresholds(truth: Truth, scores: Floats, otherwise: Mapping[str, float] = {}) -> dict[str, float]:
+    """The threshold of each role, from 0.0001 to 0.9999, at which F1 is highest.
 
-    It lies halfway to the next lower score, so that a loop like the least sure one still counts.
+    It lies halfway to the next lower score, so that a loop like the least sure one still counts. Of a role that the
+    truth does not tell, it is `otherwise`'s, or 0.5.
     """
     found = {}
     for i, role in enumerate(_names(truth)):
-        found[role] = _best_threshold(truth[:, i], scores[:, i]) if _is_told(truth[:, i]) else UNDECIDED
+        known = otherwise.get(role, UNDECIDED)
+        found[role] = _best_threshold(truth[:, i], scores[:, i]) if is_told(truth[:, i]) else known
     return found
 
 
 def _best_threshold(truth: NDArray[np.bool_], scores: Floats) -> float:
-    precision, recall, at = precision_recall_curve(truth, scores)
+    precision, recall, at = precision_recall_curve(truth, scores.astype(np.float64))
     f = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    best = float(at[int(np.argmax(f[:-1]))])
-    lower = scores[scores < best]
-    floor = float(lower.max()) if len(lower) else 0.0
-    middle = float(np.clip((best + floor) / 2, LEAST_THRESHOLD, 1 - LEAST_THRESHOLD))
-    short = float(f"{middle:.4g}")
-    return short if floor < short <= best else middle
+    below = np.append(0.0, at[:-1])
+    middle = np.clip((at + below) / 2, LEAST_THRESHOLD, 1 - LEAST_THRESHOLD)
+    best = int(np.argmax(f[np.searchsorted(at, middle)]))
+    short = float(f"{middle[best]:.4g}")
+    return short if below[best] < short <= at[best] else float(middle[best])
 
 
 def _by_role(truth: Truth, scores: Floats, figure: Callable[..., float]) -> ByRole:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return {
-            role: float(figure(truth[:, i], scores[:, i])) if _is_told(truth[:, i]) else None
+            role: float(figure(truth[:, i], scores[:, i])) if is_told(truth[:, i]) else None
             for i, role in enumerate(_names(truth))
         }
 
 
-def _is_told(truth: NDArray[np.bool_]) -> bool:
+def is_told(truth: NDArray[np.bool_]) -> bool:
+    """Whether some loops play a role and others do not."""
     return bool(truth.any() and not truth.all())
 
 

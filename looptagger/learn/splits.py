@@ -102,8 +102,8 @@ def _balanced(
 def _barred(sizes: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.bool_]:
     """(n_groups, n_parts): groups too large for a held-out part, where smaller ones can fill those."""
     barred: NDArray[np.bool_] = sizes[:, None] > np.maximum(1, wanted / LARGEST)
-    barred[:, np.argmax(wanted)] = False
-    held_out = wanted.sum() - wanted.max()
+    barred[:, PARTS.index("train")] = False
+    held_out = wanted[1:].sum()
     is_enough = np.array([sizes[~large].sum() >= SPARE * held_out for large in barred.T])
     barred &= is_enough
     return barred

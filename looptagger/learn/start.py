@@ -28,6 +28,11 @@ def noted(start: bytes | None) -> dict[str, Any]:
     return {"begun_with": checkpoint.model_id(start, checkpoint.card(start, "begin_with"))} if start else {}
 
 
+def thresholds(start: bytes | None) -> dict[str, Any]:
+    """That model's thresholds, for the card: they stay for roles that the validation part cannot tell."""
+    return {"thresholds": checkpoint.card(start, "begin_with").thresholds} if start else {}
+
+
 def learned_from(start: bytes | None) -> dict[str, Any]:
     """What that model was trained on itself, for the card: `evaluate` warns of it."""
     if start is None:

@@ -128,6 +128,6 @@ def _is_better(select: str, value: float, best: float) -> bool:
 
 def _decided(card: Card, truth: Truth, scores: Floats, row: Row) -> Card:
     """The card with thresholds chosen on the validation part, and what the model reached there."""
-    thresholds = metrics.best_thresholds(truth, scores)
+    thresholds = metrics.best_thresholds(truth, scores, card.thresholds)
     reached = {key: value for key, value in row.items() if key not in ("best", "crops_per_s", "seconds", "time")}
     return card.model_copy(update={"thresholds": thresholds, "provenance": {**card.provenance, "reached": reached}})

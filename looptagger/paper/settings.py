@@ -23,6 +23,7 @@ PUBLISHED: Final = Train(
         Phase(from_epoch=100, optimiser="sgd", lr=1e-5, weight_decay=1e-4, from_best=True),
     ),
     augment=Augment(),
+    raise_quiet=False,
     balance="none",
     average_epochs=0.0,
     select="loss",

@@ -5,11 +5,12 @@ import pyarrow as pa
 import pytest
 import torch
 
-from looptagger.config import Augment, Train
+from looptagger.config import Audio, Augment, Train
 from looptagger.errors import UserError
 from looptagger.learn import table
 from looptagger.learn.augment import crops, mixed, tensors
 from looptagger.learn.batches import Batch, Loop, ahead, batches, cut, longest, loops, partners, shuffled
+from looptagger.learn.scoring import windows
 from looptagger.learn.task import Census
 from looptagger.roles import ROLES
 from looptagger.settings import load
@@ -120,6 +121,8 @@ def test_mixed_crops_have_both_roles_and_do_not_clip() -> None:
     same, own = mixed(waveform, labels, others, torch.zeros(6))
     assert torch.equal(same, waveform)
     assert torch.equal(own, labels)
+    loud, _ = mixed(2 * waveform, labels, others, torch.zeros(6))
+    assert torch.allclose(loud.abs().amax(dim=1), (2 * waveform).abs().amax(dim=1).clamp(max=1.0)), "nor do others"
 
 
 def test_partners_are_others_and_as_many_as_asked() -> None:
@@ -154,6 +157,28 @@ def test_a_loop_that_comes_twice_in_a_batch_is_cut_twice() -> None:
     )
     (first, *_) = batches(loops(rows), settings(), Census.of(table.truth(rows)), 0)
     assert len(set(heard([first]))) > 6, "of 8 crops of two loops"
+
+
+def test_whether_a_loop_is_repeated_tells_nothing_of_its_crop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """numpy takes a seed's zeros at the end for none."""
+    drawn: list[tuple[int, ...]] = []
+    make = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(tuple(seed)) or make(seed))
+    list(batches(loops(loops_table(20)), settings("balance=sampling"), Census(20, (4,) * 6), 0))
+    states = {tuple(np.random.SeedSequence(seed).generate_state(2)) for seed in drawn}
+    assert len(states) == len(set(drawn)) == len(drawn)
+
+
+def test_quiet_loops_are_learned_as_loud_as_they_are_tagged() -> None:
+    rows = loops_table(1).set_column(
+        1, "waveform", pa.array([[100, -200, 50] * 100], table.SCHEMA.field("waveform").type)
+    )
+    audio = Audio(chunk_samples=100)
+    (tagged,) = {float(abs(windows("l0", np.array([100, -200, 50] * 100, np.int16), audio, "ours")).max())}
+    for quiet, peak in (("raise_quiet=true", tagged), ("raise_quiet=false", 200.0)):
+        (batch,) = batches(loops(rows), settings(quiet), Census(1, (1, 0, 0, 0, 0, 0)), 0)
+        crop = crops(tensors(batch, pinned=False), 100)[0]
+        assert np.allclose(crop.abs().amax(dim=1) * 32768, peak, atol=1)
 
 
 def test_two_workers_part_the_batches_and_stay_in_step() -> None:

@@ -115,6 +115,13 @@ def test_no_uploader_leaks_and_shares_are_kept(seed: int) -> None:
                 assert abs(by_part[part] - share * by_part.total()) <= max(tolerance, 0.15 * share * by_part.total())
 
 
+@pytest.mark.parametrize("shares", [(0.3, 0.3, 0.4), (0.3, 0.1, 0.6)])
+def test_large_uploaders_are_learned_from_even_where_train_is_small(shares: tuple[float, ...]) -> None:
+    names = [name for name in "abc" for _ in range(300)] + [str(i) for i in range(4000)]
+    loops = [Loop(str(i), "", frozenset({"fx"}), uploader=name) for i, name in enumerate(names)]
+    assert set(splits(loops, shares, 0)["grouped"][:900]) == {"train"}
+
+
 def test_loops_that_come_with_a_part_keep_it(tmp_path: Path) -> None:
     text = "path,roles,part\n" + "".join(f"{i}.wav,fx,{'test' if i < 30 else ''}\n" for i in range(100))
     loops = labels.read(write(tmp_path, text)).loops

@@ -52,6 +52,32 @@ def test_thresholds_stay_between_nothing_and_everything() -> None:
 
 
 @pytest.mark.parametrize(
+    ("on", "levels", "best"),
+    [
+        ([1, 1, 1, 0, 0, 0, 0, 0], [0.9, 5e-5, 5e-5, 2e-4, 3e-4, 1e-5, 1e-5, 1e-5], 1 / 2),
+        ([1] * 6 + [0] * 6, [*[0.99999] * 4, 0.5, 0.4, 0.99995, 0.99994, 0.99993, 0.99992, 0.3, 0.2], 3 / 4),
+    ],
+)
+def test_where_the_best_lies_outside_the_next_best_inside_is_taken(
+    on: list[int], levels: list[float], best: float
+) -> None:
+    truth, scores = one_role(on, levels)
+    at = metrics.best_thresholds(truth, scores)["bass"]
+    assert metrics.f1(truth, scores >= at)["bass"] == pytest.approx(best)
+
+
+def test_a_role_that_nothing_tells_keeps_its_threshold() -> None:
+    truth, scores = one_role([1, 0], [0.9, 0.1])
+    told = [role for i, role in enumerate(ROLES) if metrics.is_told(truth[:, i])]
+    known = dict.fromkeys(ROLES, 0.3)
+    found = metrics.best_thresholds(truth, scores, known)
+    assert {role: found[role] for role in ROLES if role not in told} == {
+        role: 0.3 for role in ROLES if role not in told
+    }
+    assert all(found[role] != 0.3 for role in told)
+
+
+@pytest.mark.parametrize(
     ("on", "levels"),
     [
         ([1, 1, 1, 0, 0], [0.006, 0.007, 0.009, 0.0001, 0.0001]),  # a rare role's

@@ -71,7 +71,8 @@ def test_what_is_stopped_in_its_first_epoch_begins_anew(
 def test_what_training_began_with_is_noted(model: Path) -> None:
     data = model.read_bytes()
     name = checkpoint.model_id(data, checkpoint.card(data, "model"))
-    assert start.noted(None) == start.learned_from(None) == {}
+    assert start.noted(None) == start.learned_from(None) == start.thresholds(None) == {}
+    assert start.thresholds(checkpoint.resolve("starter"))["thresholds"]["chord"] < 0.4
     assert start.noted(data) == {"begun_with": name}
 
 

@@ -236,6 +236,16 @@ def test_a_mask_hides_the_same_of_all_harmonics() -> None:
     assert (hidden == hidden[:, :1]).all()
 
 
+def test_a_mask_can_be_as_wide_as_it_may() -> None:
+    chosen = settings("augment.band_mask=2")
+    network, seen = HCNN(chosen.model, chosen.audio), []
+    network.classify = lambda maps: seen.append(maps) or maps.mean(dim=(2, 3))  # type: ignore[method-assign, func-returns-value]
+    torch.manual_seed(3)
+    Trainee(network, chosen.augment, torch.float32)(torch.randn(40, chosen.audio.chunk_samples))
+    widths = (seen[0][:, 0] == 0).all(dim=2).sum(dim=1)
+    assert set(widths.tolist()) == {0, 1, 2}
+
+
 def test_the_rate_warms_up_and_falls() -> None:
     phase = Phase(lr=1.0, warmup_epochs=2, cosine=True)
     later = Phase(from_epoch=10, lr=0.1, optimiser="sgd")
@@ -299,6 +309,19 @@ def test_what_is_kept_is_a_running_mean_of_the_weights() -> None:
     kept = ((seen[0] + seen[1]) / 2 + seen[2]) / 2
     assert torch.allclose(learner.scored.out.weight, kept, atol=1e-7)
     assert not torch.allclose(seen[2], kept, atol=1e-5)
+
+
+def test_a_phase_of_the_head_alone_goes_on_from_the_mean_of_the_rest() -> None:
+    phases = "phases=[{lr: 0.003}, {from_epoch: 1, lr: 0.003, head_only: true}]"
+    learner = Learner(settings("average_epochs=5", phases), Census(16, (4, 12, 0, 0, 0, 0)), Peers())
+    learner.enter(0, None)
+    list(learner.train(0, [one_batch()] * 3))
+    mean = learner.scored.front.q.detach().clone()
+    assert not torch.equal(mean, learner.network.front.q)
+    learner.enter(1, None)
+    list(learner.train(1, [one_batch()] * 3))
+    assert torch.equal(mean, learner.network.front.q)
+    assert torch.equal(mean, learner.scored.front.q)
 
 
 def test_phases_must_follow_each_other() -> None:
@@ -370,6 +393,16 @@ def test_the_card_names_the_commonest_licences(data: Data) -> None:
     weights = checkpoint.untrained(Model(channels=4))
     kept = checkpoint.card(checkpoint.told_anew(weights, provenance=card.provenance), "it")
     assert kept.provenance["data"]["licences"]["by"] == 9
+
+
+def test_a_run_begins_with_the_thresholds_of_the_model_that_it_begins_with(data: Data) -> None:
+    starter = checkpoint.resolve("starter")
+    card = training_job._card(training_job.TrainJob("data", "run", settings()), data[1], starter)
+    assert card.thresholds == checkpoint.card(starter, "starter").thresholds
+    truth = np.array([[1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 1, 0]], bool)
+    decided = training._decided(card, truth, np.where(truth, 0.9, 0.2), {})
+    changed = {role for role in ROLES if decided.thresholds[role] != card.thresholds[role]}
+    assert changed == {"fx"}, "of the others the loops tell nothing"
 
 
 def test_curves_are_a_picture_and_tensorboard_can_read_the_log(data: Data, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from looptagger.config import Audio, Model, Train
 from looptagger.errors import UserError
 from looptagger.learn.table import Dataset
 from looptagger.model import checkpoint
-from looptagger.paper import figures, runs, tables
+from looptagger.paper import figures, results, runs, tables
 from looptagger.paper.settings import PUBLISHED, SYSTEMS, Paper
 from looptagger.roles import COLOURS, ROLES
 from looptagger.settings import load
@@ -226,6 +226,13 @@ def test_figures_are_pictures_and_the_same_each_time(name: str) -> None:
     assert all(role in text for role in ROLES)
     assert all(colour.lower() in drawn["svg"].decode().lower() for colour in COLOURS.values())
     assert draw() == drawn
+
+
+def test_a_role_that_one_protocol_cannot_tell_is_named() -> None:
+    told, untold = {"mean": 0.9}, {"mean": None}
+    ours, published = {"bass": told, "voice": told, "macro": told}, {"bass": told, "voice": untold, "macro": told}
+    assert results._untold([ours, published]) == ["voice"]
+    assert results._untold([ours, {"bass": told, "macro": told}]) == []
 
 
 def test_examples_are_the_middle_and_the_most_missed() -> None:
