@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
-from looptagger.archive import lock, output, status
+from looptagger.archive import lease, lock, output, status
 from looptagger.archive.opening import open_files
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
@@ -226,30 +226,65 @@ def test_one_writer_an_object_store_prefix(s3: S3) -> None:
 
 def test_of_two_that_take_over_a_stale_lease_one_has_it(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Folder("s3://private/stale", settings(s3).storage)
-    quicker = json.dumps(lock._owner("other") | {"host": "elsewhere", "pid": 1}).encode()
-    for at in (lock.RENEW_S + lock.SETTLED_S, lock.SETTLED_S):  # before ours is written, or after
-        folder.write(lock.NAME, json.dumps(lock._owner("gone") | {"renewed": 0}).encode())
-        monkeypatch.setattr(lock.time, "sleep", lambda s, at=at: folder.write(lock.NAME, quicker) if s == at else None)
+    quicker = json.dumps(lease.owner("other") | {"host": "elsewhere", "pid": 1}).encode()
+    for at in (lease.RENEW_S + lease.SETTLED_S, lease.SETTLED_S):  # before ours is written, or after
+        folder.write(lock.NAME, json.dumps(lease.owner("gone") | {"renewed": 0}).encode())
+        monkeypatch.setattr(lease.time, "sleep", lambda s, at=at: folder.write(lock.NAME, quicker) if s == at else None)
         with pytest.raises(UserError, match="process 1 on elsewhere"), lock.held(folder):
             pass
         assert folder.read(lock.NAME) == quicker
 
 
+def test_of_two_that_begin_at_once_one_has_the_lease(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all stores know how to create only what is not there."""
+    folder = Folder("s3://private/at-once", settings(s3).storage)
+    later = json.dumps(lease.owner("other") | {"host": "elsewhere", "pid": 1}).encode()
+    monkeypatch.setattr(lease.time, "sleep", lambda _: folder.write(lock.NAME, later))
+    with pytest.raises(UserError, match="process 1 on elsewhere"), lock.held(folder):
+        pass
+    assert folder.read(lock.NAME) == later
+
+
+def test_a_lease_whose_making_is_not_answered_is_ours(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder("s3://private/unanswered", settings(s3).storage)
+    make = folder.fs.pipe_file
+
+    def unanswered(path: str, data: bytes, **how: Any) -> None:
+        make(path, data, **how)
+        raise FileExistsError(path)
+
+    monkeypatch.setattr(folder.fs, "pipe_file", unanswered)
+    with lock.held(folder) as check:
+        check()
+    assert folder.read(lock.NAME) is None
+
+
+def test_a_renewal_that_comes_too_late_ends_the_job(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another may have taken the lease over after it was looked at, and before it was renewed."""
+    folder, write = Folder("s3://private/late", settings(s3).storage), Folder.write
+    for name, seconds in (("RENEW_S", 0.1), ("STALE_S", 1.0), ("SETTLED_S", 0.1)):
+        monkeypatch.setattr(lease, name, seconds)
+    monkeypatch.setattr(Folder, "write", lambda *of: time.sleep(1.5) or write(*of))  # type: ignore[func-returns-value]
+    with lock.held(folder) as check:
+        assert "another job took this one for dead" in refused_in_time(check)
+    folder.delete([lock.NAME])
+
+
 def test_a_lease_whose_clock_is_behind_is_not_taken_over(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stores let clocks differ by a quarter of an hour."""
     folder = Folder("s3://private/behind", settings(s3).storage)
-    there = lock._owner("theirs") | {"host": "elsewhere", "pid": 7, "machine": "other"}
+    there = lease.owner("theirs") | {"host": "elsewhere", "pid": 7, "machine": "other"}
 
     def renewed(behind_s: float) -> None:
         folder.write(lock.NAME, json.dumps(there | {"renewed": time.time() - behind_s}).encode())
 
     renewed(200)
-    monkeypatch.setattr(lock.time, "sleep", lambda _: renewed(190))
+    monkeypatch.setattr(lease.time, "sleep", lambda _: renewed(190))
     with pytest.raises(UserError, match="process 7 on elsewhere"), lock.held(folder):
         pass
     renewed(-3600)  # dead, and its clock was ahead
     assert lock.holder(folder) == "process 7 on elsewhere"
-    monkeypatch.setattr(lock.time, "sleep", lambda _: None)
+    monkeypatch.setattr(lease.time, "sleep", lambda _: None)
     with lock.held(folder):
         pass
 
@@ -257,12 +292,12 @@ def test_a_lease_whose_clock_is_behind_is_not_taken_over(s3: S3, monkeypatch: py
 def test_a_job_that_slept_writes_nothing_and_leaves_anothers_lease(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     """No renewal comes between: it has only just woken."""
     folder = Folder("s3://private/slept", settings(s3).storage)
-    monkeypatch.setattr(lock, "RENEW_S", 600)
-    other = json.dumps(lock._owner("other") | {"host": "elsewhere", "pid": 1}).encode()
+    monkeypatch.setattr(lease, "RENEW_S", 600)
+    other = json.dumps(lease.owner("other") | {"host": "elsewhere", "pid": 1}).encode()
     with lock.held(folder) as check:
         check()
         folder.write(lock.NAME, other)
-        monkeypatch.setattr(lock, "STALE_S", -1)
+        monkeypatch.setattr(lease, "STALE_S", -1)
         with pytest.raises(UserError, match="another job took this one for dead"):
             check()
     assert folder.read(lock.NAME) == other
@@ -277,14 +312,14 @@ def test_a_job_that_slept_writes_nothing_and_leaves_anothers_lease(s3: S3, monke
 def test_a_lease_of_the_same_name_and_number_elsewhere_is_not_ours(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     """Containers of one image may all be process 1 on `localhost`."""
     folder = Folder("s3://private/cloned", settings(s3).storage)
-    there = lock._owner("x") | {"machine": "another boot pid:[1]"}
+    there = lease.owner("x") | {"machine": "another boot pid:[1]"}
     folder.write(lock.NAME, json.dumps(there).encode())
     with pytest.raises(UserError, match=f"process {os.getpid()} on"), lock.held(folder):
         pass
-    folder.write(lock.NAME, json.dumps(lock._owner("x") | {"pid": 2**22 + 1}).encode())
+    folder.write(lock.NAME, json.dumps(lease.owner("x") | {"pid": 2**22 + 1}).encode())
     with lock.held(folder):  # a process that this machine would see
         pass
-    monkeypatch.setattr(lock, "RENEW_S", 0.5)
+    monkeypatch.setattr(lease, "RENEW_S", 0.5)
     with lock.held(folder) as check:
-        folder.write(lock.NAME, json.dumps(lock._owner("x")).encode())
+        folder.write(lock.NAME, json.dumps(lease.owner("x")).encode())
         assert "another job took this one for dead" in refused_in_time(check)

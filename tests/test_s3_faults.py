@@ -16,7 +16,7 @@ from aiohttp import ClientPayloadError
 from botocore.exceptions import ClientError, UnauthorizedSSOTokenError
 
 from jobs.drills.proxy import Faults, Proxy
-from looptagger.archive import lock, manifest, opening, patience
+from looptagger.archive import lease, lock, manifest, opening, patience
 from looptagger.archive.opening import BLOCK_BYTES, WHOLE_BYTES, open_files
 from looptagger.archive.patience import is_stores_fault
 from looptagger.archive.sources import BATCH_ROWS, open_sources
@@ -211,7 +211,7 @@ def test_the_head_of_a_large_file_is_fetched_once(s3: S3, proxy: Callable[[Fault
 
 
 def test_a_job_that_was_taken_for_dead_stops_writing(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "RENEW_S", 0.5)
+    monkeypatch.setattr(lease, "RENEW_S", 0.5)
     folder = Folder("s3://private/taken", settings(s3.endpoint).storage)
     with lock.held(folder) as check:
         check()

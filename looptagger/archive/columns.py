@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from looptagger.errors import UserError, one_line
@@ -119,11 +120,18 @@ def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.record_batch([_fitted(batch, field) for field in schema], schema=schema)
 
 
+def _infinite(column: pa.Array) -> int:
+    return pc.sum(pc.is_inf(column)).as_py() or 0 if pa.types.is_floating(column.type) else 0
+
+
 def _fitted(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
     column = batch.column(field.name) if field.name in batch.schema.names else None
     if column is None or column.null_count == len(column):
         return pa.nulls(batch.num_rows, field.type)
     try:
-        return column.cast(field.type)
+        found = column.cast(field.type)
+        if pa.types.is_floating(field.type) and _infinite(found) > _infinite(column):
+            raise pa.ArrowInvalid(f"a number is too large for {field.type}")
+        return found
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise _disagreement(f"in {field.name!r}, {one_line(error)}") from None

@@ -102,7 +102,9 @@ def _replaced(folder: Folder, request: Request, old: Record) -> Record:
     _refuse_strangers(folder, ours=True)
     record = _frozen(folder, request, (), old.files).model_copy(update={"anew": True})
     _clear_parts(folder, request.check)
+    request.check()
     save(folder, record)
+    request.check()
     withdraw(folder, record.files)
     return record
 
@@ -111,10 +113,6 @@ def _frozen(
     folder: Folder, request: Request, before: tuple[ManifestFile, ...], beside: tuple[ManifestFile, ...] = ()
 ) -> Record:
     """List the sources into manifest files that follow those `before`, and spare those `beside`. Stores no record."""
-
-    def written(rows: int) -> None:
-        request.check()  # before the next file
-        request.listed(rows)
 
     try:
         request.check()
@@ -127,7 +125,8 @@ def _frozen(
             shard_rows=request.shard_rows,
             before=before,
             beside=beside,
-            written=written,
+            written=request.listed,
+            check=request.check,
         )
         if not files and not before:
             raise UserError(_nothing(request.sources, listings))

@@ -123,8 +123,10 @@ def schema(folder: Folder, files: Sequence[ManifestFile]) -> pa.Schema:
 class _Writer:
     """Gathers batches into manifest files of FILE_ROWS rows."""
 
-    def __init__(self, folder: Folder, first: int, schema: pa.Schema, written: Callable[[int], None]) -> None:
-        self.folder, self.first, self.schema, self.written = folder, first, schema, written
+    def __init__(
+        self, folder: Folder, first: int, schema: pa.Schema, written: Callable[[int], None], check: Callable[[], None]
+    ) -> None:
+        self.folder, self.first, self.schema, self.written, self.check = folder, first, schema, written, check
         self.pending: list[pa.RecordBatch] = []
         self.waiting = 0
         self.rows: list[int] = []
@@ -143,9 +145,13 @@ class _Writer:
             sink = pa.BufferOutputStream()
             pq.write_table(head, sink, row_group_size=GROUP_ROWS, compression="zstd", write_page_checksum=True)
             name, data = self.name(len(self.rows)), sink.getvalue()
-            patiently(lambda: self.folder.write(name, data), self.folder.storage)
+            patiently(lambda: self._write(name, data), self.folder.storage)
             self.rows.append(head.num_rows)
             self.written(sum(self.rows))
+
+    def _write(self, name: str, data: bytes) -> None:
+        self.check()  # after each wait for the store, too
+        self.folder.write(name, data)
 
     def name(self, index: int) -> str:
         return f"_run/manifest/{self.first + index:06d}.parquet"
@@ -160,19 +166,21 @@ def freeze(
     before: Sequence[ManifestFile] = (),
     beside: Sequence[ManifestFile] = (),
     written: Callable[[int], None] = lambda rows: None,
+    check: Callable[[], None] = lambda: None,
 ) -> list[ManifestFile]:
     """List the sources into manifest files that follow those `before`, leaving out ids that those hold already.
 
     The names of files `beside` these are left alone. Memory is bounded but for 32 bytes an id, 25 a known one. An id
     that comes twice, or a known one for another file, is refused: ids are the output's key. `limit` bounds the rows of
-    all files together; `written` is told of rows as they are stored. Raises UserError.
+    all files together; `written` is told of rows as they are stored, `check` raises where the output is another job's
+    by now, see lock.held. Raises UserError.
     """
     joint = joint_schema(listing.schema for listing in listings)
     joint = grown(folder.uri, schema(folder, before), joint) if before else as_stored(joint)
     left = None if limit is None else max(0, limit - sum(file.rows for file in before))
     old = Known(_id_tables(folder, before))
     free = 1 + max((int(PurePosixPath(file.name).stem) for file in (*before, *beside)), default=-1)
-    writer = _Writer(folder, free, joint, written)
+    writer = _Writer(folder, free, joint, written, check)
     seen = []
     for batch in _limited((old.new(batch) for listing in listings for batch in listing.batches()), left):
         seen.append(digests(batch.column("id")))

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import AfterValidator, ValidationError
 
-from looptagger.archive import counts, manifest, tags, user_manifests
+from looptagger.archive import counts, manifest, retrying, tags, user_manifests
 from looptagger.archive.manifest import ManifestFile, Shard
 from looptagger.archive.several import READERS, several
 from looptagger.archive.storage import Folder
@@ -22,7 +22,7 @@ from looptagger.config import Settings
 from looptagger.errors import UserError
 
 RECORD = "_run/dataset.json"
-CHUNKS = "chunks"
+CHUNKS = tags.CHUNKS
 REPORT = re.compile(r"run-\w+\.json")
 """The names of what runs leave in `_run`."""
 HALF = re.compile(r"\.(.+)\.\d+\.tmp")
@@ -175,14 +175,18 @@ def readers(some: Sequence[tags.Part]) -> int:
 def tidy(folder: Folder) -> None:
     """Remove what cut-off jobs left: half-written files, manifest files of no record, parts that were compacted.
 
-    Also a joined file of `chunks/` none of whose shards has a part: `parts` would take it for those that come anew.
+    Also a joined file of `chunks/` whose parts are not all there, with those that are: `parts` would take it for the
+    chunks of those that come anew.
     """
     record = load(folder)
     if record:
         withdraw(folder, record.files)
+    retrying.mend(folder)
     (live, stale), (chunked, gone) = parts(folder), parts(folder, CHUNKS)
-    joined = [part for part in chunked if part.first < part.last]
-    gone += [one for one in joined if not any(one.first <= part.last and part.first <= one.last for part in live)]
+    for joined in chunked:
+        inside = [part for part in live if joined.first <= part.first and part.last <= joined.last]
+        if joined.first < joined.last and sum(map(len, inside)) < len(joined):
+            gone, stale = [*gone, joined], [*stale, *inside]
     folder.delete([part.name for part in stale])
     folder.delete([f"{CHUNKS}/{part.name}" for part in gone])
     for sub in ("", CHUNKS):

@@ -107,12 +107,18 @@ def verify(folder: Folder) -> list[str]:
     problems += [f"{name}: is no part, but *.parquet there means it, too; take it away" for name in strange]
     chunked = output.parts(folder, output.CHUNKS)[0] if record.identity["chunks"] else None
     known = [part for part in live if part.last < len(shards)]
-    look = lambda part: _part_problems(folder, part, schema, shards[part.first : part.last + 1], chunked)  # noqa: E731
+    model = record.identity["model"]
+    look = lambda part: _part_problems(folder, part, schema, shards[part.first : part.last + 1], model, chunked)  # noqa: E731
     problems += [problem for found in several(look, known, output.readers(known)) for problem in found]
     problems += [f"{part.name}: holds shards that the manifest has not; {tags.AGAIN}" for part in live[len(known) :]]
     ends = [0, *(part.last + 1 for part in known)]
     starts = [*(part.first for part in known), len(shards)]
     problems += [_absent(end, start) for end, start in zip(ends, starts, strict=True) if end < start]
+    problems += [
+        f"{part.name}: holds shards that the part before it has, too; {tags.AGAIN}"
+        for part, end in zip(known, ends, strict=False)
+        if part.first < end
+    ]
     if problems and (who := lock.holder(folder)):
         problems.insert(0, f"{who} is writing there: what follows may be of this moment; look again when it is done")
     return problems
@@ -127,6 +133,7 @@ def _part_problems(
     part: tags.Part,
     schema: pa.Schema,
     shards: Sequence[manifest.Shard],
+    model: str,
     chunked: Sequence[tags.Part] | None,
 ) -> list[str]:
     """What is wrong with a part of some shards; and with its chunks, where `chunked` are the parts of those."""
@@ -137,6 +144,8 @@ def _part_problems(
             return [f"{part.name}: has another schema; {tags.AGAIN}"]
         if table.column("id").combine_chunks() != ids.combine_chunks():
             return [f"{part.name}: does not hold just its rows of the manifest; {tags.AGAIN}"]
+        if others := set(pc.unique(table.column("model")).to_pylist()) - {model}:
+            return [f"{part.name}: was made with {others.pop()}, not with {model}; {tags.AGAIN}"]
         return [] if chunked is None else _chunk_problems(folder, part, table, chunked)
     except UserError as error:
         if isinstance(error, Unreachable) and not folder.is_local:

@@ -74,7 +74,9 @@ def local_path(uri: str) -> bytes | str:
     if not uri.startswith("file://"):
         return uri
     plain = uri.removeprefix("file://")
-    return plain if os.path.exists(plain) else unquote_to_bytes(plain)
+    meant = unquote_to_bytes(plain)
+    is_utf8 = meant.decode(errors="ignore").encode() == meant  # else it is we who wrote the URI
+    return plain if os.path.exists(plain) and (is_utf8 or not os.path.exists(meant)) else meant
 
 
 def parsed(data: bytes | None) -> dict[str, Any]:

@@ -19,6 +19,8 @@ STOPPED = "stopped"
 """A status that is never written: of a row by which a worker stops the job. Raised there, an error would leave Ray
 Data's actors holding their CPUs for as long as Python keeps its traceback; a row comes through, and the driver raises.
 """
+CHUNKS = "chunks"
+"""The folder of the chunks' parts in an output."""
 AGAIN = "delete it, and the part of its name beside it if there is one, and run the same `looptagger tag` again"
 """What helps where a part, or its chunks, are not as they should be."""
 ABSENT = "is gone; delete the part of that name beside it, if there is one, and run the same `looptagger tag` again"
@@ -96,6 +98,10 @@ class Part:
     first: int
     last: int
 
+    def __len__(self) -> int:
+        """How many shards it holds."""
+        return self.last - self.first + 1
+
     @property
     def name(self) -> str:
         """The file's name."""
@@ -106,7 +112,8 @@ class Part:
 def parse(name: str) -> Part | None:
     """The part that a file name means, or None for a file that is not ours."""
     match = re.fullmatch(r"part-(\d{7,})(?:-(\d{7,}))?\.parquet", name)
-    return Part(int(match[1]), int(match[2] or match[1])) if match else None
+    part = Part(int(match[1]), int(match[2] or match[1])) if match else None
+    return part if part and part.name == name and part.first <= part.last else None
 
 
 def encoding(schema: pa.Schema) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 Each is read block by block, and more than once: first for the types of its columns, which a late row may widen.
 """
 
+import csv
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from itertools import accumulate
 from typing import BinaryIO
@@ -49,12 +50,11 @@ def read_csv(opened: Opener) -> Listing:
                 if whole.keys() - types:  # Arrow takes them for fractions, which lose digits of 64 bits
                     types = whole | types
                     continue
-                last = None
-                for last in rows:
-                    _quoted(last)
+                with_lines = sum(_has_lines(_quoted(batch)) for batch in rows)  # all are looked at
                 if coded := [column.name for column in schema if pa.types.is_binary(column.type)]:
                     raise pa.ArrowInvalid(f"the column {coded[0]!r} is not UTF-8; save the file as UTF-8")
-                _check_closed(opened, last)
+                if with_lines:
+                    _check_quotes(opened, schema.names)
                 return Listing(schema, batches)
             except pa.ArrowInvalid as error:
                 field = _refused(error, schema)
@@ -89,14 +89,32 @@ def _quoted(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch
 
 
-def _check_closed(opened: Opener, last: pa.RecordBatch | None) -> None:
-    """Refuse a file that ends inside a quoted text, which holds the rows below it. Raises ArrowInvalid."""
-    end = last.slice(last.num_rows - 1).to_pylist() if last is not None and last.num_rows else []
-    if any(isinstance(value, str) and "\n" in value for row in end for value in row.values()):
-        with opened() as file:
-            quotes = sum(block.count(b'"') for block in iter(lambda: file.read(JSON_BYTES), b""))
-        if quotes % 2:
-            raise pa.ArrowInvalid("the last value has several lines and no end: is a quote not closed?")
+def _has_lines(batch: pa.RecordBatch) -> bool:
+    texts = (column for column in batch.columns if pa.types.is_string(column.type))
+    return any(pc.any(pc.match_substring(column, "\n")).as_py() for column in texts)
+
+
+def _check_quotes(opened: Opener, columns: Sequence[str]) -> None:
+    """Refuse a text of several lines which are rows: Arrow takes all from a stray quote to the next for one value.
+
+    Raises ArrowInvalid.
+    """
+    csv.field_size_limit(LINE_BYTES)
+    with opened() as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
+        rows = csv.reader(text, strict=True)
+        try:
+            for row in rows:
+                lines = (line for value in row if "\n" in value for line in value.splitlines()[1:])
+                if any(_is_a_row(line.split(","), columns) for line in lines):
+                    raise csv.Error("a text of several lines has rows in it")
+        except csv.Error as error:
+            raise pa.ArrowInvalid(f"line {rows.line_num:,}: {error}: is a quote not closed?") from None
+
+
+def _is_a_row(fields: Sequence[str], columns: Sequence[str]) -> bool:
+    """Whether a line of text has as many fields as the file, and in place of the URI what may be one."""
+    is_as_long = len(fields) == len(columns) > 1 and "uri" in columns
+    return is_as_long and bool(re.fullmatch(r"\S*[./]\S*", fields[columns.index("uri")]))
 
 
 def _refused(error: pa.ArrowInvalid, schema: pa.Schema) -> pa.Field | None:

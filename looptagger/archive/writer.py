@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from looptagger.archive import counts, tags
+from looptagger.archive import counts, retrying, tags
 from looptagger.archive.output import CHUNKS, Work, check_there
 from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
@@ -96,8 +96,12 @@ class PartWriter:
                 old = self._read(f"{CHUNKS}/{name}")
                 chunks = pa.concat_tables([_without(old, table.column("id")), chunks])
         if chunks is not None:
+            if name in self.retried:
+                self._patiently(lambda: retrying.begin(self.folder, name))
             self._write(f"{CHUNKS}/{name}", chunks)
         self._write(name, rows)
+        if chunks is not None and name in self.retried:
+            retrying.end(self.folder)
         self.left -= table.num_rows
         self.by_status.update(counts.of(table.column("status")))
         self.audio_s += pc.sum(table.column("duration_s")).as_py() or 0.0
@@ -113,9 +117,15 @@ class PartWriter:
             return patiently(lambda: tags.read_part(self.folder, name), self.folder.storage)
 
     def _write(self, name: str, rows: pa.Table) -> None:
-        self.check()
-        check_there(self.folder)
-        patiently(lambda: tags.write_part(self.folder, name, rows), self.folder.storage)
+        self._patiently(lambda: tags.write_part(self.folder, name, rows))
+
+    def _patiently(self, write: Callable[[], None]) -> None:
+        def tried() -> None:  # where the store was waited for, the output may be another job's by now
+            self.check()
+            check_there(self.folder)
+            write()
+
+        patiently(tried, self.folder.storage)
 
 
 def _once(table: pa.Table) -> pa.Table:

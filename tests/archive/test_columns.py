@@ -154,6 +154,17 @@ def test_what_is_added_takes_the_types_that_are_there(tmp_path: Path, had: str, 
     assert row == {"id": "/b.wav", "uri": "/b.wav", "note": comes}
 
 
+def test_a_number_too_large_for_a_half_or_a_float_is_named(tmp_path: Path) -> None:
+    folder, files = Folder(str(tmp_path / "out")), list[manifest.ManifestFile]()
+    for name, note in (("a", pa.array([1.5, float("inf")], pa.float32())), ("b", pa.array([1e300, 2.0]))):
+        pq.write_table(
+            pa.table({"uri": [f"/{name}{i}.wav" for i in range(2)], "note": note}), tmp_path / f"{name}.parquet"
+        )
+    frozen(folder, tmp_path / "a.parquet", files)
+    with pytest.raises(UserError, match="in 'note', a number is too large for float"):
+        frozen(folder, tmp_path / "b.parquet", files)
+
+
 @pytest.mark.parametrize(
     ("had", "added", "says"),
     [

@@ -19,8 +19,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from aiohttp import ClientConnectionError
 
-from looptagger.archive import counts, growing, lock, manifest, output, preview, status, tags, writer
+from looptagger.archive import (
+    counts,
+    growing,
+    lock,
+    manifest,
+    output,
+    patience,
+    preview,
+    retrying,
+    status,
+    tags,
+    writer,
+)  # fmt: skip
 from looptagger.archive.compact import compact, finish
 from looptagger.archive.growing import Request
 from looptagger.archive.output import Record, Work
@@ -298,6 +311,79 @@ def test_a_compaction_cut_off_between_chunks_and_parts_is_finished(folder: Folde
     finish(folder)
     assert [name for name in folder.names() if name.startswith("part-")] == folder.names("chunks") == [joined]
     assert (ids(folder), status.verify(folder)) == (rows, [])
+
+
+def test_a_part_deleted_after_a_cut_off_compaction_keeps_its_new_chunks(
+    folder: Folder, done: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Folder.write
+
+    def cut(self: Folder, name: str, data: bytes) -> None:
+        if name.startswith("part-0000000-"):
+            raise KeyboardInterrupt
+        write(self, name, data)
+
+    monkeypatch.setattr(Folder, "write", cut)
+    with pytest.raises(KeyboardInterrupt):
+        compact(folder)
+    monkeypatch.setattr(Folder, "write", write)
+    folder.delete([output.parts(folder)[0][0].name])
+    for _ in range(2):
+        output.tidy(folder)
+        finish(folder)
+        tag(folder, done, output.unfinished(folder, done))
+        assert status.verify(folder) == []
+
+
+def test_retried_clips_cut_off_between_chunks_and_part_are_mended(
+    folder: Folder, done: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = output.to_retry(folder, done, ["missing"])
+    write = tags.write_part
+
+    def cut(folder: Folder, name: str, rows: pa.Table) -> None:
+        if not name.startswith("chunks/"):
+            raise KeyboardInterrupt
+        write(folder, name, rows)
+
+    monkeypatch.setattr(tags, "write_part", cut)
+    with pytest.raises(KeyboardInterrupt):
+        tag(folder, done, works, bad=None)
+    monkeypatch.setattr(tags, "write_part", write)
+    assert any("chunks" in problem for problem in status.verify(folder))
+    output.tidy(folder)
+    assert status.verify(folder) == []
+    tag(folder, done, output.to_retry(folder, done, ["missing"]), bad=None)
+    assert status.verify(folder) == []
+    assert not folder.read(retrying.NAME)
+
+
+def test_a_part_by_another_name_of_its_own_is_a_stranger(folder: Folder, done: Record) -> None:
+    for name in ("part-00000001.parquet", "part-0000001-0000001.parquet", "part-0000002-0000001.parquet"):
+        os.link(folder.at("part-0000001.parquet"), folder.at(name))
+    output.tidy(folder)
+    assert len(output.parts(folder)[0]) == 3
+    assert len([problem for problem in status.verify(folder) if "is no part" in problem]) == 3
+
+
+def test_parts_that_overlap_and_parts_of_another_model_are_found(folder: Folder, done: Record) -> None:
+    first, second, third = (part.name for part in output.parts(folder)[0])
+    rows = {name: tags.read_part(folder, name) for name in (first, second, third)}
+    other = rows[third].set_column(
+        rows[third].schema.get_field_index("model"),
+        rows[third].schema.field("model"),
+        pa.array(["m@2"] * rows[third].num_rows).dictionary_encode(),
+    )
+    tags.write_part(folder, third, other)
+    assert [problem.split(";")[0] for problem in status.verify(folder)] == [f"{third}: was made with m@2, not with m@1"]
+    tags.write_part(folder, third, rows[third])
+    for sub in ("", "chunks/"):
+        pieces = [tags.read_part(folder, sub + name) for name in (first, second, third)]
+        tags.write_part(folder, sub + tags.Part(0, 1).name, pa.concat_tables(pieces[:2]))
+        tags.write_part(folder, sub + tags.Part(1, 2).name, pa.concat_tables(pieces[1:]))
+        folder.delete([sub + name for name in (first, second, third)])
+    (problem,) = status.verify(folder)
+    assert problem.startswith(f"{tags.Part(1, 2).name}: holds shards that the part before it has, too")
 
 
 @pytest.mark.parametrize(
@@ -832,6 +918,62 @@ def test_a_lock_whose_file_is_taken_away_is_asked_for_anew(folder: Folder, monke
     with lock.held(folder):
         assert taken
         assert str(os.getpid()) in (lock.holder(folder) or "")
+
+
+def test_an_output_that_took_the_place_of_another_is_left_alone(folder: Folder, tmp_path: Path) -> None:
+    with lock.held(folder) as check:
+        check()
+        os.rename(folder.path, tmp_path / "old")
+        check()  # nobody's by now; that it is gone is said elsewhere
+        moved = "was moved or deleted, and another output is there by now"
+        with lock.held(folder), pytest.raises(UserError, match=moved):
+            check()
+
+
+@pytest.mark.parametrize("what", ["part", "manifest"])
+def test_what_waited_for_the_store_is_not_written_to_anothers_output(
+    what: str, folder: Folder, done: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[str] = []
+
+    def check() -> None:
+        if tries:
+            raise UserError("another job took this one for dead")
+
+    def away(self: Folder, name: str, data: bytes) -> None:
+        tries.append(name)
+        raise ClientConnectionError("the store is away")
+
+    folder.delete([output.parts(folder)[0][0].name])
+    writer = PartWriter(folder, output.unfinished(folder, done), output.output_schema(folder, done), True, check)
+    monkeypatch.setattr(Folder, "write", away)
+    monkeypatch.setattr(patience.time, "sleep", lambda _: None)
+    anew = replace(request(write_manifest(tmp_path / "new.csv", range(9)), overwrite=True), check=check)
+    write = {
+        "part": lambda: writer.add(tagged(folder, writer.works[0])),
+        "manifest": lambda: growing.prepare(folder, anew),
+    }
+    with pytest.raises(UserError, match="took this one for dead"):
+        write[what]()
+    assert len(tries) == 1
+
+
+def test_who_overwrites_and_is_taken_for_dead_stores_no_record(
+    folder: Folder, done: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone: list[bool] = []
+    clear = growing._clear_parts
+    monkeypatch.setattr(growing, "_clear_parts", lambda *all: gone.append(True) or clear(*all))
+
+    def check() -> None:
+        if gone and not output.parts(folder)[0]:
+            raise UserError("another job took this one for dead")
+
+    with pytest.raises(UserError, match="took this one for dead"):
+        growing.prepare(
+            folder, replace(request(write_manifest(tmp_path / "n.csv", range(9)), overwrite=True), check=check)
+        )
+    assert output.load(folder) == done
 
 
 def test_a_file_system_without_locks(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -251,6 +251,8 @@ def test_a_web_server_is_asked_again() -> None:
         ("m.csv", "uri,n,n\na.wav,1,2\n", "needs a name of its own; 'n' is not one"),
         ("m.jsonl", '{"uri": "a", "n": 1}\n{"uri": "b", "n": "x"}\n', "cannot be read"),
         ("m.csv", 'id,uri,t\n1,a.wav,x\n2,b.wav,"open\n3,c.wav,y\n4,d.wav,z\n', "is a quote not closed"),
+        ("m.csv", 'id,uri,t\n1,a.wav,"12 inch\n2,b.wav,x\n3,c.wav,"7 inch\n4,d.wav,z\n', "is a quote not closed"),
+        ("m.csv", 'id,uri,t\n1,a.wav,"12 inch\n2,b.wav,x\n3,c.wav,7 inch"\n4,d.wav,z\n', "lines has rows in it"),
         ("m.csv", 'uri,t\n"a.wav,x\nb.wav,y\nc.wav",z\nd.wav,z\n', "'uri' has several lines: is a quote not closed"),
         ("m.csv.gz", "packed", "unpack it, or save it as one of these"),
         ("m.csv", "uri,pack\na.wav,caf\udce9\n", "'pack' is not UTF-8; save the file as UTF-8"),

@@ -51,8 +51,9 @@ def test_names_that_are_not_utf8_and_names_with_escapes(tmp_path: Path) -> None:
     Path(os.fsdecode(raw)).write_bytes(b"1")
     (tmp_path / "a%20b").write_bytes(b"2")
     (tmp_path / "a b").write_bytes(b"3")
-    uris = ["file://" + quote(raw), f"file://{tmp_path}/a%20b"]
-    assert [file.read() for file in open_files(uris, Storage(), Limits())] == [b"1", b"2"]  # type: ignore[union-attr]
+    (tmp_path / "caf%E9.wav").write_bytes(b"4")
+    uris = ["file://" + quote(raw), f"file://{tmp_path}/a%20b", f"{tmp_path}/caf%E9.wav"]
+    assert [file.read() for file in open_files(uris, Storage(), Limits())] == [b"1", b"2", b"4"]  # type: ignore[union-attr]
 
 
 def test_a_folder_by_its_uri_with_escapes(tmp_path: Path) -> None:
