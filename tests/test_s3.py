@@ -266,8 +266,27 @@ def test_a_renewal_that_comes_too_late_ends_the_job(s3: S3, monkeypatch: pytest.
         monkeypatch.setattr(lease, name, seconds)
     monkeypatch.setattr(Folder, "write", lambda *of: time.sleep(1.5) or write(*of))  # type: ignore[func-returns-value]
     with lock.held(folder) as check:
-        assert "another job took this one for dead" in refused_in_time(check)
+        assert "renewed too late, and another job may have it; run the same command again" in refused_in_time(check)
     folder.delete([lock.NAME])
+
+
+def test_a_store_that_is_away_for_longer_than_a_lease_lasts_ends_no_job(
+    s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, read, asked = Folder("s3://private/outage", settings(s3).storage), Folder.read, list[float]()
+    for name, seconds in (("RENEW_S", 0.1), ("STALE_S", 0.6), ("SETTLED_S", 0.2)):
+        monkeypatch.setattr(lease, name, seconds)
+
+    def slow(self: Folder, name: str) -> bytes | None:
+        asked.append(time.time())
+        time.sleep(1.0 if len(asked) == 2 else 0)
+        return read(self, name)
+
+    with lock.held(folder) as check:
+        monkeypatch.setattr(Folder, "read", slow)
+        assert refused_in_time(check) == ""
+        assert len(asked) > 10
+    assert folder.read(lock.NAME) is None
 
 
 def test_a_lease_whose_clock_is_behind_is_not_taken_over(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:

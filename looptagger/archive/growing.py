@@ -187,7 +187,7 @@ def _difference(key: str, had: Any, wanted: Any) -> str:
         name = next(name for name in {**had, **wanted} if had.get(name) != wanted.get(name))
         return _difference(f"{key}.{name}", had.get(name), wanted.get(name))
     if key == "precision":
-        return f"with compute.precision {had or 'auto'}, now it is {wanted or 'auto'};"
+        return f"with compute.precision={had}; set it," if had else f"without compute.precision={wanted}; leave it out,"
     had, wanted = (each if isinstance(each, str) else json.dumps(each) for each in (had, wanted))
     return f"with {key} {had}, now it is {wanted};"
 

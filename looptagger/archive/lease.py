@@ -65,19 +65,27 @@ class _Lease:
         """Renew it until it is done with, or lost."""
         while not self.done.wait(RENEW_S):
             with suppress(UserError):  # the store is away for a moment; the next renewal may pass
-                asked = time.time()
+                too_late = max(time.time() + SETTLED_S, self.renewed + STALE_S)  # it may be another's since then
                 if not self.is_ours():
                     return
+                if time.time() > too_late:
+                    continue  # look again
                 self.folder.write(NAME, json.dumps(owner(self.token)).encode())
-                if time.time() > max(asked + SETTLED_S, self.renewed + STALE_S):
-                    self.lost.set()  # it was stale, and another may have taken it over since it was looked at
+                if time.time() > too_late:
+                    self._lose(
+                        "its lease was renewed too late, and another job may have it; run the same command again"
+                    )
                 self.renewed = time.time()
 
     def is_ours(self) -> bool:
         """Whether it is still there and ours; one that is not there was taken over by a job that has ended."""
         if not self.lost.is_set() and parsed(self.folder.read(NAME)).get("token") != self.token:
-            self.lost.set()
+            self._lose("another job took this one for dead, and goes on with it; leave it to that")
         return not self.lost.is_set()
+
+    def _lose(self, why: str) -> None:
+        self.why = why
+        self.lost.set()
 
     def check(self) -> None:
         """Raise UserError where it is lost. After a machine's sleep, nobody may have looked yet."""
@@ -85,9 +93,7 @@ class _Lease:
             with suppress(UserError):  # the store is away: what is to be written will wait for it, or say so
                 self.is_ours()
         if self.lost.is_set():
-            raise UserError(
-                f"{self.folder.uri}: another job took this one for dead, and goes on with it; leave it to that."
-            )
+            raise UserError(f"{self.folder.uri}: {self.why}.")
 
 
 def _claim(folder: Folder, token: str) -> None:

@@ -49,11 +49,12 @@ def _held_file(folder: Folder) -> Iterator[Callable[[], None]]:
 
 def _check_file(folder: Folder, file: IO[str]) -> None:
     """Raise UserError where another output has taken the place of the one whose lock this is."""
-    with suppress(FileNotFoundError):  # it has gone: output.check_there says so
-        if not os.path.samestat(os.fstat(file.fileno()), os.stat(folder.at(NAME))):
-            raise UserError(
-                f"{folder.uri}: was moved or deleted, and another output is there by now; leave it to that."
-            )
+    try:
+        is_same = os.path.samestat(os.fstat(file.fileno()), os.stat(folder.at(NAME)))
+    except OSError:
+        return  # it has gone: output.check_there says so
+    if not is_same:
+        raise UserError(f"{folder.uri}: was moved or deleted, and another is there by now; run the same command again.")
 
 
 def _locked_file(folder: Folder) -> IO[str]:

@@ -43,7 +43,7 @@ FORMULA = r"^([=+@\t\r-])"
 
 
 def write_csv(folder: Folder, to: BinaryIO) -> None:
-    """All rows as CSV, in the manifest's order, roles with a space between, then the manifest's columns without lists.
+    """All rows as CSV, in the manifest's order, roles with a space between, then what the manifest has for cells.
 
     Raises UserError where there is no output, or where parts are joined just then.
     """
@@ -52,7 +52,7 @@ def write_csv(folder: Folder, to: BinaryIO) -> None:
     wanted = pa.schema(
         [
             *(tags.CLIP_SCHEMA.field(name) for name in PLAIN),
-            *(column for column in carried if not pa.types.is_nested(column.type)),
+            *(column for column in carried if _fits(column.type)),
         ]
     )
     is_first = True
@@ -63,6 +63,15 @@ def write_csv(folder: Folder, to: BinaryIO) -> None:
             is_first = False
     except FileNotFoundError:
         raise UserError(f"{folder.uri}: its parts are being joined just now; ask again.") from None
+
+
+def _fits(kind: pa.DataType) -> bool:
+    """Whether a cell holds it: no list, no bytes."""
+    if pa.types.is_dictionary(kind):
+        return _fits(kind.value_type)
+    types = pa.types
+    is_bytes = types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
+    return not (types.is_nested(kind) or is_bytes or isinstance(kind, pa.BaseExtensionType))
 
 
 def _cell(text: str) -> str:

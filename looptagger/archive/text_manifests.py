@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from itertools import accumulate
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -50,11 +51,14 @@ def read_csv(opened: Opener) -> Listing:
                 if whole.keys() - types:  # Arrow takes them for fractions, which lose digits of 64 bits
                     types = whole | types
                     continue
-                with_lines = sum(_has_lines(_quoted(batch)) for batch in rows)  # all are looked at
+                last, with_lines = None, 0
+                for last in rows:
+                    with_lines += _has_lines(_quoted(last))
                 if coded := [column.name for column in schema if pa.types.is_binary(column.type)]:
                     raise pa.ArrowInvalid(f"the column {coded[0]!r} is not UTF-8; save the file as UTF-8")
                 if with_lines:
-                    _check_quotes(opened, schema.names)
+                    _check_rows(opened, schema.names)
+                    _check_closed(opened, last)
                 return Listing(schema, batches)
             except pa.ArrowInvalid as error:
                 field = _refused(error, schema)
@@ -94,27 +98,41 @@ def _has_lines(batch: pa.RecordBatch) -> bool:
     return any(pc.any(pc.match_substring(column, "\n")).as_py() for column in texts)
 
 
-def _check_quotes(opened: Opener, columns: Sequence[str]) -> None:
-    """Refuse a text of several lines which are rows: Arrow takes all from a stray quote to the next for one value.
+def _check_rows(opened: Opener, columns: Sequence[str]) -> None:
+    """Refuse a text of several lines that has rows in it: Arrow takes all from a stray quote to the next for one value.
 
-    Raises ArrowInvalid.
+    A row has as many fields, and a URI of the same kind. Raises ArrowInvalid.
     """
+    if "uri" not in columns or len(columns) < 2:
+        return
+    place = columns.index("uri")
     csv.field_size_limit(LINE_BYTES)
     with opened() as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
-        rows = csv.reader(text, strict=True)
+        rows = csv.reader(text)
         try:
             for row in rows:
-                lines = (line for value in row if "\n" in value for line in value.splitlines()[1:])
-                if any(_is_a_row(line.split(","), columns) for line in lines):
-                    raise csv.Error("a text of several lines has rows in it")
+                lines = (line.split(",") for value in row if "\n" in value for line in value.splitlines()[1:])
+                kind = _kind("".join(row[place : place + 1]))
+                if kind and any(len(line) == len(columns) and _kind(line[place]) == kind for line in lines):
+                    why = "is a quote not closed? (In JSON lines and Parquet, texts may have such lines.)"
+                    raise pa.ArrowInvalid(f"line {rows.line_num:,}: a text of several lines has rows in it: {why}")
         except csv.Error as error:
-            raise pa.ArrowInvalid(f"line {rows.line_num:,}: {error}: is a quote not closed?") from None
+            raise pa.ArrowInvalid(f"line {rows.line_num:,}: {error}") from None
 
 
-def _is_a_row(fields: Sequence[str], columns: Sequence[str]) -> bool:
-    """Whether a line of text has as many fields as the file, and in place of the URI what may be one."""
-    is_as_long = len(fields) == len(columns) > 1 and "uri" in columns
-    return is_as_long and bool(re.fullmatch(r"\S*[./]\S*", fields[columns.index("uri")]))
+def _kind(uri: str) -> str:
+    """What the URIs of a manifest have in common: the ending, or else the scheme; a text that is none has neither."""
+    return PurePosixPath(uri).suffix.lower() or (uri.partition("://")[0] if "://" in uri else "")
+
+
+def _check_closed(opened: Opener, last: pa.RecordBatch | None) -> None:
+    """Refuse a file that ends inside a quoted text, which holds the rows below it. Raises ArrowInvalid."""
+    end = last.slice(last.num_rows - 1).to_pylist() if last is not None and last.num_rows else []
+    if any(isinstance(value, str) and "\n" in value for row in end for value in row.values()):
+        with opened() as file:
+            quotes = sum(block.count(b'"') for block in iter(lambda: file.read(JSON_BYTES), b""))
+        if quotes % 2:
+            raise pa.ArrowInvalid("the last value has several lines and no end: is a quote not closed?")
 
 
 def _refused(error: pa.ArrowInvalid, schema: pa.Schema) -> pa.Field | None:

@@ -101,7 +101,7 @@ class PartWriter:
             self._write(f"{CHUNKS}/{name}", chunks)
         self._write(name, rows)
         if chunks is not None and name in self.retried:
-            retrying.end(self.folder)
+            self._patiently(lambda: retrying.end(self.folder))
         self.left -= table.num_rows
         self.by_status.update(counts.of(table.column("status")))
         self.audio_s += pc.sum(table.column("duration_s")).as_py() or 0.0
@@ -109,6 +109,7 @@ class PartWriter:
             self.retried[name].update(table.column(ROW).to_pylist())
             if len(self.retried[name]) < self.expected[name]:
                 return  # its counts are not of what will be in it
+            self.retried[name].clear()  # of ten million they would fill memory
         self.written.add(name)
         self.keeper.count(name, rows)
 

@@ -788,7 +788,7 @@ def test_rows_are_shown_by_a_role_and_as_csv(folder: Folder, done: Record) -> No
 
 
 def test_a_manifests_columns_are_in_the_csv(folder: Folder, tmp_path: Path) -> None:
-    """Text is what it is there, too, and lists are left out."""
+    """Text is what it is there, too; lists and bytes are left out."""
     rows = [
         {
             "id": f"clip{i}",
@@ -797,6 +797,7 @@ def test_a_manifests_columns_are_in_the_csv(folder: Folder, tmp_path: Path) -> N
             "pack": pack,
             "word": pack,
             "many": [i],
+            "md5": b"\xff",
             "day": date(2026, 11, 1 + i),
         }
         for i, pack in enumerate(["one", "=1+1", None])
@@ -925,7 +926,10 @@ def test_an_output_that_took_the_place_of_another_is_left_alone(folder: Folder, 
         check()
         os.rename(folder.path, tmp_path / "old")
         check()  # nobody's by now; that it is gone is said elsewhere
-        moved = "was moved or deleted, and another output is there by now"
+        Path(folder.path).touch()
+        check()
+        Path(folder.path).unlink()
+        moved = "was moved or deleted, and another is there by now; run the same command again"
         with lock.held(folder), pytest.raises(UserError, match=moved):
             check()
 

@@ -253,6 +253,12 @@ def test_a_web_server_is_asked_again() -> None:
         ("m.csv", 'id,uri,t\n1,a.wav,x\n2,b.wav,"open\n3,c.wav,y\n4,d.wav,z\n', "is a quote not closed"),
         ("m.csv", 'id,uri,t\n1,a.wav,"12 inch\n2,b.wav,x\n3,c.wav,"7 inch\n4,d.wav,z\n', "is a quote not closed"),
         ("m.csv", 'id,uri,t\n1,a.wav,"12 inch\n2,b.wav,x\n3,c.wav,7 inch"\n4,d.wav,z\n', "lines has rows in it"),
+        (
+            "m.csv",
+            'uri,t\n/My Loops/a 1.wav,"12 inch\n/My Loops/b 1.WAV,7 inch"\nd.wav,z\n',
+            "line 3: .* has rows in it",
+        ),
+        ("m.csv", 'uri,t\nhttps://x/1,"12 inch\nhttps://x/2,7 inch"\nhttps://x/3,z\n', "lines has rows in it"),
         ("m.csv", 'uri,t\n"a.wav,x\nb.wav,y\nc.wav",z\nd.wav,z\n', "'uri' has several lines: is a quote not closed"),
         ("m.csv.gz", "packed", "unpack it, or save it as one of these"),
         ("m.csv", "uri,pack\na.wav,caf\udce9\n", "'pack' is not UTF-8; save the file as UTF-8"),
@@ -289,6 +295,15 @@ def test_a_key_has_no_dots_in_it() -> None:
         "memory://b/manifests/c//d.wav",
         "s3://b/x/../d.wav",
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Recorded at home.\n24bit/48kHz, stereo", "Thanks to:\nwww.example.com, and others", "Well...\nok...,then"],
+)
+def test_a_text_of_several_lines_is_no_row_for_its_commas(tmp_path: Path, text: str) -> None:
+    (tmp_path / "m.csv").write_text(f'uri,about\na.wav,"{text}"\nb.wav,"x" y\n/clips/3,"{text}"\n')
+    assert [row["about"] for row in listed(tmp_path / "m.csv")] == [text, "x y", text]
 
 
 def test_a_text_of_several_lines_at_the_end_is_one(tmp_path: Path) -> None:

@@ -45,10 +45,10 @@ def test_what_lies_in_the_output_is_looked_at(
     assert code == 0
     assert "1 clips are listed there; the source comes in with --update" in text
     for flag, differs in (
-        ("compute.precision=int8", "compute.precision auto, now it is int8;"),
-        ("chunking.max_chunks=3", "chunking.max_chunks 40, now it is 3;"),
+        ("compute.precision=int8", "without compute.precision=int8; leave it out,"),
+        ("chunking.max_chunks=3", "with chunking.max_chunks 40, now it is 3;"),
     ):
-        assert f"was made with {differs}" in said([str(clip), "-o", out, *on_cpu, "--set", flag], capsys)[1]
+        assert f"was made {differs}" in said([str(clip), "-o", out, *on_cpu, "--set", flag], capsys)[1]
     assert "was made with model" in said([str(clip), "-o", out, "--set", "compute.device=cpu"], capsys)[1]
 
 
