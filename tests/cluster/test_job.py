@@ -119,9 +119,9 @@ def test_resume_update_retry_and_refusal(mixed: Path, tmp_path: Path, tiny_model
     assert run(mixed, out, tiny_model, update=True).clips == 1
     assert run(mixed, out, tiny_model, retry_errors=True).by_status == {"ok": 1, "undecodable": 1, "silent": 1}
     assert status.verify(Folder(str(out))) == []
-    with pytest.raises(UserError, match="made with chunks false, now it is true"):
+    with pytest.raises(UserError, match="made without --chunks; leave it out, choose another output"):
         run(mixed, out, tiny_model, chunks=True)
-    with pytest.raises(UserError, match="made with embedding_size 0, now it is 8"):
+    with pytest.raises(UserError, match="made without --embeddings; leave it out, choose another output"):
         run(mixed, out, tiny_model, embeddings=True)
     first, second, *_ = sorted(out.glob("part-*"))
     for path in (first, second):
@@ -143,10 +143,10 @@ def test_int8_has_outputs_of_its_own(tmp_path: Path) -> None:
             run(LOOPS, tmp_path / "refused", STARTER, tag=quick)
         pytest.skip(str(why))
     assert run(LOOPS, tmp_path / "quick", STARTER, tag=quick, limit=4).failed == 0
-    with pytest.raises(UserError, match="made with precision int8, now it is null"):
+    with pytest.raises(UserError, match="made with compute.precision=int8; set it, choose"):
         run(LOOPS, tmp_path / "quick", STARTER, tag=plain)
     run(LOOPS, tmp_path / "plain", STARTER, tag=plain, limit=4)
-    with pytest.raises(UserError, match="made with precision null, now it is int8"):
+    with pytest.raises(UserError, match="made without compute.precision=int8; leave it out, choose"):
         run(LOOPS, tmp_path / "plain", STARTER, tag=quick)
     for one, two in zip(rows(tmp_path / "quick"), rows(tmp_path / "plain"), strict=True):
         assert one[4:10] == pytest.approx(two[4:10], abs=0.05)
@@ -360,5 +360,5 @@ def test_what_cannot_be_asked_for_together_is_refused(tmp_path: Path, tiny_model
         run(LOOPS, tmp_path / "tags.csv", tiny_model)
     quick = Tag(compute=Compute(device="cpu", precision="bfloat16"))
     run(LOOPS, tmp_path / "one", tiny_model, limit=1)
-    with pytest.raises(UserError, match="precision null, now it is bfloat16"):
+    with pytest.raises(UserError, match="made without compute.precision=bfloat16; leave it out"):
         run(LOOPS, tmp_path / "one", tiny_model, tag=quick)

@@ -19,7 +19,7 @@ from tests.learn.tree import separable, store
 
 TRAINING = (
     "{split: grouped, epochs: 1, batch: 16, model: {channels: 4}, compute: {device: cpu}, phases: [{lr: 0.003}], "
-    "augment: {mix: 0.5}, balance: sampling, average_epochs: 5.0, select: roc_auc}"
+    "augment: {mix: 0.5}, raise_quiet: true, balance: sampling, average_epochs: 5.0, select: roc_auc}"
 )
 BRIEF = ["classic.trees=10", "classic.folds=2", "seeds=[0]", f"ours={TRAINING}", f"published={TRAINING}"]
 
