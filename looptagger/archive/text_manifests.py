@@ -88,7 +88,7 @@ def _quoted(batch: pa.RecordBatch) -> pa.RecordBatch:
         most = 0 if name in TEXT else MOST_LINES
         if pa.types.is_string(column.type) and (pc.max(pc.count_substring(column, "\n")).as_py() or 0) > most:
             many = f"over {most:,}" if most else "several"
-            why = "is a quote not closed? (In JSON lines, names may have several.)"
+            why = "is a quote not closed? (In JSON lines, names may have several)"
             raise pa.ArrowInvalid(f"a value of {name!r} has {many} lines: {why}")
     return batch
 
@@ -114,7 +114,7 @@ def _check_rows(opened: Opener, columns: Sequence[str]) -> None:
                 lines = (line.split(",") for value in row if "\n" in value for line in value.splitlines()[1:])
                 kind = _kind("".join(row[place : place + 1]))
                 if kind and any(len(line) == len(columns) and _kind(line[place]) == kind for line in lines):
-                    why = "is a quote not closed? (In JSON lines and Parquet, texts may have such lines.)"
+                    why = "is a quote not closed? (In JSON lines and Parquet, texts may have such lines)"
                     raise pa.ArrowInvalid(f"line {rows.line_num:,}: a text of several lines has rows in it: {why}")
         except csv.Error as error:
             raise pa.ArrowInvalid(f"line {rows.line_num:,}: {error}") from None
