@@ -104,13 +104,14 @@ def _claim(folder: Folder, token: str) -> None:
         try:
             with folder.reached():
                 folder.fs.pipe_file(folder.at(NAME), lease, mode="create")
-            return _settle(folder, token)  # not all stores know "create only"
         except FileNotFoundError:
             raise UserError(f"{folder.uri}: no such bucket; create it, or check the name.") from None
         except UserError:
             existing = folder.read(NAME)  # another job was quicker, or the store cannot be written
             if existing is None:
                 raise
+        else:
+            return _settle(folder, token)  # not all stores know "create only"
     if parsed(existing).get("token") == token:
         return  # made, though the answer was lost
     is_ahead = _age(existing) < -STALE_S  # whether its owner lives is seen by what it does

@@ -51,12 +51,12 @@ def read_csv(opened: Opener) -> Listing:
                 if whole.keys() - types:  # Arrow takes them for fractions, which lose digits of 64 bits
                     types = whole | types
                     continue
-                last, with_lines = None, 0
+                last, breaks = None, 0
                 for last in rows:
-                    with_lines += _has_lines(_quoted(last))
+                    breaks += _line_breaks(last)
                 if coded := [column.name for column in schema if pa.types.is_binary(column.type)]:
                     raise pa.ArrowInvalid(f"the column {coded[0]!r} is not UTF-8; save the file as UTF-8")
-                if with_lines:
+                if breaks:
                     _check_rows(opened, schema.names)
                     _check_closed(opened, last)
                 return Listing(schema, batches)
@@ -83,19 +83,23 @@ NUMBER = re.compile(r"invalid value '([-+0-9.e\s]*|[-+]?inf(inity)?)'", re.I)
 
 
 def _quoted(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A batch whose texts end. Raises ArrowInvalid for one that is many rows, for a quote too few or too many."""
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        most = 0 if name in TEXT else MOST_LINES
-        if pa.types.is_string(column.type) and (pc.max(pc.count_substring(column, "\n")).as_py() or 0) > most:
-            many = f"over {most:,}" if most else "several"
-            why = "is a quote not closed? (In JSON lines, names may have several)"
-            raise pa.ArrowInvalid(f"a value of {name!r} has {many} lines: {why}")
+    """A batch whose texts end. Raises ArrowInvalid as `_line_breaks` does."""
+    _line_breaks(batch)
     return batch
 
 
-def _has_lines(batch: pa.RecordBatch) -> bool:
-    texts = (column for column in batch.columns if pa.types.is_string(column.type))
-    return any(pc.any(pc.match_substring(column, "\n")).as_py() for column in texts)
+def _line_breaks(batch: pa.RecordBatch) -> int:
+    """The most that a text has. Raises ArrowInvalid for one that is many rows, for a quote too few or too many."""
+    found = 0
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        most = 0 if name in TEXT else MOST_LINES
+        here = pc.max(pc.count_substring(column, "\n")).as_py() or 0 if pa.types.is_string(column.type) else 0
+        found = max(found, here)
+        if here > most:
+            many = f"over {most:,}" if most else "several"
+            why = "is a quote not closed? (In JSON lines, names may have several)"
+            raise pa.ArrowInvalid(f"a value of {name!r} has {many} lines: {why}")
+    return found
 
 
 def _check_rows(opened: Opener, columns: Sequence[str]) -> None:
