@@ -56,9 +56,7 @@ def filesystem(uri: str, storage: Storage, anonymous: bool = False) -> Any:
 
         whole_s = SLOW * storage.timeout_s
         waits = ClientTimeout(total=whole_s, sock_connect=storage.timeout_s, sock_read=storage.timeout_s)
-        plain = {
-            "Accept-Encoding": "identity"
-        }  # what comes is what there is, and not unpacked a thousand times as much
+        plain = {"Accept-Encoding": "identity"}  # nothing comes that unpacks to a thousand times as much
         options["client_kwargs"] = {"timeout": waits, "headers": plain, "auto_decompress": False}
     try:
         fs = fsspec.filesystem(kind, **(options if kind != "file" else {}))

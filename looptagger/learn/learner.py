@@ -37,9 +37,7 @@ class Trainee(nn.Module):
         """Chunks to float32 logits."""
         maps = self.network.maps(waveform)
         for axis, most in ((BAND_AXIS, self.augment.band_mask), (FRAME_AXIS, self.augment.time_mask)):
-            if (
-                most
-            ):  # SpecAugment, the same of all harmonics; after the batch norm, 0 is the mean. Drawn are 0 to `most`
+            if most:  # SpecAugment: 0 to `most`, the same of all harmonics; after the batch norm, 0 is the mean
                 maps = maps * mask_along_axis_iid(torch.ones_like(maps[:, :1]), most + 1, 0.0, axis)
         maps = maps.contiguous(memory_format=torch.channels_last)
         with torch.autocast(maps.device.type, self.precision, enabled=self.precision != torch.float32):
