@@ -80,7 +80,7 @@ def step_rates(data: str, settings: Train, share: float) -> tuple[float, float]:
     one = [next(fed(0))] * learner.steps
     work(one)
     crops = settings.batch * learner.steps
-    return crops / seconds(lambda: work(one)), crops / seconds(lambda: work(ahead(lambda: fed(1))))
+    return crops / seconds(lambda: work(one)), crops / seconds(lambda: work(ahead(fed(1))))
 
 
 def real_rate(data: str, out: str, settings: Train) -> float:

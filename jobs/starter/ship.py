@@ -35,8 +35,9 @@ def main(run: str, more: str, data: str, out: Path) -> None:
     """Ship the mean of RUN's best model and MORE's, with thresholds for DATA's validation part."""
     (before, _), (network, card) = (checkpoint.load(checkpoint.resolve(name), name) for name in (run, more))
     average_(network, before)
+    network.half()
     card = card.model_copy(update={"name": checkpoint.STARTER, "about": ABOUT, "licence": LICENCE})
-    half = checkpoint.dump(network, card, half=True)
+    half = checkpoint.dump(network, card)
     folder = Folder(data)
     dataset = table.find(folder)
     truth, scores = joined(scored(table.rows(folder, dataset, "grouped", "validation"), Predictor(half)))
@@ -44,7 +45,7 @@ def main(run: str, more: str, data: str, out: Path) -> None:
     reached = {**figures(truth, scores), "loops": len(truth), "digest": dataset.digest}
     about = {**card.provenance, "mean_with": _named(run), "reached": reached}
     card = card.model_copy(update={"thresholds": limits, "provenance": about})
-    shipped = checkpoint.dump(network, card, half=True)
+    shipped = checkpoint.dump(network, card)
     out.write_bytes(shipped)
     said = metrics.said(scores >= np.array([limits[role] for role in ROLES]))
     click.echo(f"{out}: {len(shipped):,} bytes; thresholds {limits}; roles said a validation loop {said}")

@@ -31,7 +31,7 @@ def prepared(collection: Collection, dataset: "Dataset", where: str) -> None:
     steps = [("annotated", "", f"{left:,}", "")]
     for reason, count in dataset.dropped.items():
         left -= 0 if reason.endswith(("annotation", "of an id")) else count  # those are no loops
-        steps.append((reason, f"{count:,}", f"{left:,}", ", ".join(collection.drops.examples.get(reason, ())[:1])))
+        steps.append((reason, f"{count:,}", f"{left:,}", collection.drops.examples.get(reason, "")))
     table(("step", "dropped", "loops left", "such as"), steps)
     terminal.out.print(f"\nRule: {dataset.rule}.\n", soft_wrap=True)
     one = table_1(dataset)
@@ -53,7 +53,7 @@ def prepared(collection: Collection, dataset: "Dataset", where: str) -> None:
             "for a maker's only one. Name them, for honest figures."
         )
     _dealt(collection, dataset)
-    terminal.note(f"{terminal.plural(dataset.loops, 'loop')} in {where}. Next: looptagger train {where} -o RUN")
+    terminal.note(f"{terminal.plural(dataset.size(), 'loop')} in {where}. Next: looptagger train {where} -o RUN")
 
 
 def _dealt(collection: Collection, dataset: "Dataset") -> None:

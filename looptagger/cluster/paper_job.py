@@ -129,7 +129,7 @@ def _site(job: PaperJob) -> Site:
     for protocol in job.paper.protocols:
         for part in ("train", VALIDATION, TEST):
             folder, dataset, split, name = site.where(protocol, part)
-            if not sum(count["loops"] for part, count in dataset.counts[split].items() if name in (part, "all")):
+            if not dataset.size(split, name):
                 raise UserError(
                     f"{folder.uri}: the {part} part of the {split} split holds no loops; prepare it with other "
                     "shares, or judge another data set with --test DIR."
@@ -188,7 +188,7 @@ def _classic(run: Run, site: Site, events: Events) -> pa.Table:
     found, unheard = [], loops.unheard
     for part in _judged(run):
         judged = _loops(run, site, part, features.CHUNK if ours else features.WINDOW)
-        scores = judged.scores(system.scores if ours else system.decisions, system.constant)
+        scores = judged.scores(system.scores, system.constant)
         if not ours:  # what most of a loop's windows are said to play
             scores = (scores > 0.5).astype(scores.dtype)
         found.append(runs.table(judged.ids, part, judged.truth, scores))
@@ -205,7 +205,7 @@ def _judged(run: Run) -> Sequence[str]:
 
 def _loops(run: Run, site: Site, part: str, kind: str) -> chunks.Loops:
     data, dataset, split, name = site.where(run.protocol, part)
-    source = next(source for source in reversed(site.sources()) if source.dataset is dataset)
+    source = next(source for source in site.sources() if source.dataset is dataset)
     columns = list(dict.fromkeys(["id", *ROLES, split]))
 
     def pairs() -> Iterator[tuple[Any, Any]]:
@@ -231,7 +231,6 @@ def _network(run: Run, site: Site, events: Events) -> pa.Table:
 
     job, settings = site.job, site.job.paper.train(run.system, run.protocol, run.seed)
     place = f"{job.out.rstrip('/')}/runs/{run.system.lower()}-{run.seed}-{run.trained}"
-    settings = settings.model_copy(update={"storage": job.paper.storage})
     _check_same(site)
     train(TrainJob(job.data, place, settings, address=job.address), events.training(settings))
     _check_same(site)

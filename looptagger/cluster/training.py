@@ -99,14 +99,7 @@ def _fit(job: Job, peers: Any, here: int) -> None:
     asked = settings.compute.keep_bytes
     keep = default_keep(here) if asked is None else asked
     share = Share(job.data, job.dataset.parts, settings.split, keep, peers.rank, peers.world)
-    fit(
-        job.task,
-        lambda epoch: share.train([settings.seed, epoch, peers.world]),  # a seed that no rank has
-        share.validation,
-        job.out,
-        peers,
-        lambda *word: job.words.put_nowait(word),
-    )
+    fit(job.task, share, job.out, peers, lambda *word: job.words.put_nowait(word))
 
 
 def _peers(rank: int, world: int, here: int, device: Any) -> Any:

@@ -116,7 +116,7 @@ def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], event
         events.note(_announced(task, found, force))
         if task.start and (why := has_heard(checkpoint.card(task.start, "begin_with"), found, task.settings.split)):
             events.note(f"Validation is flattering. {why}")
-        pictures = record.Pictures(out, log)
+        pictures = record.Pictures(out)
         details = training.Job(task, data, found, out, storage_environment())
 
         def told(kind: str, what: Any) -> None:
@@ -124,7 +124,7 @@ def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], event
             if kind == "step":
                 events.step(*what)
             else:
-                pictures.add(what)
+                pictures.epoch_ended()
                 events.epoch(what)
 
         try:

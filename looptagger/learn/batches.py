@@ -9,7 +9,7 @@ import queue
 import threading
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -179,14 +179,14 @@ def partners(count: int, share: float, rng: np.random.Generator) -> tuple[NDArra
     return others, levels.astype(np.float32)
 
 
-def ahead(make: Callable[[], Iterator[T]]) -> Iterator[T]:
-    """What an iterator yields, made in a thread up to AHEAD items early. Its exceptions come out here."""
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """What a generator yields, made in a thread up to AHEAD items early. Its exceptions come out here."""
     made: queue.Queue[Any] = queue.Queue(AHEAD)
     end = object()
 
     def work() -> None:
         try:
-            for item in make():
+            for item in items:
                 made.put(item)
             made.put(end)
         except BaseException as error:

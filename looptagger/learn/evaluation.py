@@ -35,8 +35,8 @@ def scores_of(
 
     Raises UserError where the part holds nothing, or audio at a rate that is not the model's.
     """
-    parts = [count["loops"] for name, count in dataset.counts[split].items() if part in (name, "all")]
-    if not sum(parts):
+    total = dataset.size(split, part)
+    if not total:
         raise UserError(f"{folder.uri}: the {part} part of the {split} split holds no loops; choose another.")
     if predictor.card.audio.sample_rate != dataset.sample_rate:
         rates = f"{dataset.sample_rate:,} Hz, the model hears {predictor.card.audio.sample_rate:,} Hz"
@@ -45,7 +45,7 @@ def scores_of(
     for pair in scored(table.rows(folder, dataset, split, part), predictor, protocol):
         found.append(pair)
         done += len(pair[0])
-        progress(done, sum(parts))
+        progress(done, total)
     return joined(found)
 
 

@@ -47,10 +47,8 @@ def _trained_on(provenance: dict[str, Any], dataset: Dataset, split: str, part: 
     if data.get("digest") != dataset.digest:
         again = "was trained on a data set of this name, otherwise prepared: it may have heard some of this one."
         return again if _place(str(data.get("source"))) == _place(dataset.source) else None
-    same = (data.get("split"), data.get("seed"), tuple(data.get("shares", ()))) == (split, dataset.seed, dataset.shares)
-    counts = provenance.get("counts", dataset.counts[split]), dataset.counts[split]
-    dealt = data.get("dealt", {}).get(split), dataset.dealt.get(split)
-    if not same or counts[0] != counts[1] or (all(dealt) and dealt[0] != dealt[1]):
+    dealt = data.get("dealt")
+    if data.get("split") != split or not isinstance(dealt, dict) or dealt.get(split) != dataset.dealt[split]:
         return f"was trained on the {data.get('split')} split of these loops: it has heard some of this part."
     flaws = {"test": None, "validation": "was chosen, and its thresholds set, on these loops"}
     why = flaws.get(part, "has been trained on these loops")

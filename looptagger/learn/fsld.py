@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from looptagger.archive.disk import uri_of
 from looptagger.archive.paths import is_audio
 from looptagger.errors import UserError
+from looptagger.learn import labels
 from looptagger.learn.loops import Collection, Drops, Loop, short_licence
 
 TABLE_1: Final = {"percussion": 1626, "bass": 493, "chord": 350, "melody": 603, "fx": 845, "voice": 69}
@@ -27,8 +28,6 @@ FSLD_NAMES["vocal"] = "voice"
 """The data set's names of the roles, and ours."""
 
 CSV_NAME = "loop_annotation_data.csv"
-DEPTH = 2
-"""Folders below the given one in which the data set's parts are looked for."""
 
 RULES = {"union": "a role is set when any annotator set it", "intersection": "a role is set when all annotators set it"}
 
@@ -43,17 +42,14 @@ class Answer:
     """Marked as no loop (`discard`), or left for later."""
 
 
-def looks_like_fsld(folder: Path) -> bool:
-    """Whether a folder, or one near it, holds FSLD's audio or annotations."""
-    return _find_audio(folder) is not None or _find_annotations(folder) is not None
-
-
 def find(folder: Path) -> tuple[Path, Path, Path | None]:
     """A copy of FSLD in, below or beside a folder: audio/wav, annotations (a folder or a CSV), metadata.json if there.
 
     Raises UserError that names the part not found.
     """
     audio, annotations = _find_audio(folder), _find_annotations(folder)
+    if audio is None and annotations is None:
+        raise UserError(f"{folder}: neither FSLD (audio/wav and annotations) nor a folder with {labels.NAMES[0]}.")
     if audio is None:
         raise UserError(f"{folder}: no audio/wav found in it; unpack FSL10K.zip there, or point at the folder above.")
     if annotations is None:
@@ -65,19 +61,10 @@ def find(folder: Path) -> tuple[Path, Path, Path | None]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """The folder and those below it."""
-    level = [folder]
-    for _ in range(DEPTH + 1):
-        yield from level
-        level = sorted(path for parent in level for path in _folders(parent))
-
-
-def _folders(parent: Path) -> list[Path]:
-    skipped = ("wav", "ac_analysis", "fs_analysis", "images")
-    try:
-        return [Path(entry.path) for entry in os.scandir(parent) if entry.is_dir() and entry.name not in skipped]
-    except OSError:
-        return []
+    """The folder and those up to two levels below it, the nearest first."""
+    yield folder
+    yield from sorted(folder.glob("*/"))
+    yield from sorted(folder.glob("*/*/"))
 
 
 def _find_audio(folder: Path) -> Path | None:

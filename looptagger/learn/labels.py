@@ -63,19 +63,14 @@ def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
                     raise UserError(f"{file}: a labels file needs a column `{needed}`; this one has {have}.")
             if twice := [name for name in columns if columns.count(name) > 1]:
                 raise UserError(f"{file}: the column {twice[0]!r} comes twice; keep one.")
-            return [(rows.line_num, _whole(row, f"{file}: line {rows.line_num}")) for row in rows]
+            return [(rows.line_num, row) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file}: cannot be read as a labels file ({getattr(error, 'strerror', error)}).") from None
 
 
-def _whole(row: dict[Any, Any], where: str) -> dict[str, str]:
-    """A row as it was read. Raises UserError where it has more fields than there are columns."""
+def _loop(row: dict[Any, str], base: Path, where: str) -> Loop:
     if None in row:
         raise UserError(f"{where} has more fields than the header; part roles with `;`, or put them in quotes.")
-    return row
-
-
-def _loop(row: dict[str, str], base: Path, where: str) -> Loop:
     path = row["path"].strip()
     if not path:
         raise UserError(f"{where} has no path; fill it in or drop the row.")

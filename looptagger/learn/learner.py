@@ -117,7 +117,7 @@ class Learner:
                 group["lr"] = rate(self.settings, self.phase, epoch + (step + 1) / self.steps)
             total += self._step(batch)
             yield step + 1, total / (step + 1)
-        self.peers.mean_([*self.network.buffers(), *self.scored.buffers(), total])
+        self.peers.mean_([total, *_running(self.network), *(_running(self.scored) if self.average else ())])
         if not torch.isfinite(total):
             lower = f"try a lower phases.{self.phase}.lr, or more warm-up"
             raise UserError(f"epoch {epoch + 1}: the loss is no longer a number; {lower}.")
@@ -146,6 +146,11 @@ class Learner:
         if self.average:
             self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
+
+
+def _running(network: nn.Module) -> list[Tensor]:
+    """The statistics of its batch norms. Its constants are the same everywhere, and a mean would round them."""
+    return [each for name, each in network.named_buffers() if name.endswith(("running_mean", "running_var"))]
 
 
 def _precision(settings: Train, peers: Peers) -> torch.dtype:

@@ -6,9 +6,6 @@ from dataclasses import dataclass, field, replace
 
 from looptagger.errors import UserError
 
-EXAMPLES = 3
-"""Ids kept as examples of each reason to drop."""
-
 
 @dataclass(frozen=True)
 class Loop:
@@ -31,17 +28,15 @@ class Loop:
 
 @dataclass
 class Drops:
-    """Counts of dropped loops by reason, in the order met, with a few ids of each."""
+    """Counts of dropped loops by reason, in the order met, with the first id of each."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
 
     def add(self, reason: str, example: str) -> None:
         """Count one."""
         self.counts[reason] += 1
-        self.examples.setdefault(reason, [])
-        if len(self.examples[reason]) < EXAMPLES:
-            self.examples[reason].append(example)
+        self.examples.setdefault(reason, example)
 
     def kept(self, loops: Iterable[Loop], reason: str, is_kept: Callable[[Loop], bool]) -> list[Loop]:
         """The loops that are kept; the others are counted under the reason."""
@@ -96,7 +91,7 @@ def short_licence(url: str | None) -> str | None:
 
 def with_licences(collection: Collection, families: Sequence[str]) -> Collection:
     """The loops under one of these licence families; all where none is given. Raises UserError if none is left."""
-    if not families:
+    if not families or not collection.loops:
         return collection
     wanted = {each.strip().lower().removeprefix("cc-") for each in families}
     loops = collection.drops.kept(collection.loops, "another licence", lambda loop: family(loop.licence) in wanted)

@@ -3,8 +3,8 @@
 A role with no positive (or no negative) loop has no AUC: its figure is None, and means say what they are over.
 """
 
-import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -37,8 +37,7 @@ def pr_auc(truth: Truth, scores: Floats) -> ByRole:
 
 def f1(truth: Truth, predicted: Truth) -> ByRole:
     """F1, role by role; None where no loop plays the role, or every one: over the same roles as the areas."""
-    found = f1_score(truth, predicted, average=None, zero_division=0.0)
-    return {role: float(found[i]) if is_told(truth[:, i]) else None for i, role in enumerate(_names(truth))}
+    return _by_role(truth, predicted, partial(f1_score, zero_division=0.0))
 
 
 def f1_samples(truth: Truth, scores: Floats) -> float:
@@ -92,13 +91,11 @@ def _best_threshold(truth: NDArray[np.bool_], scores: Floats) -> float:
     return short if below[best] < short <= at[best] else float(middle[best])
 
 
-def _by_role(truth: Truth, scores: Floats, figure: Callable[..., float]) -> ByRole:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return {
-            role: float(figure(truth[:, i], scores[:, i])) if is_told(truth[:, i]) else None
-            for i, role in enumerate(_names(truth))
-        }
+def _by_role(truth: Truth, scores: Floats | Truth, figure: Callable[..., float]) -> ByRole:
+    return {
+        role: float(figure(truth[:, i], scores[:, i])) if is_told(truth[:, i]) else None
+        for i, role in enumerate(_names(truth))
+    }
 
 
 def is_told(truth: NDArray[np.bool_]) -> bool:

@@ -51,10 +51,8 @@ def collect(source: str, settings: Prepare, labels_file: str | None = None) -> C
         if settings.merge != Prepare().merge:
             raise UserError(f"{file}: says each loop's roles once; leave out --merge, which is for FSLD's annotators.")
         found = labels.read(file, place if place.is_dir() else None)
-    elif place.is_dir() and fsld.looks_like_fsld(place):
-        found = fsld.read(place, settings.merge)
     else:
-        raise UserError(f"{source}: neither FSLD (audio/wav and annotations) nor a folder with {labels.NAMES[0]}.")
+        found = fsld.read(place, settings.merge)
     found = with_licences(replace(found, loops=with_uploaders(found.loops)), settings.licences)
     if not found.loops:
         raise UserError(f"{source}: no loop is left: {counted(found)}.")
@@ -102,13 +100,15 @@ def _judged(clip: Clip | ClipFailed, settings: Prepare) -> tuple[Any, float, str
     return clip.pcm[0], clip.duration_s, None
 
 
-def twins(lines: Sequence[str], dealt: Sequence[str]) -> int:
-    """How many loops sound, sample by sample, as one of another part: of the digest's lines, and `part id` of each."""
-    sides: dict[str, set[str]] = {}
-    audio, parts = [line.rpartition(" ")[2] for line in lines], [line.partition(" ")[0] for line in dealt]
-    for each, part in zip(audio, parts, strict=True):
-        sides.setdefault(each, set()).add(part)
-    return sum(len(sides[each]) > 1 for each in audio)
+def twins(audio: Sequence[str], parts: Sequence[str]) -> int:
+    """How many loops sound, sample by sample, as one of another part, by each loop's audio's digest and part."""
+    sides = Counter(each for each, _ in set(zip(audio, parts, strict=True)))
+    return sum(sides[each] > 1 for each in audio)
+
+
+def _counted(rows: pa.Table) -> dict[str, int]:
+    """How many loops there are, and how many of each role."""
+    return {"loops": rows.num_rows} | {role: pc.sum(rows.column(role)).as_py() or 0 for role in ROLES}
 
 
 class TableWriter:
@@ -119,9 +119,8 @@ class TableWriter:
         self.waiting: list[pa.Table] = []
         self.parts: list[str] = []
         self.lines: list[str] = []
-        self.dealt: dict[str, list[str]] = {split: [] for split in SPLITS}
-        self.licences: Counter[str] = Counter()
-        self.counts = {split: {part: Counter[str]() for part in PARTS} for split in SPLITS}
+        self.kept: list[pa.Table] = []
+        """What has come, without its audio."""
 
     def add(self, rows: pa.Table) -> None:
         """Take in prepared rows; those with a reason are counted as dropped."""
@@ -129,21 +128,11 @@ class TableWriter:
             if reason:
                 self.collection.drops.add(reason, loop)
         kept = rows.filter(pc.is_null(rows.column("drop"))).select(table.SCHEMA.names).cast(table.SCHEMA)
-        self._count(kept)
+        self.lines += table.digest_lines(kept)
+        self.kept.append(kept.drop_columns(["waveform"]))
         self.waiting.append(kept)
         while sum(each.num_rows for each in self.waiting) >= table.PART_ROWS:
             self._store()
-
-    def _count(self, kept: pa.Table) -> None:
-        self.lines += table.digest_lines(kept)
-        self.licences.update(family(each) for each in kept.column("licence").to_pylist())
-        on = table.truth(kept)
-        ids = kept.column("id").to_pylist()
-        for split, parts in self.counts.items():
-            given = kept.column(split).to_pylist()
-            self.dealt[split] += [f"{part} {loop}" for part, loop in zip(given, ids, strict=True)]
-            for part, labelled in zip(given, on, strict=True):
-                parts[part].update(["loops", *(role for role, is_on in zip(ROLES, labelled, strict=True) if is_on)])
 
     def _store(self) -> None:
         rows = pa.concat_tables(self.waiting)
@@ -163,24 +152,26 @@ class TableWriter:
         self._store()
         if not self.lines:
             raise UserError(f"{self.collection.source}: none of the loops can be used: {counted(self.collection)}.")
-        names = ("loops", *ROLES)
-        counts = {
-            split: {part: {n: c[n] for n in names} for part, c in of.items()} for split, of in self.counts.items()
-        }
+        rows, audio = pa.concat_tables(self.kept), [line.rpartition(" ")[2] for line in self.lines]
+        ids = rows.column("id").to_pylist()
+        parts = {split: rows.column(split).to_pylist() for split in SPLITS}
         found = table.Dataset(
             source=uri_of(os.fsencode(os.path.abspath(self.collection.source))),
             rule=self.collection.rule,
             sample_rate=self.settings.sample_rate,
             digest=table.digest(self.lines),
-            dealt={split: table.digest(lines) for split, lines in self.dealt.items()},
+            dealt={
+                split: table.digest([f"{part} {id}" for part, id in zip(of, ids, strict=True)])
+                for split, of in parts.items()
+            },
             parts=tuple(self.parts),
             annotated=self.collection.annotated,
             dropped=dict(self.collection.drops.counts),
             shares=self.settings.shares,
             seed=self.settings.seed,
-            counts=counts,
-            licences=dict(self.licences),
-            twins={split: twins(self.lines, lines) for split, lines in self.dealt.items()},
+            counts={s: {part: _counted(table.in_part(rows, s, part)) for part in PARTS} for s in SPLITS},
+            licences=dict(Counter(map(family, rows.column("licence").to_pylist()))),
+            twins={split: twins(audio, of) for split, of in parts.items()},
         )
         data = json.dumps(found.model_dump(), indent=1).encode()
         patiently(lambda: self.folder.write(table.NAME, data), self.folder.storage)

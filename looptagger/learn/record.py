@@ -123,37 +123,30 @@ def rows(folder: Folder) -> list[Row]:
 
 
 class Pictures:
-    """The curves, and TensorBoard's file, of a run: of the rows that there are, then kept up to date as more come."""
+    """The curves, and TensorBoard's file, of a run, kept up to date with its log."""
 
-    def __init__(self, folder: Folder, log: Sequence[Row]) -> None:
+    def __init__(self, folder: Folder) -> None:
         from tensorboardX import SummaryWriter
 
-        self.folder, self.last, self.stored = folder, 0, time.monotonic()
+        self.folder, self.drawn, self.stored = folder, 0, time.monotonic()
         folder.delete(_board(folder))
         self.place = folder.at(BOARD) if folder.is_local else tempfile.mkdtemp(prefix="looptagger-")
         self.writer = SummaryWriter(self.place)
-        for row in log:
-            self.add(row)
 
-    def add(self, row: Row) -> None:
-        """An epoch has ended. A worker that was replaced tells of it again."""
-        if row["epoch"] <= self.last:
-            return
-        missed = []
-        with suppress(UserError):  # no picture is worth a training
-            missed = rows(self.folder) if row["epoch"] > self.last + 1 else []  # ended while nobody listened
-        for each in (*(one for one in missed if self.last < one["epoch"] < row["epoch"]), row):
-            for key, value in each.items():
-                if isinstance(value, float) and key != "time":
-                    self.writer.add_scalar(_tag(key), value, each["epoch"], walltime=each["time"])
-        self.last = row["epoch"]
+    def epoch_ended(self) -> None:
+        """Draw the log anew, where that was not done just now."""
         if time.monotonic() - self.stored > PICTURES_S:
             with suppress(UserError):  # no picture is worth a training
                 self.store()
 
     def store(self) -> None:
-        """Let others see what was added; on an object store the file is uploaded whole."""
-        log = rows(self.folder)  # which has the epochs that ended while nobody listened, too
+        """Draw what the log has come to; on an object store the file is uploaded whole."""
+        log = rows(self.folder)
+        for row in log[self.drawn :]:
+            for key, value in row.items():
+                if isinstance(value, float) and key != "time":
+                    self.writer.add_scalar(_tag(key), value, row["epoch"], walltime=row["time"])
+        self.drawn = len(log)
         if log:
             self.folder.write(CURVES, curves(log))
         self.writer.flush()

@@ -38,5 +38,7 @@ def learned_from(start: bytes | None) -> dict[str, Any]:
     if start is None:
         return {}
     of = checkpoint.card(start, "begin_with").provenance
-    found = [{key: of[key] for key in ("data", "counts") if key in of}, *of.get("heard", ())]
-    return {"heard": found} if any(found) else {}
+    found = [{"data": of["data"]}] if "data" in of else []
+    heard = of.get("heard")
+    found += heard if isinstance(heard, list) else []
+    return {"heard": found} if found else {}

@@ -63,10 +63,9 @@ class Dataset(Settings):
     twins: dict[str, int]
     """Split -> loops whose very audio is in another part of it, too."""
 
-    @property
-    def loops(self) -> int:
-        """How many loops it holds."""
-        return sum(part["loops"] for part in self.counts[SPLITS[0]].values())
+    def size(self, split: str = SPLITS[0], part: str = "all") -> int:
+        """How many loops a part of a split holds, or the whole."""
+        return sum(count["loops"] for name, count in self.counts[split].items() if part in (name, "all"))
 
 
 def part_name(number: int) -> str:

@@ -1,32 +1,27 @@
 """Training from the first epoch, or the last stored one, to the last: the same code on one worker and on many."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
-
-import pyarrow as pa
 
 from looptagger.archive.storage import Folder
 from looptagger.config import Compute
 from looptagger.errors import UserError
 from looptagger.learn import metrics, resuming
-from looptagger.learn.augment import Tensors, tensors
-from looptagger.learn.batches import Loop, ahead, batches
+from looptagger.learn.augment import tensors
+from looptagger.learn.batches import ahead, batches
 from looptagger.learn.learner import Learner
 from looptagger.learn.metrics import Floats, Truth
 from looptagger.learn.peers import Peers
+from looptagger.learn.record import Row
 from looptagger.learn.resuming import State
 from looptagger.learn.scoring import joined, scored
+from looptagger.learn.share import Share
 from looptagger.learn.task import Task
 from looptagger.model import checkpoint
 from looptagger.model.checkpoint import Card
 from looptagger.model.predictor import Predictor
-
-Loops = Callable[[int], Iterable[Loop]]
-Tables = Callable[[], Iterable[pa.Table]]
-Row = dict[str, Any]
-
 
 Told = Callable[[str, Any], None]
 """Told of `step`: (epoch, step, steps, mean loss); and of `epoch`: its row."""
@@ -34,17 +29,16 @@ TOLD_S = 0.5
 """Seconds between two words on steps."""
 
 
-def fit(task: Task, train: Loops, validation: Tables, folder: Folder, peers: Peers, told: Told) -> State:
+def fit(task: Task, share: Share, folder: Folder, peers: Peers, told: Told) -> State:
     """Train to the last epoch and return the state there. Goes on from the state that the folder holds.
 
-    `train` gives this worker's share of the loops for an epoch, `validation` its share of the validation loops, anew
-    each time. Only rank 0 writes.
+    `share` has this worker's loops. Only rank 0 writes.
     """
     learner = Learner(task.settings, task.census, peers)
     stored = resuming.load(folder)
     if len(set(peers.gather(stored.epoch if stored else 0))) > 1:
         raise UserError(f"{folder.uri}: the workers see different files there; use s3:// or a folder that all share.")
-    state = stored or _begun(task, learner, validation)
+    state = stored or _begun(task, learner, share)
     if stored:
         learner.restore(stored.learner)
     if stored and peers.rank == 0:
@@ -52,36 +46,34 @@ def fit(task: Task, train: Loops, validation: Tables, folder: Folder, peers: Pee
     while state.epoch < task.settings.epochs:
         started = time.monotonic()
         learner.enter(state.epoch, state.best)
-        loss, crops_per_s = _train(learner, state.epoch, train, told)
+        loss, crops_per_s = _train(learner, state.epoch, share, told)
         row = {"epoch": state.epoch + 1, "train_loss": loss, "crops_per_s": crops_per_s}
-        state, is_best = _validated(task, learner, state, row, validation, started)
+        state = _validated(task, learner, state, row, share, started)
         if peers.rank == 0:
-            resuming.save(folder, state, is_best or state.epoch == 1)  # what it began with is written then, too
+            is_new = state.log[-1]["best"] or state.epoch == 1  # what it began with is written then, too
+            resuming.save(folder, state, is_new)
             told("epoch", state.log[-1])
     return state
 
 
-def _begun(task: Task, learner: Learner, validation: Tables) -> State:
+def _begun(task: Task, learner: Learner, share: Share) -> State:
     """The state before the first epoch: a model that training begins with is the best so far."""
     if not task.start:
         return State()
     learner.network.load_state_dict(checkpoint.load(task.start, "begin_with")[0].state_dict())
-    truth, scores = score(checkpoint.dump(learner.network, task.card), learner, validation)
+    truth, scores = score(checkpoint.dump(learner.network, task.card), learner, share)
     row = {"epoch": 0, **figures(truth, scores)}
     best = checkpoint.dump(learner.network, _decided(task.card, truth, scores, row))
     return State(best=best, best_value=row[task.settings.select])
 
 
-def _train(learner: Learner, epoch: int, train: Loops, told: Told) -> tuple[float, float]:
+def _train(learner: Learner, epoch: int, share: Share, told: Told) -> tuple[float, float]:
     """One epoch: its mean loss, and crops a second over all workers."""
     settings, census, peers = learner.settings, learner.census, learner.peers
     started = last = time.monotonic()
-
-    def drawn() -> Iterator[Tensors]:
-        for batch in batches(train(epoch), settings, census, epoch, peers.rank, peers.world):
-            yield tensors(batch, pinned=peers.device.type == "cuda")
-
-    for step, loss in learner.train(epoch, ahead(drawn)):
+    loops = share.train([settings.seed, epoch, peers.world])  # a seed that no rank has
+    drawn = batches(loops, settings, census, epoch, peers.rank, peers.world)
+    for step, loss in learner.train(epoch, ahead(tensors(each, peers.device.type == "cuda") for each in drawn)):
         if peers.rank == 0 and time.monotonic() - last > TOLD_S:
             last = time.monotonic()
             told("step", (epoch + 1, step, learner.steps, float(loss)))
@@ -89,29 +81,27 @@ def _train(learner: Learner, epoch: int, train: Loops, told: Told) -> tuple[floa
     return float(loss), settings.batch * learner.steps / (time.monotonic() - started)
 
 
-def _validated(
-    task: Task, learner: Learner, state: State, row: Row, validation: Tables, started: float
-) -> tuple[State, bool]:
-    """The state after an epoch, and whether it is the best so far. All workers find the same."""
+def _validated(task: Task, learner: Learner, state: State, row: Row, share: Share, started: float) -> State:
+    """The state after an epoch, whose row says whether it is the best so far. All workers find the same."""
     data = checkpoint.dump(learner.scored, task.card)
-    truth, scores = score(data, learner, validation)
+    truth, scores = score(data, learner, share)
     row |= figures(truth, scores)
-    value = row[task.settings.select]
-    is_best = state.best_value is None or _is_better(task.settings.select, value, state.best_value)
+    value, best = row[task.settings.select], state.best_value
+    is_best = best is None or (value < best if task.settings.select == "loss" else value > best)
     row |= {"best": is_best, "seconds": time.monotonic() - started, "time": time.time()}
     state = replace(state, epoch=state.epoch + 1, learner=learner.state(), log=[*state.log, row])
     if is_best:
         card = _decided(task.card, truth, scores, row)
         state = replace(state, best=checkpoint.dump(learner.scored, card), best_value=value)
-    return state, is_best
+    return state
 
 
-def score(data: bytes, learner: Learner, validation: Tables) -> tuple[Truth, Floats]:
+def score(data: bytes, learner: Learner, share: Share) -> tuple[Truth, Floats]:
     """Truth and scores of all workers' validation loops, as tagging would score them."""
     wanted = learner.settings.compute.precision
     device = "cuda" if learner.peers.device.type == "cuda" else "cpu"
     compute = Compute(device=device, precision="float32" if wanted == "float32" else "auto")
-    return joined(learner.peers.gather(joined(scored(validation(), Predictor(data, compute=compute)))))
+    return joined(learner.peers.gather(joined(scored(share.validation(), Predictor(data, compute=compute)))))
 
 
 def figures(truth: Truth, scores: Floats) -> Row:
@@ -120,10 +110,6 @@ def figures(truth: Truth, scores: Floats) -> Row:
     means = {name: metrics.macro(values) for name, values in by_role.items()}
     each = {f"{name}_{role}": value for name, values in by_role.items() for role, value in values.items()}
     return {"loss": metrics.cross_entropy(truth, scores), **means, **each}
-
-
-def _is_better(select: str, value: float, best: float) -> bool:
-    return value < best if select == "loss" else value > best
 
 
 def _decided(card: Card, truth: Truth, scores: Floats, row: Row) -> Card:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,6 +24,7 @@ IN_RUN = "model.safetensors"
 """The checkpoint in the folder of a training run."""
 MAX_HEADER = 1 << 20
 MAX_BYTES = 1 << 30
+TOO_LARGE = f"no file, or over {MAX_BYTES:,} bytes; that is no checkpoint of ours."
 STARTER = "starter"
 """The name of the model that looptagger brings along: MODEL_CARD.md says what it was trained on."""
 UNTRAINED = "untrained"
@@ -65,7 +67,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         status = path.stat()
         if status.st_size > MAX_BYTES or not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path}: no file, or over {MAX_BYTES:,} bytes; that is no checkpoint of ours.")
+            raise UserError(f"{path}: {TOO_LARGE}")
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read as a checkpoint: {error.strerror}.") from None
@@ -124,7 +126,7 @@ def load(data: bytes, name: str) -> tuple["HCNN", Card]:
             {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
         )
     except Exception as error:  # torch and safetensors raise several kinds
-        raise UserError(f"{name}: its weights do not fit its {found.model.kind}: {_first_problem(error)}.") from None
+        raise UserError(f"{name}: its weights do not fit its {found.model.kind}: {first_problem(error)}.") from None
     check_numbers(network, name)
     return network.eval(), found
 
@@ -138,22 +140,17 @@ def check_numbers(network: "HCNN", name: str) -> None:
             raise UserError(f"{name}: {key} holds a negative variance, of which no scores come; train it again.")
 
 
-def _first_problem(error: Exception) -> str:
+def first_problem(error: Exception) -> str:
     """torch lists every key that does not fit; the first says enough."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return one_line(re.sub(r"(,\s*\"[^\"]*\")+", " and more", lines[1] if len(lines) > 1 else lines[0]))
 
 
-def dump(network: "HCNN", card: Card, half: bool = False) -> bytes:
-    """A network and its card as the bytes of a checkpoint. The same network and card give the same bytes.
-
-    `half`: in float16, at half the size; for weights that are to travel.
-    """
+def dump(network: "HCNN", card: Card) -> bytes:
+    """A network and its card as the bytes of a checkpoint. The same network and card give the same bytes."""
     import safetensors.torch
 
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    if half:
-        weights = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
     return safetensors.torch.save(weights, metadata={KEY: json.dumps(card.model_dump(mode="json"), sort_keys=True)})
 
 
@@ -209,9 +206,12 @@ def resolve(name: str, storage: Storage = Storage()) -> bytes:
 
 def _fetched(uri: str, storage: Storage) -> bytes:
     """The checkpoint at a URI, or in the run there."""
-    place, _, file = uri.rpartition("/")
-    is_file = file.endswith(".safetensors")
-    found = Folder.to_read(place, storage).read(file) if is_file else Folder.to_read(uri, storage).read(IN_RUN)
+    place, name = uri.rsplit("/", 1) if uri.endswith(".safetensors") else (uri, IN_RUN)
+    folder = Folder.to_read(place, storage)
+    with suppress(FileNotFoundError), folder.reached(name):
+        if (folder.fs.size(folder.at(name)) or 0) > MAX_BYTES:
+            raise UserError(f"{uri}: {TOO_LARGE}")
+    found = folder.read(name)
     if found is None:
         raise UserError(f"{uri}: no such model; give a checkpoint that ends in .safetensors, or a training run.")
     return found

@@ -6,9 +6,9 @@ from pathlib import Path
 from torch import Tensor
 
 from looptagger.config import Audio, Model
-from looptagger.errors import UserError, one_line
+from looptagger.errors import UserError
 from looptagger.model import pickled
-from looptagger.model.checkpoint import Card, check_numbers, read_bytes
+from looptagger.model.checkpoint import Card, check_numbers, first_problem, read_bytes
 from looptagger.model.hcnn import HCNN
 
 RENAMES = (
@@ -25,13 +25,11 @@ RENAMES = (
 )
 
 
-def renamed(key: str) -> str | None:
-    """Our name for a published key, or None for one we do not know."""
+def renamed(key: str) -> str:
+    """Our name for a published key; one we do not know stays as it is."""
     for pattern, name in RENAMES:
-        if re.match(pattern, key):
-            ours = re.sub(pattern, name, key)
-            return re.sub(r"^trunk\.(\d)", lambda match: f"trunk.{int(match[1]) - 1}", ours)
-    return None
+        key = re.sub(pattern, name, key)
+    return re.sub(r"^trunk\.(\d)", lambda match: f"trunk.{int(match[1]) - 1}", key)
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -54,15 +52,7 @@ def convert(path: Path, name: str, licence: str) -> tuple[HCNN, Card]:
 
     Raises UserError that names the first weight that is missing, unknown or of another shape.
     """
-    published = read(path)
-    ours = {}
-    for key, value in published.items():
-        new = renamed(key)
-        if new is None:
-            raise UserError(
-                f"{path}: the weight {key!r} is none of the published HCNN's; this is another architecture."
-            )
-        ours[new] = value
+    ours = {renamed(key): value for key, value in read(path).items()}
     if "trunk.0.conv.weight" not in ours:
         raise UserError(f"{path}: lacks the weight 'conv_2d.res1.conv.weight' of the published HCNN.")
     try:
@@ -74,16 +64,11 @@ def convert(path: Path, name: str, licence: str) -> tuple[HCNN, Card]:
     if n_harmonic != Model().n_harmonic:  # where its bands begin and end depends on it, and is in no file
         raise UserError(f"{path}: has {n_harmonic} harmonics; only weights with {Model().n_harmonic} can be imported.")
     network = HCNN(model, Audio()).eval()
-    state = network.state_dict()
-    constants = {"front.bin_hz", "front.centre_hz"}
-    for key in state.keys() - constants:
-        if key not in ours or ours[key].shape != state[key].shape:
-            found = "missing" if key not in ours else f"of shape {tuple(ours[key].shape)}"
-            raise UserError(f"{path}: the weight for {key} is {found}, expected {tuple(state[key].shape)}.")
+    constants = {name: network.get_buffer(name) for name in ("front.bin_hz", "front.centre_hz")}
     try:
-        network.load_state_dict({**state, **ours})
-    except Exception as error:  # weights of other names, or without numbers
-        raise UserError(f"{path}: holds what is not the published HCNN's: {one_line(error)}.") from None
+        network.load_state_dict(constants | ours)
+    except Exception as error:  # weights of other names or shapes, or without numbers
+        raise UserError(f"{path}: its weights do not fit the published HCNN: {first_problem(error)}.") from None
     check_numbers(network, str(path))
     card = Card(name=name, model=model, licence=licence, provenance={"imported_from": path.name})
     return network, card

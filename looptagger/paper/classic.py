@@ -6,7 +6,6 @@ one learner of sets of roles; RAkEL, distinct form: LP on random sets of k roles
 
 import random
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -52,28 +51,19 @@ class ClassicSystem:
         random.seed(seed)  # scikit-multilearn draws RAkEL's sets of roles from these two
         np.random.seed(seed)
         self.model = _transformed(transform, base, len(self.told), settings.k)
+        self.predict = self.model.predict if decides else self.model.predict_proba
         with warnings.catch_warnings(), parallel_config("threading"):
             # threads: processes would take longer to start than to fit
             warnings.simplefilter("ignore")  # of sparse matrices' old names
             self.model.fit(features.astype(np.float64), labels[:, self.told].astype(np.int64))
 
     def scores(self, features: Floats) -> Floats:
-        """Features (n, 104) -> scores (n, 6) in [0, 1]."""
-        return self._of_each(self.model.predict_proba, features)
-
-    def decisions(self, features: Floats) -> Floats:
-        """Features (n, 104) -> 1 for each role said (n, 6), else 0: what the published code takes areas of.
-
-        Of a system that was fitted to decide.
-        """
-        return self._of_each(self.model.predict, features).round()  # of a fixed role's share, too
-
-    def _of_each(self, predict: Callable[[Any], Any], features: Floats) -> Floats:
+        """Features (n, 104) -> scores (n, 6) in [0, 1]; of a system that decides, 1 for each role said, else 0."""
         found = np.tile(self.constant, (len(features), 1))
         if len(features):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                likely = predict(features.astype(np.float64))
+                likely = self.predict(features.astype(np.float64))
             found[:, self.told] = np.clip(likely.toarray(), 0, 1)
         return found
 

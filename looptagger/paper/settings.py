@@ -1,5 +1,7 @@
 """What `looptagger paper` can be told, as in configs/paper.yaml."""
 
+from itertools import product
+from operator import attrgetter
 from typing import Annotated, Final, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
@@ -29,6 +31,8 @@ PUBLISHED: Final = Train(
     select="loss",
 )
 """configs/train_paper.yaml."""
+SAID_ONCE: Final = {"seed": "seeds", "model.kind": "systems", "storage": "storage"}
+"""Settings of a training, and those of the comparison that say them for all."""
 
 
 class Classic(Settings):
@@ -63,18 +67,15 @@ class Paper(Settings):
     @model_validator(mode="after")
     def _says_once(self) -> "Paper":
         """Refuse what would be passed over: seeds, systems and storage are one for all."""
-        for name, base in (("ours", self.ours), ("published", self.published)):
-            for key, plain, where in (
-                ("seed", base.seed == PUBLISHED.seed, "seeds"),
-                ("model.kind", base.model.kind == PUBLISHED.model.kind, "systems"),
-                ("storage", base.storage == PUBLISHED.storage, "storage"),
-            ):
-                if not plain:
-                    raise ValueError(f"{name}.{key} cannot be set: `{where}` says it for all runs")
+        for name, (key, where) in product(PROTOCOLS, SAID_ONCE.items()):
+            said = attrgetter(key)
+            if said(getattr(self, name)) != said(Train()):
+                raise ValueError(f"{name}.{key} cannot be set: `{where}` says it for all runs")
         return self
 
     def train(self, system: System, protocol: Protocol, seed: int) -> Train:
         """The training of a network under a protocol; of a classic system, its split is what counts."""
         base = self.ours if protocol == "ours" else self.published
         kind = NETWORKS.get(system, base.model.kind)
-        return base.model_copy(update={"seed": seed, "model": base.model.model_copy(update={"kind": kind})})
+        same = {"seed": seed, "storage": self.storage}
+        return base.model_copy(update={**same, "model": base.model.model_copy(update={"kind": kind})})

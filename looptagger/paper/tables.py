@@ -59,7 +59,7 @@ def table_1(dataset: Dataset) -> Table:
     """How many loops play each role, beside the paper's."""
     counts = {role: sum(part[role] for part in dataset.counts["paper"].values()) for role in ROLES}
     rows = [(role, f"{counts[role]:,}", f"{TABLE_1[role]:,}") for role in ROLES]
-    rows.append(("all loops", f"{dataset.loops:,}", f"{TABLE_1_LOOPS:,}"))
+    rows.append(("all loops", f"{dataset.size():,}", f"{TABLE_1_LOOPS:,}"))
     return Table("Table 1: loops by role", ("role", "here", "the paper, FSLD"), rows)
 
 

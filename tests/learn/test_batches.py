@@ -1,5 +1,7 @@
 """Crops, augmentation, mixing, sampling, and the order of loops."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -224,13 +226,13 @@ def test_the_pool_is_bounded() -> None:
 
 
 def test_work_ahead_hands_over_items_and_errors() -> None:
-    assert list(ahead(lambda: iter(range(10)))) == list(range(10))
+    assert list(ahead(iter(range(10)))) == list(range(10))
 
-    def fails() -> object:
+    def fails() -> Iterator[int]:
         yield 1
         raise ValueError("broken")
 
-    made = ahead(fails)
+    made = ahead(fails())
     assert next(made) == 1
     with pytest.raises(ValueError, match="broken"):
         next(made)

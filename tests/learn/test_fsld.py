@@ -53,7 +53,7 @@ def test_it_and_folders_above_it_will_do(tree: Tree, point_at: str) -> None:
 
 
 def test_a_folder_within_its_audio_is_not_it(tree: Tree) -> None:
-    with pytest.raises(UserError, match="FSL10K/audio: no audio/wav found in it"):
+    with pytest.raises(UserError, match="FSL10K/audio: neither FSLD"):
         fsld.read(tree.write("json") / "FSL10K" / "audio", "union")
 
 

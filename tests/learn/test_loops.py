@@ -80,6 +80,8 @@ def test_only_the_wanted_licences_stay() -> None:
     assert kept.drops.counts == {"another licence": 1}
     with pytest.raises(UserError, match=r"no loop has a licence of by-nc; there are: cc0 \(1\), by \(1\), unknown"):
         with_licences(collection, ["by-nc"])
+    none = Collection("here", "", 3, [], Drops())
+    assert with_licences(none, ["by-nc"]) is none, "that no loop is left has another reason"
 
 
 def fsld_like(seed: int = 0, count: int = 2936) -> list[Loop]:

@@ -38,7 +38,7 @@ def test_a_tree_becomes_a_table(tmp_path: Path, layout: str) -> None:
     rows = all_rows(folder, dataset)
     assert dataset.dropped == {"undecodable": 1, "empty": 1, "silent": 1, "shorter than 0.05 s": 1}
     assert rows.schema == table.SCHEMA
-    assert rows.num_rows == dataset.loops == 72 == len(set(rows.column("id").to_pylist()))
+    assert rows.num_rows == dataset.size() == 72 == len(set(rows.column("id").to_pylist()))
     assert dataset.annotated == 76
     assert dataset.parts == ("loops-00000.parquet", "loops-00001.parquet")
     seconds = np.array([len(wave) for wave in table.waveforms(rows)]) / 16_000
@@ -57,7 +57,7 @@ def test_parts_of_a_split_are_disjoint_and_whole(tmp_path: Path) -> None:
     for split, parts in dataset.counts.items():
         found = {part: pa.concat_tables(table.rows(folder, dataset, split, part)) for part in parts}
         assert {part: rows.num_rows for part, rows in found.items()} == {p: n["loops"] for p, n in parts.items()}
-        assert len({loop for rows in found.values() for loop in rows.column("id").to_pylist()}) == dataset.loops
+        assert len({loop for rows in found.values() for loop in rows.column("id").to_pylist()}) == dataset.size()
     columns = next(table.rows(folder, dataset, "paper", "test", ["id", "fx"])).column_names
     assert columns == ["id", "fx", "paper"]
 
@@ -144,7 +144,7 @@ def test_a_labels_file_leads_to_any_format_at_any_rate(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="says each loop's roles once; leave out --merge"):
         store(tmp_path, tmp_path / "out", merge="intersection")
     (tmp_path / "labels.csv").write_text(f"path,roles\nfile://{tmp_path}/a.flac,bass\n")
-    assert store(tmp_path, tmp_path / "again")[1].loops == 1
+    assert store(tmp_path, tmp_path / "again")[1].size() == 1
     assert sorted(np.round([len(wave) / 16_000 for wave in table.waveforms(rows)], 2)) == [1.0, 1.5]
 
 
@@ -169,7 +169,7 @@ def test_what_annotators_disagree_on_and_loops_that_are_too_long(tmp_path: Path)
     assert said["union"] == {"1": ["bass", "fx"], "2": ["melody", "voice"]}
     assert said["intersection"] == {"1": ["bass"], "2": ["melody"]}
     _, dataset = store(place, tmp_path / "brief", limits=Limits(max_seconds=1.2))
-    assert (dataset.loops, dataset.dropped) == (1, {"too large or long": 1})
+    assert (dataset.size(), dataset.dropped) == (1, {"too large or long": 1})
 
 
 def test_loops_of_a_pack_are_of_one_maker_where_no_uploader_is_known(tmp_path: Path) -> None:

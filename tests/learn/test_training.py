@@ -61,8 +61,7 @@ def fit(
     told = lambda kind, what: epoch(what) if kind == "epoch" else None  # noqa: E731
     task = Task(chosen, Census.of(labels), card, begun_with)
     share = Share(folder, dataset.parts, chosen.split, 1 << 30)
-    feed = (lambda epoch: share.train([chosen.seed, epoch, 1]), share.validation)
-    return training.fit(task, *feed, Folder(str(out)), Peers(), told)
+    return training.fit(task, share, Folder(str(out)), Peers(), told)
 
 
 def evaluate(*args: Any) -> Report:
@@ -100,13 +99,20 @@ def test_a_narrow_network_learns_the_roles(data: Data, tmp_path: Path) -> None:
     assert warning(predictor.card, data[1], "grouped", "test") is None
     assert "flattering" in str(warning(predictor.card, data[1], "grouped", "train"))
     assert "has heard some" in str(warning(predictor.card, data[1], "paper", "test"))
-    counts = {**data[1].counts, "grouped": {**data[1].counts["grouped"], "test": {"loops": 1}}}
-    dealt_anew = data[1].model_copy(update={"counts": counts})
+    dealt_anew = data[1].model_copy(update={"dealt": {**data[1].dealt, "grouped": "otherwise"}})
     assert "has heard some" in str(warning(predictor.card, dealt_anew, "grouped", "test"))
     learned = (tmp_path / record.MODEL).read_bytes()
     heir = Predictor(checkpoint.told_anew(learned, provenance=start.learned_from(learned)))
     assert "learned from has been trained on" in str(warning(heir.card, data[1], "grouped", "train"))
     assert warning(heir.card, data[1], "grouped", "test") is None
+    for odd in (
+        {"data": {"digest": data[1].digest, "shares": 3, "dealt": []}},
+        {"heard": 3},
+        {"data": [], "heard": [1]},
+    ):
+        strange = checkpoint.told_anew(learned, provenance=odd)
+        warning(checkpoint.card(strange, "a stranger's"), data[1], "grouped", "test")
+        start.learned_from(strange)
     again = data[1].model_copy(update={"digest": "of another rule"})
     assert "a data set of this name, otherwise prepared" in str(warning(predictor.card, again, "grouped", "test"))
     assert warning(predictor.card, again.model_copy(update={"source": "/other"}), "grouped", "test") is None
@@ -311,6 +317,19 @@ def test_what_is_kept_is_a_running_mean_of_the_weights() -> None:
     assert not torch.allclose(seen[2], kept, atol=1e-5)
 
 
+def test_workers_share_the_statistics_of_norms_and_no_constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Divided by three, the bands' frequencies would not come back the same."""
+    shared: list[torch.Tensor] = []
+    monkeypatch.setattr(Peers, "mean_", lambda self, tensors: shared.extend(tensors))
+    learner = Learner(settings("average_epochs=2"), Census(16, (4, 12, 0, 0, 0, 0)), Peers())
+    learner.enter(0, None)
+    list(learner.train(0, [one_batch()]))
+    norms = [name for name in learner.network.state_dict() if name.endswith(("running_mean", "running_var"))]
+    assert len(shared) == 1 + 2 * len(norms)
+    constants = {each.data_ptr() for name, each in learner.network.named_buffers() if name.startswith("front.")}
+    assert not constants & {each.data_ptr() for each in shared}
+
+
 def test_a_phase_of_the_head_alone_goes_on_from_the_mean_of_the_rest() -> None:
     phases = "phases=[{lr: 0.003}, {from_epoch: 1, lr: 0.003, head_only: true}]"
     learner = Learner(settings("average_epochs=5", phases), Census(16, (4, 12, 0, 0, 0, 0)), Peers())
@@ -375,13 +394,18 @@ def test_a_state_that_nothing_is_said_of_is_not_gone_on_with(tmp_path: Path) -> 
 
 def test_pictures_have_the_epochs_that_ended_while_nobody_listened(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
-    log = [{"epoch": epoch, "time": 0.0, "loss": 0.1 * epoch, "best": False} for epoch in range(1, 5)]
+    figures = dict.fromkeys(("loss", "train_loss", "roc_auc", "pr_auc"), 0.5)
+    log = [{"epoch": epoch, "time": 0.0, "best": False, **figures} for epoch in range(1, 5)]
     folder.write(record.LOG, "\n".join(map(json.dumps, log)).encode())
-    pictures, told = record.Pictures(folder, log[:1]), list[int]()
+    pictures, told = record.Pictures(folder), list[int]()
     pictures.writer.add_scalar = lambda tag, value, epoch, walltime: told.append(epoch)
-    pictures.add(log[3])
-    pictures.add(log[2])
-    assert told == [2, 3, 4]
+    pictures.store()
+    folder.write(record.LOG, "\n".join(map(json.dumps, [*log, {**log[0], "epoch": 5}])).encode())
+    pictures.epoch_ended()
+    assert set(told) == {1, 2, 3, 4}, "it was drawn just now"
+    pictures.close()
+    assert [*dict.fromkeys(told)] == [1, 2, 3, 4, 5]
+    assert len(told) == 5 * len(figures)
 
 
 def test_the_card_names_the_commonest_licences(data: Data) -> None:
@@ -406,15 +430,15 @@ def test_a_run_begins_with_the_thresholds_of_the_model_that_it_begins_with(data:
 
 
 def test_curves_are_a_picture_and_tensorboard_can_read_the_log(data: Data, tmp_path: Path) -> None:
-    state = fit(data, tmp_path, settings())
+    fit(data, tmp_path, settings())
     folder = Folder(str(tmp_path))
-    record.Pictures(folder, state.log).close()
+    record.Pictures(folder).close()
     assert (tmp_path / record.CURVES).read_bytes().startswith(b"\x89PNG")
     (events,) = (tmp_path / record.BOARD).iterdir()
     (mine := tmp_path / record.BOARD / "layout.json").write_text("a user's")
     written = events.read_bytes()
     assert all(tag in written for tag in (b"loss/train", b"loss/validation", b"roc_auc/macro", b"pr_auc/bass"))
-    record.Pictures(folder, state.log).close()
+    record.Pictures(folder).close()
     assert len(list((tmp_path / record.BOARD).iterdir())) == 2
     record.clear(folder)
     assert list((tmp_path / record.BOARD).iterdir()) == [mine]

@@ -107,3 +107,15 @@ def test_other_files_are_refused(small: bytes, tmp_path: Path) -> None:
         checkpoint.resolve(str(tmp_path))
     with pytest.raises(UserError, match="cannot be read as a checkpoint: File name too long"):
         checkpoint.resolve("x" * 300)
+
+
+def test_what_lies_at_a_uri_is_bounded_as_files_are(small: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    fsspec.filesystem("memory").pipe_file("/models/its.safetensors", small)
+    assert checkpoint.resolve("memory://models/its.safetensors") == small
+    monkeypatch.setattr(checkpoint, "MAX_BYTES", len(small) - 1)
+    with pytest.raises(UserError, match="its.safetensors: no file, or over"):
+        checkpoint.resolve("memory://models/its.safetensors")
+    with pytest.raises(UserError, match="no such model"):
+        checkpoint.resolve("memory://models/another.safetensors")

@@ -40,7 +40,7 @@ def test_decisions_are_those_that_the_learner_takes(system: str) -> None:
     features, labels = made(240)
     labels[:, 0], labels[:, 5] = True, False
     learned = ClassicSystem(system, features, labels, CLASSIC, seed=5, decides=True)  # type: ignore[arg-type]
-    said = learned.decisions(features)
+    said = learned.scores(features)
     assert set(np.unique(said)) == {0, 1}
     assert (said[:, 0] == 1).all()
     assert (said[:, 5] == 0).all()
@@ -55,7 +55,7 @@ def test_an_svm_decides_by_its_margin() -> None:
     labels[:, 2] = np.random.default_rng(2).random(600) < np.where(
         features[:, 2] > np.median(features[:, 2]), 0.2, 0.02
     )
-    by_margin = ClassicSystem("BR-SVM", features, labels, CLASSIC, seed=5, decides=True).decisions(features)
+    by_margin = ClassicSystem("BR-SVM", features, labels, CLASSIC, seed=5, decides=True).scores(features)
     plain = LinearSVC(C=CLASSIC.c, tol=1e-3, random_state=5)
     alone = plain.fit(StandardScaler().fit_transform(features), labels[:, 2])
     assert (by_margin[:, 2] == (alone.decision_function(StandardScaler().fit_transform(features)) > 0)).mean() > 0.99
