@@ -254,8 +254,8 @@ def test_a_lease_whose_making_is_not_answered_is_ours(s3: S3, monkeypatch: pytes
         raise FileExistsError(path)
 
     monkeypatch.setattr(folder.fs, "pipe_file", unanswered)
-    with lock.held(folder) as check:
-        check()
+    with lock.held(folder) as ours:
+        ours.check()
     assert folder.read(lock.NAME) is None
 
 
@@ -265,8 +265,10 @@ def test_a_renewal_that_comes_too_late_ends_the_job(s3: S3, monkeypatch: pytest.
     for name, seconds in (("RENEW_S", 0.1), ("STALE_S", 1.0), ("SETTLED_S", 0.1)):
         monkeypatch.setattr(lease, name, seconds)
     monkeypatch.setattr(Folder, "write", lambda *of: time.sleep(1.5) or write(*of))  # type: ignore[func-returns-value]
-    with lock.held(folder) as check:
-        assert "renewed too late, and another job may have it; run the same command again" in refused_in_time(check)
+    with lock.held(folder) as ours:
+        assert "renewed too late, and another job may have it; run the same command again" in refused_in_time(
+            ours.check
+        )
     folder.delete([lock.NAME])
 
 
@@ -282,9 +284,9 @@ def test_a_store_that_is_away_for_longer_than_a_lease_lasts_ends_no_job(
         time.sleep(1.0 if len(asked) == 2 else 0)
         return read(self, name)
 
-    with lock.held(folder) as check:
+    with lock.held(folder) as ours:
         monkeypatch.setattr(Folder, "read", slow)
-        assert refused_in_time(check) == ""
+        assert refused_in_time(ours.check) == ""
         assert len(asked) > 10
     assert folder.read(lock.NAME) is None
 
@@ -313,18 +315,18 @@ def test_a_job_that_slept_writes_nothing_and_leaves_anothers_lease(s3: S3, monke
     folder = Folder("s3://private/slept", settings(s3).storage)
     monkeypatch.setattr(lease, "RENEW_S", 600)
     other = json.dumps(lease.owner("other") | {"host": "elsewhere", "pid": 1}).encode()
-    with lock.held(folder) as check:
-        check()
+    with lock.held(folder) as ours:
+        ours.check()
         folder.write(lock.NAME, other)
         monkeypatch.setattr(lease, "STALE_S", -1)
         with pytest.raises(UserError, match="another job took this one for dead"):
-            check()
+            ours.check()
     assert folder.read(lock.NAME) == other
     folder.delete([lock.NAME])
-    with lock.held(folder) as check:
+    with lock.held(folder) as ours:
         folder.delete([lock.NAME])  # the other has ended meanwhile
         with pytest.raises(UserError, match="another job took this one for dead"):
-            check()
+            ours.check()
     assert folder.read(lock.NAME) is None
 
 
@@ -339,6 +341,6 @@ def test_a_lease_of_the_same_name_and_number_elsewhere_is_not_ours(s3: S3, monke
     with lock.held(folder):  # a process that this machine would see
         pass
     monkeypatch.setattr(lease, "RENEW_S", 0.5)
-    with lock.held(folder) as check:
+    with lock.held(folder) as ours:
         folder.write(lock.NAME, json.dumps(lease.owner("x")).encode())
-        assert "another job took this one for dead" in refused_in_time(check)
+        assert "another job took this one for dead" in refused_in_time(ours.check)

@@ -213,11 +213,11 @@ def test_the_head_of_a_large_file_is_fetched_once(s3: S3, proxy: Callable[[Fault
 def test_a_job_that_was_taken_for_dead_stops_writing(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "RENEW_S", 0.5)
     folder = Folder("s3://private/taken", settings(s3.endpoint).storage)
-    with lock.held(folder) as check:
-        check()
+    with lock.held(folder) as ours:
+        ours.check()
         other = {"host": "elsewhere", "pid": 1, "renewed": time.time()}
         folder.write(lock.NAME, json.dumps(other).encode())
-        assert "another job took this one for dead" in refused_in_time(check)
+        assert "another job took this one for dead" in refused_in_time(ours.check)
     assert json.loads(folder.read(lock.NAME) or b"{}") == other
 
 

@@ -9,52 +9,35 @@ import pyarrow.parquet as pq
 from looptagger.archive import counts, output, tags
 from looptagger.archive.several import several
 from looptagger.archive.storage import Folder
-from looptagger.archive.writer import Check
 
 ROWS = 1_000_000
 BYTES = 256 << 20
 """A compacted part stays under both, roughly: a size that query engines like and memory bears."""
 
 
-def compact(folder: Folder, check: Check = lambda: None) -> tuple[int, int]:
+def compact(folder: Folder) -> tuple[int, int]:
     """Join neighbouring parts; the number of parts before and after. The caller holds the output's lock.
-
-    `check` raises where it is no longer the caller's: see lock.held.
 
     A joined part's name covers those it replaces, so that a run cut off between its writing and their deletion
     leaves nothing in doubt: the next run deletes them. For that moment a reader of OUT sees their rows twice.
     """
     output.tidy(folder)
-    finish(folder, check)
     live, _ = output.parts(folder)
-    subs = (f"{output.CHUNKS}/", "") if output.require(folder).identity["chunks"] else ("",)
+    subs = (f"{tags.CHUNKS}/", "") if output.require(folder).identity["chunks"] else ("",)
     groups = _groups(folder, live, subs)
     kept, joint = counts.load(folder), dict[str, Counter[str]]()
-    check()
     folder.delete([counts.NAME])
     for group in groups:
         joined = tags.Part(group[0].first, group[-1].last)
         if len(group) > 1:
-            for sub in subs:
-                _join(folder, sub, group, joined.name, check)
+            for sub in subs:  # the part after its chunks: it is what says that they are done
+                _join(folder, sub, group, joined.name)
+            for sub in reversed(subs):
+                folder.delete([sub + part.name for part in group])
         if all(part.name in kept for part in group):
             joint[joined.name] = sum((kept[part.name] for part in group), Counter[str]())
-    check()
     counts.store(folder, joint)
     return len(live), len(groups)
-
-
-def finish(folder: Folder, check: Check = lambda: None) -> None:
-    """Join the parts whose chunk parts a compaction had joined when it was cut off, so that each has its own again."""
-    live = output.parts(folder)[0]
-    names = {part.name for part in live}
-    for joined in [each for each in output.parts(folder, output.CHUNKS)[0] if each.name not in names]:
-        group = [part for part in live if joined.first <= part.first and part.last <= joined.last]
-        shards = sum(part.last - part.first + 1 for part in group)
-        if shards == joined.last - joined.first + 1:  # else its name would say that what is missing is there
-            check()
-            folder.delete([counts.NAME])
-            _join(folder, "", group, joined.name, check)
 
 
 def _groups(folder: Folder, live: Sequence[tags.Part], subs: Sequence[str]) -> list[list[tags.Part]]:
@@ -74,24 +57,16 @@ def _groups(folder: Folder, live: Sequence[tags.Part], subs: Sequence[str]) -> l
     return groups
 
 
-def _join(folder: Folder, sub: str, parts: Sequence[tags.Part], joined: str, check: Check) -> None:
-    """Write the rows of some parts as one, then delete those. Raises UserError where one is gone."""
+def _join(folder: Folder, sub: str, parts: Sequence[tags.Part], joined: str) -> None:
+    """Write the rows of some parts as one. Raises UserError where one is gone."""
     names = [sub + part.name for part in parts]
     schema = _read(folder, names[0]).schema
-    sink, group = pa.BufferOutputStream(), tags.group_rows(schema)
+    sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, schema, **tags.encoding(schema)) as writer:
-        waiting = schema.empty_table()
-        for table in several(lambda name: _read(folder, name).cast(schema), names, output.readers(parts)):
-            waiting = pa.concat_tables([waiting, table])
-            if whole := waiting.num_rows // group * group:
-                writer.write_table(waiting.slice(0, whole), row_group_size=group)
-                waiting = waiting.slice(whole)
-        if waiting.num_rows:
-            writer.write_table(waiting)
-    check()  # reading may have taken minutes
+        tables = several(lambda name: _read(folder, name).cast(schema), names, output.readers(parts))
+        for group in tags.regrouped(tables, tags.group_rows(schema)):
+            writer.write_table(group)
     folder.write(sub + joined, sink.getvalue())
-    check()
-    folder.delete(names)
 
 
 def _read(folder: Folder, name: str) -> pa.Table:

@@ -5,7 +5,6 @@ part out before it writes it.
 """
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -25,8 +24,7 @@ SAVED_S = 30.0
 
 def of(column: pa.ChunkedArray) -> Counter[Any]:
     """How often each value of a column comes."""
-    plain = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-    return Counter({pair["values"]: pair["counts"] for pair in pc.value_counts(plain).to_pylist()})
+    return Counter({pair["values"]: pair["counts"] for pair in pc.value_counts(column).to_pylist()})
 
 
 def load(folder: Folder) -> dict[str, Counter[str]]:
@@ -63,6 +61,5 @@ class Keeper:
     def save(self) -> None:
         """Store the counts. They can be had from the parts: an output that can't be written says so elsewhere."""
         self.saved = time.monotonic()
-        if not self.folder.is_local or os.path.isdir(self.folder.at("_run")):  # one moved away is not made anew
-            with suppress(UserError):
-                store(self.folder, self.counts)
+        with suppress(UserError):
+            store(self.folder, self.counts)

@@ -9,14 +9,11 @@ from typing import Any
 from looptagger.archive import counts, manifest, tags, user_manifests
 from looptagger.archive.columns import Listing, joint_schema
 from looptagger.archive.manifest import ManifestFile
-from looptagger.archive.output import CHUNKS, REPORT, Record, load, parts, save, strangers, unfinished, vacate, withdraw
+from looptagger.archive.output import REPORT, Record, load, parts, save, strangers, unfinished, vacate, withdraw
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
-from looptagger.archive.writer import Check
 from looptagger.errors import UserError
 
-DELETED = 1_000
-"""Files deleted between two looks whether the output is still ours."""
 ENDINGS = 5
 """So many are named of the files that were passed over."""
 
@@ -31,8 +28,6 @@ class Request:
     update: bool = False
     overwrite: bool = False
     shard_rows: int | None = None
-    check: Check = lambda: None
-    """Raises where the output is another job's by now, see lock.held: asked before anything there is touched."""
     note: Callable[[str], None] = lambda text: None
     listed: Callable[[int], None] = lambda rows: None
     """Told of the manifest's rows as they are stored."""
@@ -85,7 +80,6 @@ def _extended(folder: Folder, request: Request, old: Record | None = None) -> Re
     record = _frozen(folder, replace(request, limit=limit), before)
     sources = tuple(dict.fromkeys((*(old.sources if old else ()), *request.sources)))
     record = record.model_copy(update={"sources": sources, "limit": limit, "anew": request.overwrite})
-    request.check()
     save(folder, record)
     return record
 
@@ -101,10 +95,8 @@ def _replaced(folder: Folder, request: Request, old: Record) -> Record:
     """A new record in place of an old one, whose parts go. Cut off at any moment, one of the two is whole."""
     _refuse_strangers(folder, ours=True)
     record = _frozen(folder, request, (), old.files).model_copy(update={"anew": True})
-    _clear_parts(folder, request.check)
-    request.check()
+    _clear_parts(folder)
     save(folder, record)
-    request.check()
     withdraw(folder, record.files)
     return record
 
@@ -113,9 +105,7 @@ def _frozen(
     folder: Folder, request: Request, before: tuple[ManifestFile, ...], beside: tuple[ManifestFile, ...] = ()
 ) -> Record:
     """List the sources into manifest files that follow those `before`, and spare those `beside`. Stores no record."""
-
     try:
-        request.check()
         listings = open_sources(request.sources, folder.storage)
         tags.schema(joint_schema(listing.schema for listing in listings), request.identity["embedding_size"])
         files = manifest.freeze(
@@ -126,12 +116,10 @@ def _frozen(
             before=before,
             beside=beside,
             written=request.listed,
-            check=request.check,
         )
         if not files and not before:
             raise UserError(_nothing(request.sources, listings))
     except BaseException:
-        request.check()
         withdraw(folder, (*before, *beside))
         raise
     if passed := _passed_over(listings):
@@ -192,11 +180,9 @@ def _difference(key: str, had: Any, wanted: Any) -> str:
     return f"with {key} {had}, now it is {wanted};"
 
 
-def _clear_parts(folder: Folder, check: Check) -> None:
+def _clear_parts(folder: Folder) -> None:
     """Delete an output's parts, chunk parts and the reports of its runs. Nothing else is touched."""
     names = [counts.NAME, *(f"_run/{name}" for name in folder.names("_run") if REPORT.fullmatch(name))]
-    for prefix in ("", f"{CHUNKS}/"):
+    for prefix in ("", f"{tags.CHUNKS}/"):
         names += [prefix + name for name in folder.names(prefix.rstrip("/")) if tags.parse(name)]
-    for start in range(0, len(names), DELETED):
-        check()
-        folder.delete(names[start : start + DELETED])
+    folder.delete(names)

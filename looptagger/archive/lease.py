@@ -57,7 +57,7 @@ class _Lease:
 
     def __init__(self, folder: Folder) -> None:
         self.folder, self.token = folder, uuid.uuid4().hex
-        self.done, self.lost = threading.Event(), threading.Event()
+        self.done, self.lost = threading.Event(), ""
         _claim(folder, self.token)
         self.renewed = time.time()
 
@@ -72,28 +72,23 @@ class _Lease:
                     continue  # look again
                 self.folder.write(NAME, json.dumps(owner(self.token)).encode())
                 if time.time() > too_late:
-                    self._lose(
-                        "its lease was renewed too late, and another job may have it; run the same command again"
-                    )
+                    late = "its lease was renewed too late, and another job may have it"
+                    self.lost = f"{late}; run the same command again"
                 self.renewed = time.time()
 
     def is_ours(self) -> bool:
         """Whether it is still there and ours; one that is not there was taken over by a job that has ended."""
-        if not self.lost.is_set() and parsed(self.folder.read(NAME)).get("token") != self.token:
-            self._lose("another job took this one for dead, and goes on with it; leave it to that")
-        return not self.lost.is_set()
-
-    def _lose(self, why: str) -> None:
-        self.why = why
-        self.lost.set()
+        if not self.lost and parsed(self.folder.read(NAME)).get("token") != self.token:
+            self.lost = "another job took this one for dead, and goes on with it; leave it to that"
+        return not self.lost
 
     def check(self) -> None:
         """Raise UserError where it is lost. After a machine's sleep, nobody may have looked yet."""
         if time.time() - self.renewed > STALE_S:
             with suppress(UserError):  # the store is away: what is to be written will wait for it, or say so
                 self.is_ours()
-        if self.lost.is_set():
-            raise UserError(f"{self.folder.uri}: {self.why}.")
+        if self.lost:
+            raise UserError(f"{self.folder.uri}: {self.lost}.")
 
 
 def _claim(folder: Folder, token: str) -> None:

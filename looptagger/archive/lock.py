@@ -6,8 +6,9 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import IO
 
 from looptagger.archive import lease
@@ -22,39 +23,44 @@ TRIES, ASKED_S = 5, 0.02
 """A lock that is taken is asked for again, so many times and after so many seconds."""
 
 
-def held(folder: Folder, ours: Sequence[str] = TAGS) -> AbstractContextManager[Callable[[], None]]:
+@contextmanager
+def held(folder: Folder, ours: Sequence[str] = TAGS) -> Iterator[Folder]:
     """Hold an output for writing. Raises UserError while another job holds it.
 
     And where folders of `ours` in it, or any in those, are links: what is written and deleted there would be elsewhere.
 
-    What it yields raises UserError when another job has taken it over, after an outage longer than STALE_S.
+    What it yields is to be written to: it raises UserError instead once the output is no longer this job's, as it was
+    moved or deleted, or taken over by another job after an outage longer than STALE_S.
     """
     if not folder.is_local:
-        return lease.held(folder)
+        with lease.held(folder) as check:
+            yield replace(folder, check=check)
+        return
     for name in ours:
         refuse_links(folder.at(name))
-    return _held_file(folder)
-
-
-@contextmanager
-def _held_file(folder: Folder) -> Iterator[Callable[[], None]]:
-    """flock: freed by the kernel however its process ends, so a killed job never blocks the next."""
-    with _locked_file(folder) as file:
+    with _locked_file(folder) as file:  # freed by the kernel however the process ends: a killed job blocks no other
         file.seek(0)
         file.truncate()
         file.write(json.dumps(lease.owner()))
         file.flush()
-        yield lambda: _check_file(folder, file)
+        yield replace(folder, check=lambda: _check_file(folder, file))
 
 
 def _check_file(folder: Folder, file: IO[str]) -> None:
-    """Raise UserError where another output has taken the place of the one whose lock this is."""
+    """Raise UserError where the output whose lock this is has gone, or another has taken its place."""
     try:
         is_same = os.path.samestat(os.fstat(file.fileno()), os.stat(folder.at(NAME)))
+    except FileNotFoundError:
+        raise UserError(gone(folder)) from None
     except OSError:
-        return  # it has gone: output.check_there says so
+        return  # a disk that does not answer says so as it is written to
     if not is_same:
         raise UserError(f"{folder.uri}: was moved or deleted, and another is there by now; run the same command again.")
+
+
+def gone(folder: Folder) -> str:
+    """The sentence for an output that was moved or deleted."""
+    return f"{folder.uri}: is gone; put it back and run the same command, or run it to start anew."
 
 
 def _locked_file(folder: Folder) -> IO[str]:

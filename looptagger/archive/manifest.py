@@ -4,9 +4,11 @@ A shard is the unit of output, and of most work: shard 7 becomes `part-0000007.p
 often. So a finished part says by its name which rows need no more work.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, groupby
 from pathlib import PurePosixPath
 from typing import Annotated, BinaryIO
@@ -14,13 +16,14 @@ from typing import Annotated, BinaryIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import Field
 
 from looptagger.archive.columns import Listing, as_stored, conformed, grown, joint_schema
 from looptagger.archive.ids import Known, digests
 from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
-from looptagger.archive.tags import is_torn
+from looptagger.archive.tags import is_torn, regrouped
 from looptagger.config import Settings
 from looptagger.errors import UserError
 
@@ -120,41 +123,14 @@ def schema(folder: Folder, files: Sequence[ManifestFile]) -> pa.Schema:
         return pq.read_schema(opened).remove_metadata()
 
 
-class _Writer:
-    """Gathers batches into manifest files of FILE_ROWS rows."""
+def _name(number: int) -> str:
+    return f"_run/manifest/{number:06d}.parquet"
 
-    def __init__(
-        self, folder: Folder, first: int, schema: pa.Schema, written: Callable[[int], None], check: Callable[[], None]
-    ) -> None:
-        self.folder, self.first, self.schema, self.written, self.check = folder, first, schema, written, check
-        self.pending: list[pa.RecordBatch] = []
-        self.waiting = 0
-        self.rows: list[int] = []
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        self.pending.append(batch)
-        self.waiting += batch.num_rows
-        while self.waiting >= FILE_ROWS:
-            self.flush()
-
-    def flush(self) -> None:
-        table = pa.Table.from_batches(self.pending, self.schema)
-        head, tail = table.slice(0, FILE_ROWS), table.slice(FILE_ROWS)
-        self.pending, self.waiting = tail.to_batches(), tail.num_rows
-        if head.num_rows:
-            sink = pa.BufferOutputStream()
-            pq.write_table(head, sink, row_group_size=GROUP_ROWS, compression="zstd", write_page_checksum=True)
-            name, data = self.name(len(self.rows)), sink.getvalue()
-            patiently(lambda: self._write(name, data), self.folder.storage)
-            self.rows.append(head.num_rows)
-            self.written(sum(self.rows))
-
-    def _write(self, name: str, data: bytes) -> None:
-        self.check()  # after each wait for the store, too
-        self.folder.write(name, data)
-
-    def name(self, index: int) -> str:
-        return f"_run/manifest/{self.first + index:06d}.parquet"
+def _store(folder: Folder, name: str, rows: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, row_group_size=GROUP_ROWS, compression="zstd", write_page_checksum=True)
+    folder.write(name, sink.getvalue())
 
 
 def freeze(
@@ -166,28 +142,31 @@ def freeze(
     before: Sequence[ManifestFile] = (),
     beside: Sequence[ManifestFile] = (),
     written: Callable[[int], None] = lambda rows: None,
-    check: Callable[[], None] = lambda: None,
 ) -> list[ManifestFile]:
     """List the sources into manifest files that follow those `before`, leaving out ids that those hold already.
 
     The names of files `beside` these are left alone. Memory is bounded but for 32 bytes an id, 25 a known one. An id
     that comes twice, or a known one for another file, is refused: ids are the output's key. `limit` bounds the rows of
-    all files together; `written` is told of rows as they are stored, `check` raises where the output is another job's
-    by now, see lock.held. Raises UserError.
+    all files together; `written` is told of rows as they are stored. Raises UserError.
     """
     joint = joint_schema(listing.schema for listing in listings)
     joint = grown(folder.uri, schema(folder, before), joint) if before else as_stored(joint)
-    left = None if limit is None else max(0, limit - sum(file.rows for file in before))
+    left = math.inf if limit is None else limit - sum(file.rows for file in before)
     old = Known(_id_tables(folder, before))
     free = 1 + max((int(PurePosixPath(file.name).stem) for file in (*before, *beside)), default=-1)
-    writer = _Writer(folder, free, joint, written, check)
-    seen = []
-    for batch in _limited((old.new(batch) for listing in listings for batch in listing.batches()), left):
-        seen.append(digests(batch.column("id")))
-        writer.add(conformed(batch, joint))
-    writer.flush()
-    rows = shard_rows or default_shard_rows(sum(writer.rows))
-    files = [ManifestFile(name=writer.name(i), rows=n, shard_rows=rows) for i, n in enumerate(writer.rows)]
+    seen, stored = list[NDArray[np.bytes_]](), list[int]()
+
+    def listed() -> Iterator[pa.Table]:
+        for batch in _limited((old.new(batch) for listing in listings for batch in listing.batches()), left):
+            seen.append(digests(batch.column("id")))
+            yield pa.Table.from_batches([conformed(batch, joint)])
+
+    for rows in regrouped(listed(), FILE_ROWS):
+        patiently(partial(_store, folder, _name(free + len(stored)), rows), folder.storage)
+        stored.append(rows.num_rows)
+        written(sum(stored))
+    each = shard_rows or default_shard_rows(sum(stored))
+    files = [ManifestFile(name=_name(free + i), rows=n, shard_rows=each) for i, n in enumerate(stored)]
     every = np.concatenate(seen) if seen else np.empty(0, "S16")
     seen.clear()
     every.sort()
@@ -197,12 +176,12 @@ def freeze(
     return files
 
 
-def _limited(batches: Iterator[pa.RecordBatch], left: int | None) -> Iterator[pa.RecordBatch]:
+def _limited(batches: Iterator[pa.RecordBatch], left: float) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        if left is not None and batch.num_rows >= left:
-            yield batch.slice(0, left)
+        if batch.num_rows >= left:
+            yield batch.slice(0, max(0, int(left)))
             return
-        left = None if left is None else left - batch.num_rows
+        left -= batch.num_rows
         yield batch
 
 

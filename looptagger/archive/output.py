@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import AfterValidator, ValidationError
 
-from looptagger.archive import counts, manifest, retrying, tags, user_manifests
+from looptagger.archive import counts, lock, manifest, retrying, tags, user_manifests
 from looptagger.archive.manifest import ManifestFile, Shard
 from looptagger.archive.several import READERS, several
 from looptagger.archive.storage import Folder
@@ -22,7 +21,6 @@ from looptagger.config import Settings
 from looptagger.errors import UserError
 
 RECORD = "_run/dataset.json"
-CHUNKS = tags.CHUNKS
 REPORT = re.compile(r"run-\w+\.json")
 """The names of what runs leave in `_run`."""
 HALF = re.compile(r"\.(.+)\.\d+\.tmp")
@@ -120,7 +118,7 @@ def check_place(out: str) -> None:
 def check_there(folder: Folder) -> None:
     """Refuse to go on with a local output that was moved or deleted meanwhile. Raises UserError."""
     if folder.is_local and not os.path.exists(folder.at(RECORD)):
-        raise UserError(f"{folder.uri}: is gone; put it back and run the same command, or run it to start anew.")
+        raise UserError(lock.gone(folder))
 
 
 def withdraw(folder: Folder, keep: Sequence[ManifestFile]) -> None:
@@ -140,18 +138,23 @@ def vacate(folder: Folder) -> None:
                 os.rmdir(folder.at(empty).rstrip("/"))
 
 
-def parts(folder: Folder, sub: str = "") -> tuple[list[tags.Part], list[tags.Part]]:
+def parts(folder: Folder) -> tuple[list[tags.Part], list[tags.Part]]:
     """The parts in force, in order, and those that a compaction which was cut off left over.
 
     `looptagger compact` joins parts 3 to 9, say, into part-0000003-0000009.parquet, and then deletes them.
     """
-    found = (part for name in folder.names(sub) if (part := tags.parse(name)))
+    found = (part for name in folder.names() if (part := tags.parse(name)))
     live: list[tags.Part] = []
     stale: list[tags.Part] = []
     for part in sorted(found, key=lambda part: (part.first, -part.last)):  # a joined one before those that are in it
         is_in_the_last = live and part.last <= live[-1].last
         (stale if is_in_the_last else live).append(part)
     return live, stale
+
+
+def chunked(folder: Folder) -> set[str]:
+    """The names of the parts that have chunks."""
+    return {name for name in folder.names(tags.CHUNKS) if tags.parse(name)}
 
 
 def strangers(folder: Folder, sub: str = "") -> list[str]:
@@ -175,21 +178,18 @@ def readers(some: Sequence[tags.Part]) -> int:
 def tidy(folder: Folder) -> None:
     """Remove what cut-off jobs left: half-written files, manifest files of no record, parts that were compacted.
 
-    Also a joined file of `chunks/` whose parts are not all there, with those that are: `parts` would take it for the
-    chunks of those that come anew.
+    Also chunks of no part, where each part has its own: else what is lacking may be among them.
     """
     record = load(folder)
     if record:
         withdraw(folder, record.files)
     retrying.mend(folder)
-    (live, stale), (chunked, gone) = parts(folder), parts(folder, CHUNKS)
-    for joined in chunked:
-        inside = [part for part in live if joined.first <= part.first and part.last <= joined.last]
-        if joined.first < joined.last and sum(map(len, inside)) < len(joined):
-            gone, stale = [*gone, joined], [*stale, *inside]
+    live, stale = parts(folder)
     folder.delete([part.name for part in stale])
-    folder.delete([f"{CHUNKS}/{part.name}" for part in gone])
-    for sub in ("", CHUNKS):
+    of_parts, there = {part.name for part in live}, chunked(folder)
+    if of_parts <= there:
+        folder.delete([f"{tags.CHUNKS}/{name}" for name in there - of_parts])
+    for sub in ("", tags.CHUNKS):
         sweep(folder, sub, lambda name: tags.parse(name) is not None)
     sweep(folder, "_run")
 
@@ -201,25 +201,21 @@ def sweep(folder: Folder, sub: str, is_ours: Callable[[str], bool] = lambda name
         folder.delete([f"{sub}/{name}".lstrip("/") for name, of in halves if of and is_ours(of[1])])
 
 
-def unfinished(folder: Folder, record: Record, limit: int | None = None) -> list[Work]:
-    """The shards that no part holds yet; with a limit, those that begin among the first rows."""
+def unfinished(folder: Folder, record: Record) -> list[Work]:
+    """The shards that no part holds yet."""
     every = manifest.shards(record.files)
     live = (range(part.first, min(part.last + 1, len(every))) for part in parts(folder)[0])
     done = {number for numbers in live for number in numbers}
-    return [
-        Work(tags.Part(number, number).name, shard)
-        for number, shard in enumerate(every)
-        if number not in done and (limit is None or shard.first < limit)
-    ]
+    return [Work(tags.Part(number, number).name, shard) for number, shard in enumerate(every) if number not in done]
 
 
-def to_retry(folder: Folder, record: Record, statuses: Sequence[str]) -> list[Work]:
-    """The rows of finished parts whose status is one of `statuses`, shard by shard."""
+def to_retry(folder: Folder, record: Record) -> list[Work]:
+    """The failed rows of finished parts, shard by shard."""
     every = manifest.shards(record.files)
     works, kept = [], counts.load(folder)
-    some = [part for part in parts(folder)[0] if part.name not in kept or kept[part.name].keys() & set(statuses)]
-    wanted = lambda part: _are_of(tags.read_part(folder, part.name, ["status"]), statuses)  # noqa: E731
-    for part, found in zip(some, several(wanted, some), strict=True):
+    some = [part for part in parts(folder)[0] if part.name not in kept or kept[part.name].keys() - {"ok"}]
+    failed = lambda part: pc.not_equal(tags.read_part(folder, part.name, ["status"])["status"], "ok").to_numpy()  # noqa: E731
+    for part, found in zip(some, several(failed, some), strict=True):
         offset, shards = 0, every[part.first : part.last + 1]
         if len(found) != sum(shard.rows for shard in shards):
             raise UserError(f"{folder.uri}/{part.name}: does not hold just its rows of the manifest; {tags.AGAIN}.")
@@ -229,10 +225,6 @@ def to_retry(folder: Folder, record: Record, statuses: Sequence[str]) -> list[Wo
                 works.append(Work(part.name, shard, offset, only))
             offset += shard.rows
     return works
-
-
-def _are_of(rows: pa.Table, statuses: Sequence[str]) -> npt.NDArray[np.bool_]:
-    return pc.is_in(rows.column("status").cast(pa.string()), pa.array(statuses, pa.string())).to_numpy()  # type: ignore[no-any-return]
 
 
 def output_schema(folder: Folder, record: Record) -> pa.Schema:

@@ -23,7 +23,8 @@ def absolute(source: str) -> str:
     """A source's name wherever the job runs. Raises UserError for none: mostly a shell's variable that is not set."""
     if not source:
         raise UserError("a source's name is empty; give a file, a folder, ... (`.` is this one).")
-    return source if "://" in source else os.path.abspath(source)
+    head, found, rest = source.partition("://")
+    return f"{head}://{rest.rstrip('/') or rest}" if found else os.path.abspath(source)
 
 
 def roots(sources: Sequence[str]) -> tuple[str, ...]:
@@ -74,6 +75,8 @@ def _manifests(source: str, storage: Storage) -> list[str]:
     """
     if not user_manifests.is_manifest(source) or _is_file(source, storage):
         return [source]
+    if scheme(source) == "file":
+        source = os.fsdecode(local_path(source))
     fs = filesystem(source, storage, storage.anonymous)
     pattern = source
     if not glob.has_magic(source):
@@ -97,19 +100,15 @@ def _written(uris: Iterator[str], _: Counter[str]) -> Iterator[str]:
 
 def _open(source: str, storage: Storage) -> Listing:
     if user_manifests.is_manifest(source):
-        return _manifest(source, storage)
+        fs = filesystem(source, storage, storage.anonymous)
+        path = os.fsdecode(local_path(source)) if scheme(source) == "file" else source
+        return user_manifests.open_table(fs, source, str(fs._strip_protocol(path)))
     if user_manifests.UNREAD.search(source) and _is_file(source, storage):
         as_ = ", ".join(user_manifests.ENDINGS)
         raise UserError(f"{source}: manifests are read as {as_}; unpack it, or save it as one of these.")
     found = disk.find(source) if scheme(source) == "file" else remote.find(source, storage)
     skipped: Counter[str] = Counter()
     return Listing(LISTED, lambda: _batched(found(skipped)), skipped)
-
-
-def _manifest(source: str, storage: Storage) -> Listing:
-    fs = filesystem(source, storage, storage.anonymous)
-    path = os.fsdecode(local_path(source)) if scheme(source) == "file" else source
-    return user_manifests.open_table(fs, source, str(fs._strip_protocol(path)))
 
 
 def _batched(uris: Iterator[str]) -> Iterator[pa.RecordBatch]:

@@ -2,9 +2,9 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -18,7 +18,6 @@ from looptagger.archive.several import several
 from looptagger.archive.storage import Folder, parsed
 from looptagger.errors import Unreachable, UserError
 
-JOINED = "is in a larger one, as a compaction was cut off or is at it; `looptagger compact` ends it"
 STRANGE = f"does not hold just the chunks of its clips; {tags.AGAIN}"
 TRIES, PAUSE_S = 10, 0.2
 """Times that an output is read anew because a part that was listed has gone, and seconds between two."""
@@ -35,7 +34,7 @@ class Status:
     by_status: Counter[str]
     parts: int
     holder: str | None
-    runs: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[dict[str, Any]]
     """The finished and interrupted runs' records, oldest first."""
 
     @property
@@ -102,10 +101,10 @@ def verify(folder: Folder) -> list[str]:
     shards = manifest.shards(record.files)
     schema = output.output_schema(folder, record)
     live, stale = output.parts(folder)
-    strange = [sub + name for sub in ("", f"{output.CHUNKS}/") for name in output.strangers(folder, sub.rstrip("/"))]
+    strange = [sub + name for sub in ("", f"{tags.CHUNKS}/") for name in output.strangers(folder, sub.rstrip("/"))]
     problems = [f"{part.name}: left over from a compaction; `looptagger compact` removes it" for part in stale]
     problems += [f"{name}: is no part, but *.parquet there means it, too; take it away" for name in strange]
-    chunked = output.parts(folder, output.CHUNKS)[0] if record.identity["chunks"] else None
+    chunked = output.chunked(folder) if record.identity["chunks"] else None
     known = [part for part in live if part.last < len(shards)]
     model = record.identity["model"]
     look = lambda part: _part_problems(folder, part, schema, shards[part.first : part.last + 1], model, chunked)  # noqa: E731
@@ -118,6 +117,10 @@ def verify(folder: Folder) -> list[str]:
         f"{part.name}: holds shards that the part before it has, too; {tags.AGAIN}"
         for part, end in zip(known, ends, strict=False)
         if part.first < end
+    ]
+    others = sorted((chunked or set()) - {part.name for part in live})
+    problems += [
+        f"{tags.CHUNKS}/{name}: is of no part, as a job was cut off; the next one removes it" for name in others
     ]
     if problems and (who := lock.holder(folder)):
         problems.insert(0, f"{who} is writing there: what follows may be of this moment; look again when it is done")
@@ -134,9 +137,9 @@ def _part_problems(
     schema: pa.Schema,
     shards: Sequence[manifest.Shard],
     model: str,
-    chunked: Sequence[tags.Part] | None,
+    chunked: Set[str] | None,
 ) -> list[str]:
-    """What is wrong with a part of some shards; and with its chunks, where `chunked` are the parts of those."""
+    """What is wrong with a part of some shards; and with its chunks, where `chunked` are the parts that have some."""
     ids = pa.concat_tables([manifest.read(folder, each, ["id"]) for each in manifest.joined(shards)]).column("id")
     try:
         table = tags.read_part(folder, part.name)
@@ -146,19 +149,18 @@ def _part_problems(
             return [f"{part.name}: does not hold just its rows of the manifest; {tags.AGAIN}"]
         if others := set(pc.unique(table.column("model")).to_pylist()) - {model}:
             return [f"{part.name}: was made with {others.pop()}, not with {model}; {tags.AGAIN}"]
-        return [] if chunked is None else _chunk_problems(folder, part, table, chunked)
+        if chunked is None:
+            return []
+        name = f"{tags.CHUNKS}/{part.name}"
+        return _chunk_problems(folder, name, table) if part.name in chunked else [f"{name}: {tags.ABSENT}"]
     except UserError as error:
         if isinstance(error, Unreachable) and not folder.is_local:
             raise  # a store is away; on a disk, it is this part
         return [str(error)]
 
 
-def _chunk_problems(folder: Folder, part: tags.Part, clips: pa.Table, chunked: Sequence[tags.Part]) -> list[str]:
+def _chunk_problems(folder: Folder, name: str, clips: pa.Table) -> list[str]:
     """What is wrong with the chunks of a part's clips: each clip has as many as it says."""
-    name = f"{output.CHUNKS}/{part.name}"
-    if part not in chunked:
-        is_joined = any(each.first <= part.first and part.last <= each.last for each in chunked)
-        return [f"{name}: {JOINED if is_joined else tags.ABSENT}"]
     ids, found = clips.column("id").combine_chunks(), np.zeros(clips.num_rows, np.int64)
     with tags.opened(folder, name) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
         if not parquet.schema_arrow.equals(tags.CHUNK_SCHEMA):

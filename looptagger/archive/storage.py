@@ -3,9 +3,9 @@
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -100,6 +100,8 @@ class Folder:
     uri: str
     storage: Storage = Storage()
     anonymous: bool = False
+    check: Callable[[], None] = field(default=lambda *_: None, compare=False, repr=False)
+    """Asked before each file that is written or deleted; raises where it is another job's by now, see lock.held."""
 
     @classmethod
     def to_read(cls, uri: str, storage: Storage) -> "Folder":
@@ -175,6 +177,7 @@ class Folder:
 
         Raises UserError when the disk is full or the folder may not be written.
         """
+        self.check()
         if self.is_local:
             self._write_local(self.at(name), data)
             return
@@ -209,6 +212,7 @@ class Folder:
             pass
 
     def _delete(self, name: str) -> None:
+        self.check()
         with suppress(FileNotFoundError), self.reached():
             self.fs.rm_file(self.at(name))
 

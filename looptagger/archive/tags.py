@@ -1,7 +1,7 @@
 """The output's tables: one schema, one row a clip, and the names of the parts that hold them."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,6 @@ from looptagger.errors import UserError
 from looptagger.roles import ROLES
 
 STATUSES = ("ok", "missing", "unreadable", "undecodable", "empty", "silent", "too_large")
-FAILURES = STATUSES[1:]
 STOPPED = "stopped"
 """A status that is never written: of a row by which a worker stops the job. Raised there, an error would leave Ray
 Data's actors holding their CPUs for as long as Python keeps its traceback; a row comes through, and the driver raises.
@@ -98,10 +97,6 @@ class Part:
     first: int
     last: int
 
-    def __len__(self) -> int:
-        """How many shards it holds."""
-        return self.last - self.first + 1
-
     @property
     def name(self) -> str:
         """The file's name."""
@@ -126,14 +121,26 @@ def encoding(schema: pa.Schema) -> dict[str, Any]:
     coded |= {CODED_ROW: "DELTA_BINARY_PACKED"} if CODED_ROW in schema.names else {}
     plain = {*CODE, "embedding"}
     others = [each for each in schema if each.name not in {*coded, *plain} and each.type != pa.float32()]
-    lists = {field.name: f"{field.name}.list.element" for field in others if pa.types.is_list(field.type)}
-    named = [lists.get(field.name, field.name) for field in others]
+    named = [f"{each.name}.list.element" if pa.types.is_list(each.type) else each.name for each in others]
     return {"compression": "zstd", "use_dictionary": named, "column_encoding": coded, "write_page_checksum": True}
 
 
 def group_rows(schema: pa.Schema) -> int:
     """Rows of a row group."""
     return EMBEDDED_GROUP_ROWS if CODED_ROW in schema.names else GROUP_ROWS
+
+
+def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of so many; the last may have fewer."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        while sum(each.num_rows for each in waiting) >= rows:
+            whole = pa.concat_tables(waiting)
+            yield whole.slice(0, rows)
+            waiting = [whole.slice(rows)]
+    if sum(each.num_rows for each in waiting):
+        yield pa.concat_tables(waiting)
 
 
 def write_part(folder: Folder, name: str, table: pa.Table) -> None:

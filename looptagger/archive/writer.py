@@ -1,8 +1,7 @@
 """Gathers tagged rows, which come in any order, into parts, and writes each part once all of its rows are there."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +9,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from looptagger.archive import counts, retrying, tags
-from looptagger.archive.output import CHUNKS, Work, check_there
+from looptagger.archive.output import Work
 from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
-from looptagger.errors import UserError
 from looptagger.roles import ROLES
 
 PART, ROW, CHUNK_SCORES, CHUNK_STARTS = "_part", "_row", "_chunk_scores", "_chunk_starts"
@@ -26,17 +24,12 @@ written anew, and what waits is lost with the job. One that was compacted may ha
 TAKEN_ROWS = 65_536
 """Rows picked at once: Arrow picks out of no more than 2 GiB of text, which a compacted part may have."""
 
-Check = Callable[[], None]
-"""Raises UserError when the output is no longer this job's to write: see lock.held."""
-
 
 class PartWriter:
     """The job's only writer. Rows of a part that is never completed are simply tagged again by the next run."""
 
-    def __init__(
-        self, folder: Folder, works: Sequence[Work], schema: pa.Schema, chunks: bool, check: Check = lambda: None
-    ) -> None:
-        self.folder, self.works, self.schema, self.chunks, self.check = folder, works, schema, chunks, check
+    def __init__(self, folder: Folder, works: Sequence[Work], schema: pa.Schema, chunks: bool) -> None:
+        self.folder, self.works, self.schema, self.chunks = folder, works, schema, chunks
         self.expected = Counter[str]()
         """Rows that this job is to put into each part."""
         for work in works:
@@ -75,14 +68,6 @@ class PartWriter:
         known = self.retried.get(name)
         return rows.filter(pa.array([row not in known for row in rows.column(ROW).to_pylist()])) if known else rows
 
-    def close(self) -> None:
-        """Keep the counts of what was written, where the output is still this job's. Raises nothing: how the job ended
-        matters more.
-        """
-        with suppress(UserError):
-            self.check()
-            self.keeper.save()
-
     def _complete(self, name: str, table: pa.Table) -> None:
         """Write a part whose rows are there. Chunks first: the part itself is what says that they are done."""
         if table.num_rows < self._due(name):
@@ -93,15 +78,14 @@ class PartWriter:
         if name in self.retried:
             rows = _replaced(self._read(name), rows, table.column(ROW).to_numpy())
             if chunks is not None:
-                old = self._read(f"{CHUNKS}/{name}")
+                old = self._read(f"{tags.CHUNKS}/{name}")
                 chunks = pa.concat_tables([_without(old, table.column("id")), chunks])
+                patiently(lambda: retrying.begin(self.folder, name), self.folder.storage)
         if chunks is not None:
-            if name in self.retried:
-                self._patiently(lambda: retrying.begin(self.folder, name))
-            self._write(f"{CHUNKS}/{name}", chunks)
+            self._write(f"{tags.CHUNKS}/{name}", chunks)
         self._write(name, rows)
         if chunks is not None and name in self.retried:
-            self._patiently(lambda: retrying.end(self.folder))
+            patiently(lambda: retrying.end(self.folder), self.folder.storage)
         self.left -= table.num_rows
         self.by_status.update(counts.of(table.column("status")))
         self.audio_s += pc.sum(table.column("duration_s")).as_py() or 0.0
@@ -118,15 +102,7 @@ class PartWriter:
             return patiently(lambda: tags.read_part(self.folder, name), self.folder.storage)
 
     def _write(self, name: str, rows: pa.Table) -> None:
-        self._patiently(lambda: tags.write_part(self.folder, name, rows))
-
-    def _patiently(self, write: Callable[[], None]) -> None:
-        def tried() -> None:  # where the store was waited for, the output may be another job's by now
-            self.check()
-            check_there(self.folder)
-            write()
-
-        patiently(tried, self.folder.storage)
+        patiently(lambda: tags.write_part(self.folder, name, rows), self.folder.storage)
 
 
 def _once(table: pa.Table) -> pa.Table:

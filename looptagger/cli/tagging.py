@@ -114,8 +114,8 @@ def compact(out: str, **storage: Any) -> None:
 
     place = Folder(out, settings(config.Tag, storage).storage)
     output.require(place)
-    with lock.held(place) as check:
-        before, after = run(place, check)
+    with lock.held(place) as held:
+        before, after = run(held)
     terminal.note(f"{terminal.plural(before, 'part')} before, {after:,} now.")
 
 

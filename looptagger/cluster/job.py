@@ -11,12 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from looptagger.archive import compact, lock, output
+from looptagger.archive import lock, output
 from looptagger.archive.growing import Request, prepare
 from looptagger.archive.output import Record
 from looptagger.archive.sources import absolute, roots
 from looptagger.archive.storage import Folder
-from looptagger.archive.tags import CODE, CODED_ROW, FAILURES
+from looptagger.archive.tags import CODE, CODED_ROW
 from looptagger.archive.writer import PartWriter
 from looptagger.cluster.plan import Plan
 from looptagger.cluster.progress import Progress
@@ -95,20 +95,15 @@ def tag(job: TagJob, events: Events | None = None) -> Summary:
     card = checkpoint.card(model, job.model)
     if card.about:
         events.note(f"The model {card.name}: {card.about}")
-    folder = Folder(job.out, job.tag.storage)
-    with lock.held(folder) as check:
-        asked = replace(request(job, model, card), check=check, note=events.note, listed=events.listed)
+    asked = replace(request(job, model, card), note=events.note, listed=events.listed)
+    with lock.held(Folder(job.out, job.tag.storage)) as folder:
         record = prepare(folder, asked)
-        check()
         output.tidy(folder)
-        if job.chunks:  # a compaction cut off may have joined chunks and not their parts, which hides either
-            compact.finish(folder, check)
-        works = output.unfinished(folder, record, job.limit)
-        works += output.to_retry(folder, record, FAILURES) if job.retry_errors else []
-        writer = PartWriter(folder, works, output.output_schema(folder, record), job.chunks, check)
-        absent = sum(work.rows for work in output.unfinished(folder, record))  # beyond the limit, too
-        again = sum(work.rows for work in writer.works if work.is_retry)
-        summary = Summary(total=record.rows, before=record.rows - absent - again)
+        missing = output.unfinished(folder, record)
+        retries = output.to_retry(folder, record) if job.retry_errors else []
+        works = [work for work in missing if job.limit is None or work.shard.first < job.limit] + retries
+        writer = PartWriter(folder, works, output.output_schema(folder, record), job.chunks)
+        summary = Summary(record.rows, record.rows - sum(work.rows for work in missing + retries))
         if writer.works:
             with _recorded(folder, job, record, summary):
                 _tag_rows(job, record.sources, writer, model, card.audio, summary, events)
@@ -125,11 +120,9 @@ def request(job: TagJob, model: bytes, card: checkpoint.Card) -> Request:
         "embedding_size": 2 * card.model.channels if job.embeddings else 0,
         **({"embedding_columns": [*CODE, CODED_ROW]} if job.embeddings else {}),  # earlier versions had other ones
     }
-    whole = map(absolute, job.sources)
-    sources = tuple(each.rstrip("/") if "://" in each else each for each in whole)  # s3://b/loops/ is s3://b/loops
     if job.tag.compute.precision in ("int8", "bfloat16"):  # their scores differ by more than those of machines do
         identity["precision"] = job.tag.compute.precision
-    rows = job.tag.compute.shard_rows
+    sources, rows = tuple(map(absolute, job.sources)), job.tag.compute.shard_rows
     return Request(identity, sources, job.limit, update=job.update, overwrite=job.overwrite, shard_rows=rows)
 
 
@@ -164,7 +157,7 @@ def _tag_rows(
         try:
             tagging.run(writer, brief, summary.plan, progress, events)
         finally:
-            writer.close()
+            writer.keeper.save()
             summary.by_status, summary.audio_s = dict(writer.by_status), writer.audio_s
             summary.seconds = progress.seconds
             summary.cost = progress.cost[0] if progress.cost else None
@@ -198,12 +191,11 @@ def _recorded(folder: Folder, job: TagJob, record: Record, summary: Summary) -> 
             "audio_s": round(summary.audio_s, 3),
             "cost": None if summary.cost is None else round(summary.cost, 4),
             "spilled_bytes": summary.spilled,
-            "workers": str(summary.plan),
+            "workers": str(summary.plan) if summary.plan else None,
             "identity": record.identity,
             "settings": job.tag.model_dump(),
             "versions": {name: version(name) for name in ("ray", "torch", "torchaudio", "pyarrow")},
             "python": platform.python_version(),
         }
         with suppress(UserError):  # the reason that the run ended matters more than its record
-            output.check_there(folder)
             folder.write(f"_run/run-{started:%Y%m%dT%H%M%S%f}.json", json.dumps(report, indent=1).encode())

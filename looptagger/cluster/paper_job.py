@@ -89,7 +89,8 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
     site = _site(job)
     if shared := _shared(site):
         events.note(f"{shared:,} loops of {job.test} are learned from, or chosen on, in {job.data}: they flatter.")
-    with lock.held(site.out, ("_run", "features", "scores", "runs")) as check:
+    with lock.held(site.out, ("_run", "features", "scores", "runs")) as held:
+        site = replace(site, out=held)
         output.sweep(site.out, runs.SCORES)
         asked = site.runs(job.paper)
         wanted = [run for run in asked if run.stored(site.out) is None]
@@ -105,7 +106,6 @@ def paper(job: PaperJob, events: Events | None = None) -> results.Results:
                 failed.append(f"{run.title}: {one_line(error)}.")
                 events.note(failed[-1])
                 continue
-            check()
             run.store(site.out, scores)
         if len(failed) == len(asked):
             raise UserError(failed[0])

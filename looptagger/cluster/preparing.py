@@ -41,17 +41,16 @@ def prepare(
     from looptagger.learn import preparing
 
     output.check_place(job.out)
-    folder = Folder(job.out, job.prepare.storage)
-    _check_empty(folder, job.overwrite)
+    place = Folder(job.out, job.prepare.storage)
+    _check_empty(place, job.overwrite)
     collection = preparing.collect(job.source, job.prepare, job.labels)
     rows = preparing.to_rows(collection.loops, job.prepare)
-    with lock.held(folder, ("_run",)) as check:
+    with lock.held(place, ("_run",)) as folder:
         _check_empty(folder, job.overwrite)  # another job may have ended meanwhile
         output.sweep(folder, "", lambda name: table.is_part(name) or name == table.NAME)
         writer = preparing.TableWriter(folder, collection, job.prepare)
         done = 0
         for block in _decoded(rows, job, note):
-            check()
             writer.add(block)
             done += block.num_rows
             progress(done, rows.num_rows)

@@ -47,8 +47,6 @@ class Events:
     note: Callable[[str], None] = lambda text: None
     step: Callable[[int, int, int, float], None] = lambda epoch, step, steps, loss: None
     epoch: Callable[[record.Row], None] = lambda row: None
-    check: Callable[[], None] = lambda: None
-    """Called at each word: raises where the run is another job's by now, see lock.held."""
 
 
 def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
@@ -57,25 +55,23 @@ def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
     if job.resume and job.overwrite:
         raise UserError("--resume goes on with a run, --overwrite starts anew: use one of the two.")
     output.check_place(job.out)
-    data, out = Folder.to_read(job.data, job.train.storage), Folder(job.out, job.train.storage)
+    data, place = Folder.to_read(job.data, job.train.storage), Folder(job.out, job.train.storage)
     found = table.find(data)
-    kept = None if job.overwrite or not record.is_started(out) else out.read(record.START)
+    kept = None if job.overwrite or not record.is_started(place) else place.read(record.START)
     settings, begun_with = start.begun_with(job.train, kept)
     job = replace(job, train=settings)
-    _check(job, found, data, out)
-    with lock.held(out, ("_run", "tensorboard")) as check:
+    _check(job, found, data, place)
+    with lock.held(place, ("_run", "tensorboard")) as out:
         record.sweep(out)
         if job.overwrite and record.is_being_replaced(out, _identity(job, found, begun_with), job.train.epochs):
             job = replace(job, overwrite=False)
         if not job.overwrite:
             _begin(job, found, out, begun_with)
         log = [] if job.overwrite else record.rows(out)
-        if len(log) == job.train.epochs:
-            _license(out, job.train)
-            return log
-        labels = [table.truth(rows) for rows in table.rows(data, found, job.train.split, "train", ROLES)]
-        task = Task(job.train, Census.of(np.concatenate(labels)), _card(job, found, begun_with), begun_with)
-        log = _run(job, task, found, log, replace(events, check=check))
+        if len(log) < job.train.epochs:
+            labels = [table.truth(rows) for rows in table.rows(data, found, job.train.split, "train", ROLES)]
+            task = Task(job.train, Census.of(np.concatenate(labels)), _card(job, found, begun_with), begun_with)
+            log = _run(job, task, found, log, data, out, events)
         _license(out, job.train)
         return log
 
@@ -98,13 +94,14 @@ def _begin(job: TrainJob, found: Dataset, out: Folder, begun_with: bytes | None)
         out.write(record.START, begun_with)
 
 
-def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], events: Events) -> list[record.Row]:
+def _run(
+    job: TrainJob, task: Task, found: Dataset, log: list[record.Row], data: Folder, out: Folder, events: Events
+) -> list[record.Row]:
     """Start or join Ray, train, and keep the pictures up to date, also when cut off."""
     from looptagger.cluster import training
     from looptagger.cluster.plan import workforce
     from looptagger.cluster.session import offers, session, storage_environment
 
-    data, out = Folder.to_read(job.data, job.train.storage), Folder(job.out, job.train.storage)
     if log:
         events.note(f"Going on after epoch {len(log)} of {job.train.epochs}.")
     with session(job.address, events.note, float(job.train.compute.device == "cuda")):
@@ -120,7 +117,7 @@ def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], event
         details = training.Job(task, data, found, out, storage_environment())
 
         def told(kind: str, what: Any) -> None:
-            events.check()
+            out.check()
             if kind == "step":
                 events.step(*what)
             else:
@@ -131,7 +128,6 @@ def _run(job: TrainJob, task: Task, found: Dataset, log: list[record.Row], event
             training.run(details, force, job.train.compute.retries, told)
         finally:
             with suppress(UserError):  # what ended it matters more than pictures, which may be another job's by now
-                events.check()
                 pictures.close()
     return record.rows(out)
 

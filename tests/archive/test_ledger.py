@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -34,7 +35,7 @@ from looptagger.archive import (
     tags,
     writer,
 )  # fmt: skip
-from looptagger.archive.compact import compact, finish
+from looptagger.archive.compact import compact
 from looptagger.archive.growing import Request
 from looptagger.archive.output import Record, Work
 from looptagger.archive.storage import Folder
@@ -63,12 +64,13 @@ def test_a_job_that_was_taken_over_while_it_listed_touches_nothing(tmp_path: Pat
     def lost() -> None:
         raise UserError("another job took this one for dead")
 
+    ours = replace(folder, check=lost)
     for how in ({"overwrite": True}, {"update": True}):
         with pytest.raises(UserError, match="took this one for dead"):
-            growing.prepare(folder, request(tmp_path / "m.csv", check=lost, **how))
+            growing.prepare(ours, request(write_manifest(tmp_path / "m.csv", range(12)), **how))
     folder.delete(["_run/dataset.json"])  # as where the successor has not stored its record yet
     with pytest.raises(UserError, match="took this one for dead"):
-        growing.prepare(folder, request(tmp_path / "nowhere.csv", check=lost))
+        growing.prepare(ours, request(tmp_path / "nowhere.csv"))
     after = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert after == {path: data for path, data in before.items() if path.name != "dataset.json"}
     assert theirs.rows == 9
@@ -196,7 +198,7 @@ def test_status_counts(folder: Folder, done: Record) -> None:
 
 
 def test_retry_replaces_failed_rows_in_place(folder: Folder, done: Record) -> None:
-    works = output.to_retry(folder, done, tags.FAILURES)
+    works = output.to_retry(folder, done)
     assert [(work.part, work.only) for work in works] == [("part-0000000.parquet", (3,))]
     for _ in range(2):  # twice: an order that was lost would mix up rows
         tag(folder, done, works, bad=None, score=0.75)
@@ -214,21 +216,21 @@ def test_another_try_of_many_is_kept_bit_by_bit(
     record = prepare(folder, request(write_manifest(tmp_path / "m.csv", range(50))))
     tag(folder, record, output.unfinished(folder, record))
     compact(folder)
-    works = output.to_retry(folder, record, ["missing"])
+    works = output.to_retry(folder, record)
     assert (len(works), len({work.part for work in works})) == (5, 1)
     again = PartWriter(folder, works, output.output_schema(folder, record), chunks=True)
     rows = pa.concat_tables([tagged(folder, work, bad=None) for work in works])
     for piece in (rows.slice(0, 1), rows.slice(1, 2), rows.slice(0, 2)):  # the last one is delivered twice
         again.add(piece)
     assert again.left == 2
-    again.close()
+    again.keeper.save()
     assert status.status(folder).by_status == {"ok": 48, "missing": 2}
-    works = output.to_retry(folder, record, ["missing"])
+    works = output.to_retry(folder, record)
     assert len(works) == 2
     again = PartWriter(folder, works, output.output_schema(folder, record), chunks=True)
     for work in works:
         again.add(tagged(folder, work, bad=None))
-    again.close()
+    again.keeper.save()
     assert status.status(folder).by_status == {"ok": 50}
     assert status.verify(folder) == []
 
@@ -251,7 +253,7 @@ def test_compaction_keeps_rows_order_and_ledger(folder: Folder, done: Record) ->
     assert status.verify(folder) == []
     assert output.unfinished(folder, done) == []
     assert compact(folder) == (1, 1)
-    works = output.to_retry(folder, done, ["missing"])
+    works = output.to_retry(folder, done)
     assert [(work.part, work.only, work.offset) for work in works] == [("part-0000000-0000002.parquet", (3,), 0)]
     tag(folder, done, works, bad=None)
     assert status.status(folder).failed == 0
@@ -274,7 +276,7 @@ def test_a_stray_file_where_chunks_would_be_is_none(tmp_path: Path) -> None:
     writer = PartWriter(folder, output.unfinished(folder, record), output.output_schema(folder, record), chunks=False)
     for work in writer.works:
         writer.add(tagged(folder, work, None))
-    writer.close()
+    writer.keeper.save()
     folder.write("chunks/.DS_Store", b"a file manager's")
     assert compact(folder) == (3, 1)
     assert status.verify(folder) == []
@@ -299,46 +301,34 @@ def test_a_compaction_cut_off_before_its_deletions_is_mended(folder: Folder, don
     assert sorted(os.listdir(folder.path)) == [".mine.1.tmp", "_run", "chunks", "part-0000000-0000002.parquet"]
 
 
-def test_a_compaction_cut_off_between_chunks_and_parts_is_finished(folder: Folder, done: Record) -> None:
-    kept = {name: folder.read(name) or b"" for name in folder.names() if name.startswith("part-")}
-    rows = ids(folder)
-    compact(folder)
-    (joined,) = folder.names("chunks")
-    folder.delete([joined])
-    for name, data in kept.items():
-        folder.write(name, data)
-    assert all("`looptagger compact` ends it" in problem for problem in status.verify(folder))
-    finish(folder)
-    assert [name for name in folder.names() if name.startswith("part-")] == folder.names("chunks") == [joined]
-    assert (ids(folder), status.verify(folder)) == (rows, [])
+@pytest.mark.parametrize("again", [False, True], ids=["is tidied up", "loses a part, which comes anew"])
+@pytest.mark.parametrize("changes", range(1, 11))
+def test_a_compaction_cut_off_at_any_moment(folder: Folder, done: Record, changes: int, again: bool) -> None:
+    """Of counts, chunks and parts, two are written or three deleted in turn. Each part has its chunks all along."""
+    rows, left = ids(folder), iter(range(changes))
 
-
-def test_a_part_deleted_after_a_cut_off_compaction_keeps_its_new_chunks(
-    folder: Folder, done: Record, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write = Folder.write
-
-    def cut(self: Folder, name: str, data: bytes) -> None:
-        if name.startswith("part-0000000-"):
+    def cut() -> None:
+        if next(left, None) is None:
             raise KeyboardInterrupt
-        write(self, name, data)
 
-    monkeypatch.setattr(Folder, "write", cut)
-    with pytest.raises(KeyboardInterrupt):
-        compact(folder)
-    monkeypatch.setattr(Folder, "write", write)
-    folder.delete([output.parts(folder)[0][0].name])
+    with pytest.raises(KeyboardInterrupt) if changes < 10 else nullcontext():
+        compact(replace(folder, check=cut))
+    parts = {part.name for part in output.parts(folder)[0]}
+    assert parts <= output.chunked(folder)
+    if again:
+        folder.delete([min(parts)])
     for _ in range(2):
         output.tidy(folder)
-        finish(folder)
         tag(folder, done, output.unfinished(folder, done))
         assert status.verify(folder) == []
+        assert sorted(ids(folder)) == sorted(rows)
+        assert {part.name for part in output.parts(folder)[0]} == {*folder.names("chunks")}
 
 
 def test_retried_clips_cut_off_between_chunks_and_part_are_mended(
     folder: Folder, done: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    works = output.to_retry(folder, done, ["missing"])
+    works = output.to_retry(folder, done)
     write = tags.write_part
 
     def cut(folder: Folder, name: str, rows: pa.Table) -> None:
@@ -353,7 +343,7 @@ def test_retried_clips_cut_off_between_chunks_and_part_are_mended(
     assert any("chunks" in problem for problem in status.verify(folder))
     output.tidy(folder)
     assert status.verify(folder) == []
-    tag(folder, done, output.to_retry(folder, done, ["missing"]), bad=None)
+    tag(folder, done, output.to_retry(folder, done), bad=None)
     assert status.verify(folder) == []
     assert not folder.read(retrying.NAME)
 
@@ -398,7 +388,8 @@ def test_a_compaction_that_is_taken_over_touches_nothing_more(
     import looptagger.archive.compact as module
 
     place: Any = module if last.startswith("_") else Folder
-    work, lost, late = getattr(place, last), threading.Event(), list[Any]()
+    name = {"write": "_write_local", "delete": "_delete"}.get(last, last)
+    lost, late = threading.Event(), list[Any]()
 
     def step(*of: Any) -> Any:
         found = work(*of)
@@ -409,31 +400,32 @@ def test_a_compaction_that_is_taken_over_touches_nothing_more(
         if lost.is_set():
             raise UserError("another job took this one for dead")
 
-    monkeypatch.setattr(place, last, step)
-    for name in {"write", "delete"} - {last}:
-        then = getattr(Folder, name)
+    ours = replace(folder, check=check)
+    for changing, of in ((Folder, "_write_local"), (ours.fs, "rm_file")):
+        then = getattr(changing, of)
         monkeypatch.setattr(
-            Folder, name, lambda *of, then=then: (late.append(of) if lost.is_set() else 0, then(*of))[1]
+            changing, of, lambda *of, then=then: (late.append(of) if lost.is_set() else 0, then(*of))[1]
         )
+    work = getattr(place, name)
+    monkeypatch.setattr(place, name, step)
     with pytest.raises(UserError, match="took this one for dead"):
-        compact(folder, check)
+        compact(ours)
     assert late == []
 
 
 def test_an_overwrite_that_is_taken_over_deletes_no_more(
     folder: Folder, done: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(growing, "DELETED", 1)
-    deleted: list[str] = []
-    monkeypatch.setattr(Folder, "delete", lambda self, names: deleted.extend(names))
+    left = iter(range(2))
 
     def check() -> None:
-        if len(deleted) == 2:
+        if next(left, None) is None:
             raise UserError("another job took this one for dead")
 
+    before = len(folder.names())
     with pytest.raises(UserError, match="took this one for dead"):
-        growing._clear_parts(folder, check)
-    assert deleted == [counts.NAME, "part-0000000.parquet"]
+        growing._clear_parts(replace(folder, check=check))
+    assert len(folder.names()) == before - 1
 
 
 def test_chunks_that_a_cut_off_overwrite_left_joined_do_not_hide_new_ones(folder: Folder, done: Record) -> None:
@@ -442,7 +434,6 @@ def test_chunks_that_a_cut_off_overwrite_left_joined_do_not_hide_new_ones(folder
     output.tidy(folder)
     tag(folder, done, output.unfinished(folder, done), bad=None)
     output.tidy(folder)
-    finish(folder)
     assert folder.names("chunks") == [name for name in folder.names() if name.startswith("part-")]
     assert status.verify(folder) == []
 
@@ -471,14 +462,23 @@ def test_rows_are_put_into_their_places_slice_by_slice(monkeypatch: pytest.Monke
     assert found == ["b", *(f"old {i}" for i in (1, 2, 3)), "c", *(f"old {i}" for i in (5, 6, 7, 8)), "a"]
 
 
-def test_chunks_that_are_joined_do_not_bridge_a_part_that_is_missing(folder: Folder, done: Record) -> None:
+def test_chunks_of_no_part_stay_where_a_part_has_none(folder: Folder, done: Record) -> None:
+    """As where somebody has put parts back that were there before they were joined: theirs are among those."""
     kept = {name: folder.read(name) or b"" for name in folder.names() if name.startswith("part-")}
     compact(folder)
-    folder.delete([name for name in folder.names() if name.startswith("part-")])
-    for name, data in list(kept.items())[::2]:
+    (joined,) = folder.names("chunks")
+    folder.delete([joined])
+    for name, data in kept.items():
         folder.write(name, data)
-    finish(folder)
-    assert [work.part for work in output.unfinished(folder, done)] == ["part-0000001.parquet"]
+    output.tidy(folder)
+    assert folder.names("chunks") == [joined]
+    absent, *_, strange = sorted(status.verify(folder), key=lambda problem: "of no part" in problem)
+    assert "part-0000000.parquet: is gone; delete the part of that name" in absent
+    assert strange.startswith(f"chunks/{joined}: is of no part")
+    folder.delete(kept)
+    output.tidy(folder)
+    tag(folder, done, output.unfinished(folder, done))
+    assert status.verify(folder) == []
 
 
 def pq_bytes(table: pa.Table) -> bytes:
@@ -511,10 +511,11 @@ def test_verify_finds_torn_and_foreign_parts(folder: Folder, done: Record) -> No
     for number in (7, 9):
         folder.write(f"part-000000{number}.parquet", whole)
     folder.delete(["part-0000000.parquet"])
-    assert [problem.partition(":")[0] for problem in status.verify(folder)[-3:]] == [
+    assert [problem.partition(":")[0] for problem in status.verify(folder)[-4:]] == [
         "part-0000007.parquet",
         "part-0000009.parquet",
         "shards 0 to 0 are not tagged yet; run the same `looptagger tag` command to go on",
+        "chunks/part-0000000.parquet",
     ]
     assert [problem.partition(":")[0] for problem in status.verify(folder)[:2]] == [
         "mine.parquet",
@@ -527,14 +528,14 @@ def test_parts_that_are_not_as_they_should_be_are_sentences(folder: Folder, done
     folder.write("part-0000007.parquet", whole)
     assert "part-0000007.parquet: holds shards that the manifest has not" in status.verify(folder)[-1]
     folder.delete(["part-0000007.parquet"])
-    works = output.to_retry(folder, done, ["missing"])
+    works = output.to_retry(folder, done)
     folder.delete(["chunks/part-0000000.parquet"])
     with pytest.raises(UserError, match="part-0000000.parquet: is gone; delete the part of that name"):
         tag(folder, done, works, bad=None)
     folder.write("part-0000000.parquet", pq_bytes(pq.read_table(io.BytesIO(whole)).slice(1)))
     folder.delete([counts.NAME])
     with pytest.raises(UserError, match="part-0000000.parquet: does not hold just its rows"):
-        output.to_retry(folder, done, ["missing"])
+        output.to_retry(folder, done)
 
 
 def test_a_run_s_record_that_is_cut_off_is_passed_over(folder: Folder, done: Record) -> None:
@@ -626,8 +627,7 @@ def test_limit_then_the_rest(folder: Folder, tmp_path: Path) -> None:
 def test_a_limit_on_a_larger_manifest_takes_its_first_shards(folder: Folder, tmp_path: Path) -> None:
     record = prepare(folder, request(write_manifest(tmp_path / "m.csv", range(10))))
     assert prepare(folder, request(tmp_path / "m.csv", limit=5)).rows == 10
-    assert [work.rows for work in output.unfinished(folder, record, 5)] == [4, 4]
-    assert [work.rows for work in output.unfinished(folder, record, 4)] == [4]
+    assert [work.shard.first for work in output.unfinished(folder, record)] == [0, 4, 8]
 
 
 def test_overwrite_starts_anew_and_touches_nothing_else(folder: Folder, done: Record, tmp_path: Path) -> None:
@@ -922,16 +922,20 @@ def test_a_lock_whose_file_is_taken_away_is_asked_for_anew(folder: Folder, monke
 
 
 def test_an_output_that_took_the_place_of_another_is_left_alone(folder: Folder, tmp_path: Path) -> None:
-    with lock.held(folder) as check:
-        check()
+    with lock.held(folder) as ours:
+        ours.write("x", b"ours")
         os.rename(folder.path, tmp_path / "old")
-        check()  # nobody's by now; that it is gone is said elsewhere
+        with pytest.raises(UserError, match="is gone; put it back"):
+            ours.write("x", b"ours")
+        assert not Path(folder.path).exists()
         Path(folder.path).touch()
-        check()
+        ours.check()  # what is written says that it is a file
         Path(folder.path).unlink()
         moved = "was moved or deleted, and another is there by now; run the same command again"
-        with lock.held(folder), pytest.raises(UserError, match=moved):
-            check()
+        with lock.held(folder):
+            for change in (lambda: ours.write("x", b"ours"), lambda: ours.delete([lock.NAME])):
+                with pytest.raises(UserError, match=moved):
+                    change()
 
 
 @pytest.mark.parametrize("what", ["part", "manifest"])
@@ -949,13 +953,14 @@ def test_what_waited_for_the_store_is_not_written_to_anothers_output(
         raise ClientConnectionError("the store is away")
 
     folder.delete([output.parts(folder)[0][0].name])
-    writer = PartWriter(folder, output.unfinished(folder, done), output.output_schema(folder, done), True, check)
-    monkeypatch.setattr(Folder, "write", away)
+    ours = replace(folder, check=check)
+    writer = PartWriter(ours, output.unfinished(folder, done), output.output_schema(folder, done), True)
+    monkeypatch.setattr(Folder, "_write_local", away)
     monkeypatch.setattr(patience.time, "sleep", lambda _: None)
-    anew = replace(request(write_manifest(tmp_path / "new.csv", range(9)), overwrite=True), check=check)
+    anew = request(write_manifest(tmp_path / "new.csv", range(9)), overwrite=True)
     write = {
         "part": lambda: writer.add(tagged(folder, writer.works[0])),
-        "manifest": lambda: growing.prepare(folder, anew),
+        "manifest": lambda: growing.prepare(ours, anew),
     }
     with pytest.raises(UserError, match="took this one for dead"):
         write[what]()
@@ -973,10 +978,9 @@ def test_who_overwrites_and_is_taken_for_dead_stores_no_record(
         if gone and not output.parts(folder)[0]:
             raise UserError("another job took this one for dead")
 
+    anew = request(write_manifest(tmp_path / "n.csv", range(9)), overwrite=True)
     with pytest.raises(UserError, match="took this one for dead"):
-        growing.prepare(
-            folder, replace(request(write_manifest(tmp_path / "n.csv", range(9)), overwrite=True), check=check)
-        )
+        growing.prepare(replace(folder, check=check), anew)
     assert output.load(folder) == done
 
 
@@ -1023,14 +1027,14 @@ def test_kept_counts_are_what_the_parts_say(tmp_path: Path) -> None:
         writer = PartWriter(folder, works, schema, chunks=True)
         for work in works:
             writer.add(tagged(folder, work, bad))
-        writer.close()
+        writer.keeper.save()
 
     write(output.unfinished(folder, record), 3)
     assert counts.load(folder) == {
         part.name: counts.of(pq.read_table(folder.at(part.name))["status"]) for part in live(folder)
     }
     assert status.status(folder).by_status == {"ok": 18, "missing": 2}
-    failed = output.to_retry(folder, record, ["missing"])
+    failed = output.to_retry(folder, record)
     assert [work.rows for work in failed] == [1, 1]
     PartWriter(folder, failed, schema, chunks=True)  # a job that is killed at once
     assert not {work.part for work in failed} & set(counts.load(folder))

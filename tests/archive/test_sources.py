@@ -496,7 +496,7 @@ def test_a_web_page_is_a_folder_of_what_it_links_to_below_it(tmp_path: Path) -> 
         found = [f"http://{host}/d/{name}" for name in ("a.wav", "c.wav", "sub/b.wav")]
         assert whole(f"http://{host}/d/") == found
         assert whole(f"http://{host}/d/**/[bc].wav") == found[1:]
-        with pytest.raises(UserError, match="nothing/: no such"):
+        with pytest.raises(UserError, match="nothing: no such"):
             whole(f"http://{host}/nothing/")
         server.shutdown()
 

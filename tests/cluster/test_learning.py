@@ -225,7 +225,7 @@ def test_what_lies_there_without_a_state_is_not_trained_over(
     record.begin(Folder(str(tmp_path)), record.identity(job.train, data[1]), {})
     fit(data, tmp_path, job.train)
     known: list[Any] = []
-    monkeypatch.setattr(training_job, "_run", lambda job, task, found, log, events: known.append(log))
+    monkeypatch.setattr(training_job, "_run", lambda job, task, found, log, *_: known.append(log))
     assert len(train(job)) == 2, "which is returned as it is"
     train(replace(job, train=job.train.model_copy(update={"licence": "CC-BY-4.0"})))  # said when all is done
     now = Predictor.load(tmp_path)
