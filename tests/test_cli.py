@@ -341,6 +341,7 @@ def test_names_that_are_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert call("tag", "github://x", "-o", tmp_path / "out") == 2
     text = said(capsys)
     assert "a source's name is empty" in text
+    assert not (tmp_path / "out").exists()
     assert "the output's name is empty" in text
     assert "github:// needs more than a URI says" in text
 

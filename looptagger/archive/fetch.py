@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import count
+from itertools import count, groupby, islice
 from typing import BinaryIO, TypeVar
 
 import pyarrow as pa
@@ -34,13 +34,12 @@ def read(
         found: list[T | ClipFailed] = []
         seconds = []
         for file, row in zip(files, numbers, strict=False):
-            again = partial(begin, row, delay_s(file, storage))
-            if row not in reasons:
-                again()
             began = time.perf_counter()
             if row in reasons:
                 found.append(ClipFailed("undecodable", reasons[row]))
             else:
+                again = partial(begin, row, delay_s(file, storage))
+                again()
                 found.append(file if isinstance(file, ClipFailed) else made(file, work, storage, limits, again))
             seconds.append(time.perf_counter() - began)
         yield group, found, seconds
@@ -64,11 +63,8 @@ def made(
 
 def _groups(rows: pa.Table, most: int) -> Iterator[tuple[pa.Table, list[str]]]:
     """Rows in order, so many at the most, all of one scheme."""
-    uris = rows.column("uri").to_pylist()
     start = 0
-    while start < len(uris):
-        stop = start + 1
-        while stop < min(len(uris), start + most) and scheme(uris[stop]) == scheme(uris[start]):
-            stop += 1
-        yield rows.slice(start, stop - start), uris[start:stop]
-        start = stop
+    for _, same in groupby(rows.column("uri").to_pylist(), scheme):
+        while uris := list(islice(same, most)):
+            yield rows.slice(start, len(uris)), uris
+            start += len(uris)

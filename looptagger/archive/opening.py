@@ -78,9 +78,11 @@ def _heads(fs: Any, paths: Sequence[str], storage: Storage) -> list[bytes | Base
     """The first bytes of each; those that fail because the store is away are asked for again, until it is back."""
     heads: list[bytes | BaseException] = fs.cat_ranges(paths, 0, WHOLE_BYTES, on_error="return")
     patience = Patience(storage, lambda: answers(fs, paths[0]))
-    while away := [i for i, head in enumerate(heads) if isinstance(head, BaseException) and is_stores_fault(head)]:
-        slowed = (heads[i] for i in away if is_throttled(heads[i]))
-        if not patience.wait(next(slowed, heads[away[0]])):  # a broken object says nothing of one that is throttled
+    while away := {
+        i: head for i, head in enumerate(heads) if isinstance(head, BaseException) and is_stores_fault(head)
+    }:
+        why = next(filter(is_throttled, away.values()), next(iter(away.values())))
+        if not patience.wait(why):  # a broken object says nothing of one that is throttled
             break
         again = fs.cat_ranges([paths[i] for i in away], 0, WHOLE_BYTES, on_error="return")
         for i, head in zip(away, again, strict=True):

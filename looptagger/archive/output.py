@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import AfterValidator, ValidationError
+from pydantic import AfterValidator
 
 from looptagger.archive import counts, lock, manifest, retrying, tags, user_manifests
 from looptagger.archive.manifest import ManifestFile, Shard
@@ -87,7 +87,7 @@ def load(folder: Folder) -> Record | None:
         return None
     try:
         return Record.model_validate(json.loads(data))
-    except (ValueError, ValidationError, RecursionError):
+    except (ValueError, RecursionError):  # pydantic's is one
         raise UserError(f"{folder.uri}/{RECORD}: not a record of this looptagger; choose another output.") from None
 
 

@@ -39,12 +39,10 @@ def _is_away(error: BaseException) -> bool:
     return is_lost or any(code == DOUBTED or status in (429, 500, 502, 503, 504) for code, status in answers)
 
 
-def is_throttled(error: object) -> bool:
+def is_throttled(error: BaseException) -> bool:
     """Whether the store says that too much is asked. A HEAD's answer has no words, only the number: 503 or 429."""
-    chain = _chain(error if isinstance(error, BaseException) else None)
-    return any(
-        code.startswith("SlowDown") or code in THROTTLED or status == 429 for code, status in map(_answer, chain)
-    )
+    answers = map(_answer, _chain(error))
+    return any(code.startswith("SlowDown") or code in THROTTLED or status == 429 for code, status in answers)
 
 
 def _is_expired(error: BaseException) -> bool:
@@ -102,13 +100,12 @@ class Patience:
         self.storage, self.answers = storage, answers
         self.pause, self.deadline, self.answered = 0.5, 0.0, 0
 
-    def wait(self, error: object) -> bool:
+    def wait(self, error: BaseException) -> bool:
         """Sleep, longer each time, with jitter; False, without, where the store answers and the object is at fault.
 
         Raises Unreachable when patience is at its end, and at once for credentials that the store refuses.
         """
-        if isinstance(error, BaseException):
-            refuse_expired(error)
+        refuse_expired(error)
         self.answered += not is_throttled(error) and self.answers()
         if self.answered > OWN_FAULT:
             return False

@@ -43,8 +43,8 @@ def is_deep(places: Places, parts: Sequence[str]) -> bool:
 
 def head(places: Places, parts: Sequence[str]) -> str:
     """The letters that names must begin with there to match."""
-    heads = [re.match(r"[^*?\[]*", parts[place]) for place in places if place < len(parts)]
-    return heads[0][0] if len(places) == len(heads) == 1 and heads[0] else ""
+    wanted = [parts[place] for place in places if place < len(parts)]
+    return re.split(r"[*?\[]", wanted[0])[0] if len(places) == len(wanted) == 1 else ""
 
 
 def _onward(places: set[int], parts: Sequence[str]) -> Places:

@@ -1,7 +1,6 @@
 """An output's rows for people: the first ones, those that are surest of a role, or all as CSV."""
 
 import re
-from collections.abc import Iterator
 from itertools import chain
 from typing import BinaryIO
 
@@ -22,8 +21,9 @@ PLAIN = ("id", "uri", *ROLES, "roles", "duration_s", "status", "error")
 @settled
 def head(folder: Folder, rows: int, role: str | None = None) -> pa.Table:
     """An output's first rows in the manifest's order, or those with the highest scores of a role. Raises UserError."""
+    output.require(folder)
     found = tags.CLIP_SCHEMA.empty_table()
-    for table in _parts(folder):
+    for table in output.rows(folder, tags.CLIP_SCHEMA.names):
         scored = table.filter(pc.equal(table.column("status"), "ok")) if role else table
         found = pa.concat_tables([found, scored], promote_options="permissive")
         if role:
@@ -31,11 +31,6 @@ def head(folder: Folder, rows: int, role: str | None = None) -> pa.Table:
         elif found.num_rows >= rows:
             break
     return found.slice(0, rows)
-
-
-def _parts(folder: Folder) -> Iterator[pa.Table]:
-    output.require(folder)
-    yield from output.rows(folder, tags.CLIP_SCHEMA.names)
 
 
 FORMULA = r"^([=+@\t\r-])"

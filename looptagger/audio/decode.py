@@ -82,7 +82,7 @@ def _first_that_reads(file: BinaryIO, limits: Limits, work: Callable[[AudioSourc
             with opened(file, clock) as source:
                 return work(source)
         except ClipFailed as failed:
-            if failed.status != "empty" or opened is decoders[-1][1]:
+            if failed.status != "empty":
                 raise
             empty = failed  # the next decoder may find audio in it; if not, this is the reason
         except TimeoutError:

@@ -8,7 +8,6 @@ import click
 
 from looptagger import stopping, terminal
 from looptagger.cli import learning, models, tagging
-from looptagger.cli.options import EXAMPLE
 from looptagger.errors import UserError, fault
 from looptagger.logs import JsonLines
 
@@ -34,7 +33,7 @@ class InOrder(click.Group):
 GO_ON = ("tag", "train", "paper")
 
 
-@click.group(cls=InOrder, context_settings=EXAMPLE)
+@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="looptagger")
 def cli() -> None:
     """Tags archives of music loops with their roles: percussion, bass, chord, melody, fx, voice.

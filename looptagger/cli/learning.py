@@ -6,16 +6,19 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import click
+import pyarrow as pa
 
 from looptagger import config, terminal
+from looptagger.archive.storage import Folder, file_at
 from looptagger.cli import tables
-from looptagger.cli.options import ADDRESS, EXAMPLE, refuse_idle, settings, storage_options
+from looptagger.cli.options import ADDRESS, refuse_idle, settings, storage_options
 from looptagger.errors import UserError
 from looptagger.learn.splits import PARTS
+from looptagger.model import checkpoint
 from looptagger.paper.settings import SYSTEMS, Paper
 
 
-@click.command(context_settings=EXAMPLE, short_help="Make a training table.")
+@click.command(short_help="Make a training table.")
 @click.argument("source")
 @click.option("-o", "--out", required=True, metavar="DIR", help="Folder or s3:// prefix for the training table.")
 @click.option("--labels", metavar="FILE", help="A labels file: CSV or TSV with path, roles; by default SOURCE's own.")
@@ -41,7 +44,7 @@ def prepare(source: str, out: str, merge: str | None, licence: str | None, seed:
     tables.prepared(collection, dataset, out)
 
 
-@click.command(context_settings=EXAMPLE, short_help="Train a model.")
+@click.command(short_help="Train a model.")
 @click.argument("data", metavar="DIR")
 @click.option("-o", "--out", required=True, metavar="RUN", help="Folder or s3:// prefix of the run.")
 @click.option("--resume", is_flag=True, help="Only go on with the run in RUN, do not start one.")
@@ -90,7 +93,7 @@ class Part(click.Choice[str]):
         return super().convert(value, param, ctx)
 
 
-@click.command(context_settings=EXAMPLE, short_help="Judge models.")
+@click.command(short_help="Judge models.")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @click.option("--data", required=True, metavar="DIR", help="A prepared data set.")
 @click.option(
@@ -120,12 +123,8 @@ def evaluate(models: tuple[str, ...], data: str, out: str | None, scores: str | 
 
     Example: looptagger evaluate run --data fsld
     """
-    import pyarrow as pa
-
-    from looptagger.archive.storage import Folder, file_at
     from looptagger.archive.tags import write_part
     from looptagger.learn import evaluation, fairness, table
-    from looptagger.model import checkpoint
     from looptagger.model.predictor import Predictor
     from looptagger.paper import runs
 
@@ -156,7 +155,7 @@ def evaluate(models: tuple[str, ...], data: str, out: str | None, scores: str | 
         write_part(*table_of, pa.concat_tables(kept))
 
 
-@click.command(context_settings=EXAMPLE, short_help="Reproduce the paper's tables and figures.")
+@click.command(short_help="Reproduce the paper's tables and figures.")
 @click.option("--data", required=True, metavar="DIR", help="A prepared data set.")
 @click.option("-o", "--out", required=True, metavar="OUT", help="Folder or s3:// prefix for runs, tables and figures.")
 @click.option("--test", metavar="DIR", help="Judge on all loops of this prepared data set, not on DATA's test part.")
@@ -193,8 +192,7 @@ def paper(data: str, out: str, **options: Any) -> None:
     for each in found.tables:
         tables.table(each.columns, each.rows, each.title)
         terminal.out.print(f"{each.note}\n" if each.note else "", soft_wrap=True, markup=False)
-    if found.not_judged:
-        terminal.note(f"Not judged, as no test loop (or every one) plays it: {', '.join(found.not_judged)}.")
+    tables.not_judged(found.not_judged, "no test loop")
     terminal.note(f"Tables, figures and scores are in {out}: {', '.join(found.files)}.")
     if found.failed:
         terminal.note(f"Without {len(found.failed)} that could not be done. {' '.join(found.failed)}")

@@ -6,33 +6,33 @@ from typing import Any
 import click
 
 from looptagger import config, terminal
-from looptagger.cli.options import EXAMPLE, refuse_idle, settings, storage_options
+from looptagger.archive.storage import Folder, file_at
+from looptagger.cli.options import refuse_idle, settings, storage_options
 from looptagger.errors import UserError
 from looptagger.learn.splits import PARTS
+from looptagger.model import checkpoint
 from looptagger.roles import ROLES
 
 
-@click.group(context_settings=EXAMPLE, short_help="Look at checkpoints, import and adjust them.")
+@click.group(short_help="Look at checkpoints, import and adjust them.")
 def model() -> None:
     """Look at checkpoints, import published ones, and choose thresholds."""
 
 
-@model.command(context_settings=EXAMPLE)
+@model.command()
 @click.argument("path")
 def info(path: str) -> None:
     """Print what a checkpoint says of itself.
 
     Example: looptagger model info model.safetensors
     """
-    from looptagger.model import checkpoint
-
     data = checkpoint.resolve(path)
     card = checkpoint.card(data, path)
     about = {"id": checkpoint.model_id(data, card), **card.model_dump(mode="json")}
     terminal.out.print_json(data=about, ensure_ascii=True)  # a stranger's text may be none
 
 
-@model.command("import", context_settings=EXAMPLE)
+@model.command("import")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, metavar="FILE", help="The checkpoint to write.")
 @click.option("--name", default=None, help="The model's name in the output; by default the file's.")
@@ -42,8 +42,7 @@ def import_(path: Path, out: str, name: str | None, licence: str) -> None:
 
     Example: looptagger model import best_model.pth -o hcnn.safetensors
     """
-    from looptagger.archive.storage import file_at
-    from looptagger.model import checkpoint, published
+    from looptagger.model import published
 
     to, file = file_at(out, endings=(".safetensors",))
     name = checkpoint.plain_name(Path(file).stem) if name is None else name
@@ -58,7 +57,7 @@ def import_(path: Path, out: str, name: str | None, licence: str) -> None:
     )
 
 
-@model.command(context_settings=EXAMPLE)
+@model.command()
 @click.argument("path", metavar="MODEL")
 @click.option("--data", required=True, metavar="DIR", help="A prepared data set.")
 @click.option(
@@ -78,9 +77,7 @@ def thresholds(path: str, data: str, splits: str | None, part: str, out: str | N
 
     Example: looptagger model thresholds hcnn.safetensors --data fsld
     """
-    from looptagger.archive.storage import Folder, file_at
     from looptagger.learn import evaluation, fairness, metrics, table
-    from looptagger.model import checkpoint
     from looptagger.model.predictor import Predictor
 
     if out is None and not path.endswith(".safetensors"):

@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 import click
 
 from looptagger import config
+from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
 from looptagger.settings import load
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=config.Settings)
 
-EXAMPLE = {"help_option_names": ["-h", "--help"]}
 NAMES = ("config_file", "overrides", "endpoint_url", "anonymous")
 
 ADDRESS = click.option(
@@ -65,8 +65,6 @@ def refuse_idle(given: config.Tag) -> None:
             raise UserError(f"compute.{name} cannot be set here: it is of looptagger tag.")
 
 
-def folder(uri: str, given: dict[str, Any]) -> Any:
+def folder(uri: str, given: dict[str, Any]) -> Folder:
     """The folder at a URI, reached as the storage options say; only to be read."""
-    from looptagger.archive.storage import Folder
-
     return Folder.to_read(uri, settings(config.Tag, given).storage)

@@ -104,8 +104,13 @@ def _best(best: Mapping[str, Any], epochs: int) -> None:
     known = ", ".join(f"{role} {value:.3f}" for role, value in areas.items() if value is not None)
     untold = [role for role, value in areas.items() if value is None]
     terminal.note(f"{epochs} epochs; the best is {best['epoch']}: validation ROC-AUC {best['roc_auc']:.3f} ({known}).")
-    if untold:
-        terminal.note(f"Not judged, as no loop of the validation part (or every one) plays it: {', '.join(untold)}.")
+    not_judged(untold, "no loop of the validation part")
+
+
+def not_judged(roles: Sequence[str], who: str) -> None:
+    """Roles without figures, where there are any, as `who` plays them."""
+    if roles:
+        terminal.note(f"Not judged, as {who} (or every one) plays it: {', '.join(roles)}.")
 
 
 def evaluated(report: Mapping[str, Any], unfair: Sequence[str]) -> None:
@@ -132,8 +137,7 @@ def evaluated(report: Mapping[str, Any], unfair: Sequence[str]) -> None:
             f"The highest score is right for {report['first_right']:.1%} of the loops. Roles per loop: {said}.",
             soft_wrap=True,
         )
-    if report["not_judged"]:
-        terminal.note(f"Not judged, as none of the loops (or every one) plays it: {', '.join(report['not_judged'])}.")
+    not_judged(report["not_judged"], "none of the loops")
     if report["makers"] < LEAST_GROUPS:
         few = f"{terminal.plural(report['makers'], 'uploader')} (or packs) made the loops"
         terminal.note(f"No intervals: {few}; fewer than {LEAST_GROUPS} tell nothing of others.")

@@ -8,14 +8,15 @@ import click
 from click.core import ParameterSource
 
 from looptagger import config, terminal
-from looptagger.cli.options import ADDRESS, EXAMPLE, folder, settings, storage_options
+from looptagger.archive.storage import Folder, file_at
+from looptagger.cli.options import ADDRESS, folder, settings, storage_options
 from looptagger.errors import UserError
 from looptagger.logs import JsonLines
 from looptagger.model.checkpoint import STARTER
 from looptagger.roles import ROLES
 
 
-@click.command(context_settings=EXAMPLE, short_help="Tag audio with roles.")
+@click.command(short_help="Tag audio with roles.")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("-o", "--out", required=True, metavar="OUT", help="Folder or s3:// prefix for the tags.")
 @click.option("--model", default=STARTER, show_default=True, metavar="NAME|PATH", help="The checkpoint to use.")
@@ -37,7 +38,6 @@ def tag(out: str, fail_on_error: bool, log_json: bool, sources: tuple[str, ...],
     Example: looptagger tag s3://bucket/loops manifest.csv -o s3://bucket/tags
     """
     from looptagger.archive import status as ledger
-    from looptagger.archive.storage import Folder
     from looptagger.cluster.job import Events, TagJob
     from looptagger.cluster.job import tag as run
 
@@ -55,7 +55,7 @@ def tag(out: str, fail_on_error: bool, log_json: bool, sources: tuple[str, ...],
         sys.exit(1)
 
 
-@click.command(context_settings=EXAMPLE, short_help="Say what is done, failed and left.")
+@click.command(short_help="Say what is done, failed and left.")
 @click.argument("out")
 @click.option("--verify", is_flag=True, help="Read every part: whole, the right columns, a row for each id.")
 @storage_options
@@ -78,7 +78,7 @@ def status(out: str, verify: bool, **storage: Any) -> None:
         terminal.note("Every part is whole, every id of the manifest has its one row.")
 
 
-@click.command(context_settings=EXAMPLE, short_help="Print tags as a table or as CSV.")
+@click.command(short_help="Print tags as a table or as CSV.")
 @click.argument("out")
 @click.option("-n", "--rows", type=click.IntRange(1), default=50, show_default=True, help="Rows to show.")
 @click.option("--role", type=click.Choice(ROLES), help="Those with the highest scores of a role, the highest first.")
@@ -100,7 +100,7 @@ def show(out: str, rows: int, role: str | None, as_csv: bool, **storage: Any) ->
         terminal.show(preview.head(place, rows, role), out)
 
 
-@click.command(context_settings=EXAMPLE, short_help="Join small parts into large ones.")
+@click.command(short_help="Join small parts into large ones.")
 @click.argument("out")
 @storage_options
 def compact(out: str, **storage: Any) -> None:
@@ -110,7 +110,6 @@ def compact(out: str, **storage: Any) -> None:
     """
     from looptagger.archive import lock, output
     from looptagger.archive.compact import compact as run
-    from looptagger.archive.storage import Folder
 
     place = Folder(out, settings(config.Tag, storage).storage)
     output.require(place)
@@ -119,7 +118,7 @@ def compact(out: str, **storage: Any) -> None:
     terminal.note(f"{terminal.plural(before, 'part')} before, {after:,} now.")
 
 
-@click.command(context_settings=EXAMPLE, short_help="Make an HTML page of tags.")
+@click.command(short_help="Make an HTML page of tags.")
 @click.argument("out")
 @click.option("--to", "file", metavar="FILE", help="Where the page goes; OUT-report.html here by default.")
 @storage_options
@@ -129,7 +128,6 @@ def report(out: str, file: str | None, **storage: Any) -> None:
     Example: looptagger report tags
     """
     from looptagger.archive import output
-    from looptagger.archive.storage import file_at
     from looptagger.report import page
 
     place = folder(out, storage)
@@ -142,7 +140,7 @@ def report(out: str, file: str | None, **storage: Any) -> None:
     terminal.note(f"Open {to.at(name) if to.is_local else path} in a browser.")
 
 
-@click.command(context_settings=EXAMPLE, short_help="Check that a job can run.")
+@click.command(short_help="Check that a job can run.")
 @click.argument("source", required=False)
 @click.option("-o", "--out", metavar="OUT", help="Folder or s3:// prefix that the tags would go to.")
 @click.option("--model", default=STARTER, show_default=True, metavar="NAME|PATH", help="The checkpoint to use.")

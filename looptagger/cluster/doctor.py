@@ -32,10 +32,6 @@ ANSWER_S, A_LITTLE = 60.0, 0.01
 """Seconds that a node has to answer, and what is asked of its GPU: one that none is asked of may be hidden."""
 
 
-FLAGS = ("chunks", "embedding_size", "embedding_columns")
-"""What a job's flags choose of an output, and doctor is not told."""
-
-
 @dataclass(frozen=True)
 class Finding:
     """One thing looked at. `said` is what was found, or what to do where it is not `ok`."""
@@ -222,8 +218,9 @@ def _there(job: TagJob) -> str:
         growing.check(folder, None, growing.Request({}, ()))
         return "nothing is there yet"
     model = checkpoint.resolve(job.model, job.tag.storage)
+    had = record.identity
+    job = replace(job, update=True, chunks=bool(had.get("chunks")), embeddings=bool(had.get("embedding_size")))
     asked = request(job, model, checkpoint.card(model, job.model))
-    chosen = {key: value for key, value in record.identity.items() if key in FLAGS}
-    growing.check(folder, record, replace(asked, identity={**asked.identity, **chosen}, update=True))
+    growing.check(folder, record, asked)
     is_new = not set(asked.sources) <= set(record.sources)
     return f"{record.rows:,} clips are listed there{'; the source comes in with --update' * is_new}"

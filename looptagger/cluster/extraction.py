@@ -6,7 +6,6 @@ A file of loops gives a file of features, which appears whole or not at all: wha
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -17,9 +16,6 @@ from looptagger.config import Audio
 from looptagger.learn import table
 from looptagger.learn.table import Dataset
 from looptagger.paper import features
-
-if TYPE_CHECKING:
-    from looptagger.cluster.session import Environment
 
 FILE = "file"
 """The passing column that says which file of loops a row is of."""
@@ -35,7 +31,6 @@ class Source:
     dataset: Dataset
     split: str
     sub: str
-    environment: "Environment"
 
     def parts(self, rows: pa.Table) -> list[str]:
         """Each loop's part."""
@@ -53,26 +48,19 @@ def left(source: Source, out: Folder) -> list[str]:
     return [part for part in source.dataset.parts if name_of(part) not in there]
 
 
-def extract(source: Source, out: Folder, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+def extract(source: Source, out: Folder, progress: Callable[[int, int], None]) -> None:
     """Compute and store what is left, in the Ray session that is open."""
-    import ray.data
+    from looptagger.cluster.session import computed
 
     parts, total = left(source, out), len(source.dataset.parts)
-    blocks: Any = ray.data.from_arrow([pa.table({FILE: [part]}) for part in parts])
-    how: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": 1}
-    found = blocks.map_batches(_extract, fn_kwargs={"source": source}, **how)
-    done = total - len(parts)
-    for rows in found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+    found = computed([pa.table({FILE: [part]}) for part in parts], _extract, source=source)
+    for done, rows in enumerate(found, total - len(parts) + 1):
         name, kept = f"{source.sub}/{name_of(rows.column(FILE)[0].as_py())}", rows.drop_columns([FILE])
         patiently(partial(write_part, out, name, kept), out.storage)
-        done += 1
         progress(done, total)
 
 
 def _extract(files: pa.Table, source: Source) -> Iterator[pa.Table]:
-    from looptagger.cluster.session import adopt
-
-    adopt(source.environment)
     extractor = _extractor(source.dataset.sample_rate)
     for part in files.column(FILE).to_pylist():
         rows = table.read(source.data, part)

@@ -73,10 +73,8 @@ class Site:
         return [*found, self._source(*self.judged, extraction.ALL_TEST)] if self.judged else found
 
     def _source(self, data: Folder, dataset: Dataset, split: str) -> extraction.Source:
-        from looptagger.cluster.session import storage_environment
-
         about = (runs.identity(dataset), split, self.versions["essentia"], FEATURES_VERSION)
-        return extraction.Source(data, dataset, split, f"features/{runs.digest(*about)}", storage_environment())
+        return extraction.Source(data, dataset, split, f"features/{runs.digest(*about)}")
 
 
 def paper(job: PaperJob, events: Events | None = None) -> results.Results:

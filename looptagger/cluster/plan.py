@@ -43,17 +43,8 @@ def plan(cpus: float, gpus: float, compute: Compute) -> Plan:
     return Plan(predictors, compute.gpus_per_predictor, int(cpus))
 
 
-CORE, READER = 1, 0
-"""Logical CPUs of a worker that fills a core, and of a task that reads rows where not every node can. The latter must
-fit beside workers that hold every core: else Ray Data would wait for it for ever, in silence (ray#44687).
-"""
-
-
-def readers(cpus: float) -> int:
-    """Tasks that read rows for so many cores at once: each is a process, and Ray would start one for each shard."""
-    return max(1, int(cpus) // 4)
-
-
+CORE = 1
+"""Logical CPUs of a worker that fills a core."""
 PIECE = 32
 """Rows of a piece of a shard, at most, where a run begins and ends."""
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -12,9 +11,6 @@ from looptagger.config import Prepare
 from looptagger.errors import UserError
 from looptagger.learn import table
 from looptagger.learn.loops import Collection
-
-if TYPE_CHECKING:
-    from looptagger.cluster.session import Environment
 
 BLOCK_ROWS = 16
 """Loops a task."""
@@ -66,23 +62,14 @@ def _check_empty(folder: Folder, overwrite: bool) -> None:
 
 def _decoded(rows: pa.Table, job: PrepareJob, note: Callable[[str], None]) -> Iterator[pa.Table]:
     """The rows with their audio, in order."""
-    import ray.data
-
-    from looptagger.cluster.session import session, storage_environment
+    from looptagger.cluster.session import computed, session
 
     with session(job.address, note):
         blocks = [rows.slice(start, BLOCK_ROWS) for start in range(0, rows.num_rows, BLOCK_ROWS)]
-        dataset: Any = ray.data.from_arrow(blocks)
-        dataset.context.execution_options.preserve_order = True
-        how: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
-        arguments = {"settings": job.prepare, "environment": storage_environment()}
-        dataset = dataset.map_batches(_decode, fn_kwargs=arguments, num_cpus=1, **how)
-        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+        yield from computed(blocks, _decode, settings=job.prepare)
 
 
-def _decode(rows: pa.Table, settings: Prepare, environment: "Environment") -> Iterator[pa.Table]:
-    from looptagger.cluster.session import adopt
+def _decode(rows: pa.Table, settings: Prepare) -> Iterator[pa.Table]:
     from looptagger.steps.isolated import HELPER
 
-    adopt(environment)
     yield from HELPER.run_step("prepared", rows, settings.limits, settings=settings)

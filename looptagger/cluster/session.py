@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -213,6 +213,23 @@ def adopt(environment: Environment) -> None:
             os.environ.pop(key, None)
     for key, value in environment.variables.items():
         os.environ.setdefault(key, value)
+
+
+def computed(blocks: Sequence[pa.Table], work: Callable[..., Iterator[pa.Table]], **given: Any) -> Iterator[pa.Table]:
+    """What tasks, one a core, make of blocks, in order; in the session that is open."""
+    dataset: Any = ray.data.from_arrow(list(blocks))
+    dataset.context.execution_options.preserve_order = True
+    how: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True, "num_cpus": 1}
+    given |= {"work": work, "environment": storage_environment()}
+    dataset = dataset.map_batches(_adopted, fn_kwargs=given, **how)
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+
+
+def _adopted(
+    block: pa.Table, work: Callable[..., Iterator[pa.Table]], environment: Environment, **given: Any
+) -> Iterator[pa.Table]:
+    adopt(environment)
+    yield from work(block, **given)
 
 
 def hush() -> None:

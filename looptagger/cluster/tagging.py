@@ -27,7 +27,7 @@ from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder, local_path
 from looptagger.archive.tags import CODED_ROW, STOPPED
 from looptagger.archive.writer import PART, ROW, PartWriter
-from looptagger.cluster.plan import CORE, READER, Plan, readers, with_small_ends
+from looptagger.cluster.plan import CORE, Plan, with_small_ends
 from looptagger.cluster.progress import Progress
 from looptagger.cluster.session import Environment, adopt
 from looptagger.cluster.stalls import watched
@@ -203,12 +203,16 @@ def _pool(now: int, works: Sequence[Work]) -> ActorPoolStrategy:
 
 
 def _where_readable(shards: Any, brief: Brief, plan: Plan) -> Any:
-    """Shards as they are, where every node can read the manifest; else their rows, read by tasks on this one."""
+    """Shards as they are, where every node can read the manifest; else their rows, read by tasks on this one.
+
+    Those ask for no CPU: beside workers that hold every core, Ray Data would wait for them for ever, in silence
+    (ray#44687). Each is a process, and Ray would start one for each shard.
+    """
     if brief.is_shared:
         return shards
     here = ray.get_runtime_context().get_node_id()
-    placed = {"num_cpus": READER, "label_selector": {"ray.io/node-id": here}}
-    pool = TaskPoolStrategy(size=readers(plan.cores))
+    placed = {"num_cpus": 0, "label_selector": {"ray.io/node-id": here}}
+    pool = TaskPoolStrategy(size=max(1, plan.cores // 4))
     return shards.map_batches(
         _read, fn_kwargs={"brief": brief}, batch_size=None, batch_format="pyarrow", compute=pool, **placed
     )

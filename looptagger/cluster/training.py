@@ -21,6 +21,7 @@ from looptagger.cluster.plan import CORE, Workforce
 from looptagger.cluster.session import Environment, adopt
 from looptagger.errors import UserError, one_line
 from looptagger.learn.table import Dataset
+from looptagger.learn.task import Task
 
 # Ray Train is imported by those who need it: with it comes torch, which takes seconds.
 
@@ -37,9 +38,9 @@ each tensor of each step: half of a training's time on CPUs."""
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker needs to know. `task` is a learn.task.Task, pickled as it is."""
+    """What every worker needs to know."""
 
-    task: Any
+    task: Task
     data: Folder
     dataset: Dataset
     out: Folder
@@ -123,63 +124,59 @@ def _peers(rank: int, world: int, here: int, device: Any) -> Any:
     return Peers(rank, world, device)
 
 
-def trainer(job: Job, force: Workforce, retries: int, scratch: str) -> Any:
-    """The lazy training. Ray's own record of it goes to a passing folder: we resume ourselves."""
-    import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    return TorchTrainer(
-        work,
-        train_loop_config={"job": job},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=force.workers, use_gpu=force.gpus > 0, resources_per_worker=force.resources
-        ),
-        torch_config=TorchConfig(backend="nccl" if force.gpus else "gloo"),
-        run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # mypy sees Train V1's
-            name="training",
-            failure_config=ray.train.FailureConfig(max_failures=retries),
-            storage_path=scratch,
-            worker_runtime_env={"env_vars": {} if force.gpus else KEEP_MEMORY},
-        ),
-    )
-
-
-def run(job: Job, force: Workforce, retries: int, told: Callable[[str, Any], None]) -> None:
+def run(job: Job, force: Workforce, told: Callable[[str, Any], None]) -> None:
     """Train to the end; `told` is called with ("step", ...) and ("epoch", row). Raises UserError."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     words = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # no other node's end may take it along
     job = replace(job, words=words)
-    outcome = _one(job, force, retries) if force.workers == 1 else _several(job, force, retries, here)
+    outcome = _one(job, force) if force.workers == 1 else _several(job, force, here)
     try:
-        while not _pass_on(words, told):  # Ray's own tidying up after the last epoch can take 10 s; nobody needs it
-            if ray.wait([outcome], timeout=0)[0] and not _pass_on(words, told):
-                _end(outcome)
-                return
+        while not (is_done := _pass_on(words, told)) and not ray.wait([outcome], timeout=0)[0]:
+            pass  # Ray's own tidying up after the last epoch can take 10 s; nobody needs it
+        if not is_done and not _pass_on(words, told):  # its last words may have come since
+            _end(outcome)
     except BaseException:  # in a session that stays open, the workers would go on with a run that others may take up
         words.shutdown(force=True)
         raise
 
 
-def _one(job: Job, force: Workforce, retries: int) -> Any:
+def _one(job: Job, force: Workforce) -> Any:
     """A worker as a task, on any node. Ray Train would start six more processes for it: 12 to 19 s on two cores."""
     memory = {"runtime_env": {"env_vars": {} if force.gpus else KEEP_MEMORY}}
-    again = {"max_retries": retries, "retry_exceptions": True}
+    again = {"max_retries": job.task.settings.compute.retries, "retry_exceptions": True}
     task = ray.remote(max_calls=1)(alone).options(num_cpus=CORE, num_gpus=force.gpus, **again, **memory)
     return task.remote(job, force.gpus > 0)
 
 
-def _several(job: Job, force: Workforce, retries: int, here: NodeAffinitySchedulingStrategy) -> Any:
+def _several(job: Job, force: Workforce, here: NodeAffinitySchedulingStrategy) -> Any:
     """A TorchTrainer, in a process of its own beside this one, which hears the workers' words, and an interrupt.
 
     A thread that waits inside Ray while another shuts it down can crash both.
     """
     trained = ray.remote(max_calls=1)(_train)  # in a process that ends with it: it would keep Ray Train's actors alive
-    return trained.options(num_cpus=0, max_retries=0, scheduling_strategy=here).remote(job, force, retries)
+    return trained.options(num_cpus=0, max_retries=0, scheduling_strategy=here).remote(job, force)
 
 
-def _train(job: Job, force: Workforce, retries: int) -> None:
+def _train(job: Job, force: Workforce) -> None:
+    """Ray's own record of a training goes to a passing folder: we resume ourselves."""
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
     with tempfile.TemporaryDirectory(prefix="looptagger-", ignore_cleanup_errors=True) as scratch:
-        trainer(job, force, retries, scratch).fit()
+        TorchTrainer(
+            work,
+            train_loop_config={"job": job},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=force.workers, use_gpu=force.gpus > 0, resources_per_worker=force.resources
+            ),
+            torch_config=TorchConfig(backend="nccl" if force.gpus else "gloo"),
+            run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # mypy sees Train V1's
+                name="training",
+                failure_config=ray.train.FailureConfig(max_failures=job.task.settings.compute.retries),
+                storage_path=scratch,
+                worker_runtime_env={"env_vars": {} if force.gpus else KEEP_MEMORY},
+            ),
+        ).fit()
 
 
 def _end(outcome: Any) -> None:

@@ -125,7 +125,7 @@ def _run(
                 events.epoch(what)
 
         try:
-            training.run(details, force, job.train.compute.retries, told)
+            training.run(details, force, told)
         finally:
             with suppress(UserError):  # what ended it matters more than pictures, which may be another job's by now
                 pictures.close()

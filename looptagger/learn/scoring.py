@@ -52,9 +52,10 @@ def windows(loop: str, waveform: NDArray[np.int16], audio: Audio, protocol: Prot
     if protocol == "published":
         return published_windows(waveform, audio.chunk_samples, zlib.crc32(loop.encode()))
     heard, _ = chunk.cut_up(waveform, audio, Chunking())
-    if not len(heard):
-        heard = chunk.cut(waveform, chunk.planned(len(waveform), audio, Chunking()), audio.chunk_samples)
-    return chunk.raised(heard, Chunking().quiet_db)
+    if len(heard):
+        return heard
+    every = chunk.cut(waveform, chunk.planned(len(waveform), audio, Chunking()), audio.chunk_samples)
+    return chunk.raised(every, Chunking().quiet_db)
 
 
 def published_windows(waveform: NDArray[np.int16], size: int, seed: int) -> NDArray[np.int16]:

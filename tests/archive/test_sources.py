@@ -184,6 +184,23 @@ def test_a_pattern_of_manifests_may_mean_folders_of_them(tmp_path: Path) -> None
         assert uris(f"{place}/b.jsonl") == ["part-0.jsonl.wav"]
 
 
+def test_manifests_at_an_escaped_uri_are_found(tmp_path: Path) -> None:
+    """A folder as Spark writes one, and a pattern."""
+    folder = tmp_path / "two words" / "all.csv"
+    folder.mkdir(parents=True)
+    for name in "ab":
+        (folder / f"{name}.csv").write_text(f"uri\n{name}.wav\n")
+    for source in (folder, folder / "*.csv"):
+        assert uris(f"file://{str(source).replace(' ', '%20')}") == uris(source) == ["a.wav", "b.wav"]
+
+
+def test_a_slash_at_the_end_means_nothing(tmp_path: Path) -> None:
+    assert sources.absolute("s3://bucket/all.parquet/") == "s3://bucket/all.parquet"
+    assert sources.absolute("s3://") == "s3://", "no path here: it is refused for its bucket"
+    assert sources.absolute("file:///") == "file:///"
+    assert sources.absolute("/d/") == "/d"
+
+
 def test_globs_of_manifests(tmp_path: Path) -> None:
     write_manifest(tmp_path / "a.csv")
     (tmp_path / "b.csv").write_text("uri,bpm\nc.wav,3\n")

@@ -5,7 +5,7 @@ import pytest
 
 from looptagger.archive.manifest import Shard
 from looptagger.archive.output import Work
-from looptagger.cluster.plan import PIECE, READER, plan, readers, with_small_ends, workforce
+from looptagger.cluster.plan import PIECE, plan, with_small_ends, workforce
 from looptagger.config import Compute, Workers
 from looptagger.errors import UserError
 
@@ -33,11 +33,6 @@ def test_what_could_only_wait_for_ever_is_refused() -> None:
     with pytest.raises(UserError, match="int8 is for CPUs"):
         plan(8, 1, Compute(precision="int8"))
     assert plan(8, 1, Compute(precision="int8", device="cpu")).predictors == 0
-
-
-def test_readers_fit_beside_workers_and_do_not_swamp_a_large_machine() -> None:
-    assert READER == 0
-    assert [readers(cpus) for cpus in (1, 2, 16, 96)] == [1, 1, 4, 24]
 
 
 def test_training_takes_a_gpu_and_a_cpu_of_one_node_for_each_worker() -> None:
