@@ -30,8 +30,10 @@ def compact(folder: Folder) -> tuple[int, int]:
     for group in groups:
         joined = tags.Part(group[0].first, group[-1].last)
         if len(group) > 1:
-            for sub in subs:  # the part after its chunks: it is what says that they are done
-                _join(folder, sub, group, joined.name)
+            found = {sub: _joined(folder, sub, group) for sub in subs}
+            for sub, data in found.items():  # the part after its chunks: it is what says that they are done
+                folder.write(sub + joined.name, data)
+            found.clear()
             for sub in reversed(subs):
                 folder.delete([sub + part.name for part in group])
         if all(part.name in kept for part in group):
@@ -57,8 +59,8 @@ def _groups(folder: Folder, live: Sequence[tags.Part], subs: Sequence[str]) -> l
     return groups
 
 
-def _join(folder: Folder, sub: str, parts: Sequence[tags.Part], joined: str) -> None:
-    """Write the rows of some parts as one. Raises UserError where one is gone."""
+def _joined(folder: Folder, sub: str, parts: Sequence[tags.Part]) -> pa.Buffer:
+    """The rows of some parts as the bytes of one. Raises UserError where one is gone."""
     names = [sub + part.name for part in parts]
     schema = _read(folder, names[0]).schema
     sink = pa.BufferOutputStream()
@@ -66,7 +68,7 @@ def _join(folder: Folder, sub: str, parts: Sequence[tags.Part], joined: str) -> 
         tables = several(lambda name: _read(folder, name).cast(schema), names, output.readers(parts))
         for group in tags.regrouped(tables, tags.group_rows(schema)):
             writer.write_table(group)
-    folder.write(sub + joined, sink.getvalue())
+    return sink.getvalue()
 
 
 def _read(folder: Folder, name: str) -> pa.Table:

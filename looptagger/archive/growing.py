@@ -9,7 +9,18 @@ from typing import Any
 from looptagger.archive import counts, manifest, tags, user_manifests
 from looptagger.archive.columns import Listing, joint_schema
 from looptagger.archive.manifest import ManifestFile
-from looptagger.archive.output import REPORT, Record, load, parts, save, strangers, unfinished, vacate, withdraw
+from looptagger.archive.output import (
+    REPORT,
+    Record,
+    chunked,
+    load,
+    parts,
+    save,
+    strangers,
+    unfinished,
+    vacate,
+    withdraw,
+)
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
@@ -149,7 +160,10 @@ def _passed_over(listings: Sequence[Listing]) -> str:
 
 def _refuse_strangers(folder: Folder, ours: bool) -> None:
     """Refuse Parquet files that are no parts, and parts where the output is not `ours`. Raises UserError."""
-    there = strangers(folder) + ([] if ours else [part.name for part in parts(folder)[0]])
+    there = strangers(folder)
+    if not ours:
+        there += [part.name for part in parts(folder)[0]]
+        there += [f"{tags.CHUNKS}/{part.name}" for part in sorted(chunked(folder))]
     if there:
         raise UserError(f"{folder.uri}: holds {there[0]}, which is no output of ours; choose another output.")
 

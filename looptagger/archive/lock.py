@@ -51,6 +51,8 @@ def _check_file(folder: Folder, file: IO[str]) -> None:
     try:
         is_same = os.path.samestat(os.fstat(file.fileno()), os.stat(folder.at(NAME)))
     except FileNotFoundError:
+        if os.path.isdir(folder.path):
+            raise UserError(f"{folder.uri}: its lock was deleted, {NAME}; run the same command again.") from None
         raise UserError(gone(folder)) from None
     except OSError:
         return  # a disk that does not answer says so as it is written to

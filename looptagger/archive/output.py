@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import AfterValidator
 
-from looptagger.archive import counts, lock, manifest, retrying, tags, user_manifests
+from looptagger.archive import counts, lease, lock, manifest, retrying, tags, user_manifests
 from looptagger.archive.manifest import ManifestFile, Shard
 from looptagger.archive.several import READERS, several
 from looptagger.archive.storage import Folder
@@ -131,8 +131,8 @@ def withdraw(folder: Folder, keep: Sequence[ManifestFile]) -> None:
 
 def vacate(folder: Folder) -> None:
     """Take our lock away from a local folder that is no output, and folders that then hold nothing."""
-    if folder.is_local:
-        folder.delete(["_run/lock.json"])
+    if folder.is_local and os.path.exists(folder.at(lease.NAME)):
+        folder.delete([lease.NAME])
         for empty in ("_run/manifest", "_run", ""):
             with contextlib.suppress(OSError):
                 os.rmdir(folder.at(empty).rstrip("/"))
@@ -152,9 +152,9 @@ def parts(folder: Folder) -> tuple[list[tags.Part], list[tags.Part]]:
     return live, stale
 
 
-def chunked(folder: Folder) -> set[str]:
-    """The names of the parts that have chunks."""
-    return {name for name in folder.names(tags.CHUNKS) if tags.parse(name)}
+def chunked(folder: Folder) -> set[tags.Part]:
+    """The parts that have chunks."""
+    return {part for name in folder.names(tags.CHUNKS) if (part := tags.parse(name))}
 
 
 def strangers(folder: Folder, sub: str = "") -> list[str]:
@@ -178,7 +178,7 @@ def readers(some: Sequence[tags.Part]) -> int:
 def tidy(folder: Folder) -> None:
     """Remove what cut-off jobs left: half-written files, manifest files of no record, parts that were compacted.
 
-    Also chunks of no part, where each part has its own: else what is lacking may be among them.
+    Also chunks of no part, but for those among which may be the ones that a part lacks.
     """
     record = load(folder)
     if record:
@@ -186,9 +186,11 @@ def tidy(folder: Folder) -> None:
     retrying.mend(folder)
     live, stale = parts(folder)
     folder.delete([part.name for part in stale])
-    of_parts, there = {part.name for part in live}, chunked(folder)
-    if of_parts <= there:
-        folder.delete([f"{tags.CHUNKS}/{name}" for name in there - of_parts])
+    if record and record.identity.get("chunks"):
+        there = chunked(folder)
+        lacking = [part for part in live if part not in there]
+        strays = [each for each in there - {*live} if not any(each.overlaps(part) for part in lacking)]
+        folder.delete([f"{tags.CHUNKS}/{each.name}" for each in strays])
     for sub in ("", tags.CHUNKS):
         sweep(folder, sub, lambda name: tags.parse(name) is not None)
     sweep(folder, "_run")

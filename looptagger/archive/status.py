@@ -118,9 +118,9 @@ def verify(folder: Folder) -> list[str]:
         for part, end in zip(known, ends, strict=False)
         if part.first < end
     ]
-    others = sorted((chunked or set()) - {part.name for part in live})
+    strays = sorted((chunked or set()) - {*live})
     problems += [
-        f"{tags.CHUNKS}/{name}: is of no part, as a job was cut off; the next one removes it" for name in others
+        f"{tags.CHUNKS}/{part.name}: is of no part, as a job was cut off; the next one removes it" for part in strays
     ]
     if problems and (who := lock.holder(folder)):
         problems.insert(0, f"{who} is writing there: what follows may be of this moment; look again when it is done")
@@ -137,7 +137,7 @@ def _part_problems(
     schema: pa.Schema,
     shards: Sequence[manifest.Shard],
     model: str,
-    chunked: Set[str] | None,
+    chunked: Set[tags.Part] | None,
 ) -> list[str]:
     """What is wrong with a part of some shards; and with its chunks, where `chunked` are the parts that have some."""
     ids = pa.concat_tables([manifest.read(folder, each, ["id"]) for each in manifest.joined(shards)]).column("id")
@@ -152,7 +152,7 @@ def _part_problems(
         if chunked is None:
             return []
         name = f"{tags.CHUNKS}/{part.name}"
-        return _chunk_problems(folder, name, table) if part.name in chunked else [f"{name}: {tags.ABSENT}"]
+        return _chunk_problems(folder, name, table) if part in chunked else [f"{name}: {tags.ABSENT}"]
     except UserError as error:
         if isinstance(error, Unreachable) and not folder.is_local:
             raise  # a store is away; on a disk, it is this part

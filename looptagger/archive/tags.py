@@ -97,6 +97,10 @@ class Part:
     first: int
     last: int
 
+    def overlaps(self, other: "Part") -> bool:
+        """Whether the two have a shard in common."""
+        return self.first <= other.last and other.first <= self.last
+
     @property
     def name(self) -> str:
         """The file's name."""
@@ -132,14 +136,15 @@ def group_rows(schema: pa.Schema) -> int:
 
 def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
     """The same rows in tables of so many; the last may have fewer."""
-    waiting: list[pa.Table] = []
+    waiting, count = list[pa.Table](), 0
     for table in tables:
         waiting.append(table)
-        while sum(each.num_rows for each in waiting) >= rows:
+        count += table.num_rows
+        while count >= rows:
             whole = pa.concat_tables(waiting)
             yield whole.slice(0, rows)
-            waiting = [whole.slice(rows)]
-    if sum(each.num_rows for each in waiting):
+            waiting, count = [whole.slice(rows)], count - rows
+    if count:
         yield pa.concat_tables(waiting)
 
 

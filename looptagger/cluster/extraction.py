@@ -53,7 +53,7 @@ def extract(source: Source, out: Folder, progress: Callable[[int, int], None]) -
     from looptagger.cluster.session import computed
 
     parts, total = left(source, out), len(source.dataset.parts)
-    found = computed([pa.table({FILE: [part]}) for part in parts], _extract, source=source)
+    found = computed([pa.table({FILE: [part]}) for part in parts], _extract, in_order=False, source=source)
     for done, rows in enumerate(found, total - len(parts) + 1):
         name, kept = f"{source.sub}/{name_of(rows.column(FILE)[0].as_py())}", rows.drop_columns([FILE])
         patiently(partial(write_part, out, name, kept), out.storage)

@@ -66,7 +66,7 @@ def _decoded(rows: pa.Table, job: PrepareJob, note: Callable[[str], None]) -> It
 
     with session(job.address, note):
         blocks = [rows.slice(start, BLOCK_ROWS) for start in range(0, rows.num_rows, BLOCK_ROWS)]
-        yield from computed(blocks, _decode, settings=job.prepare)
+        yield from computed(blocks, _decode, in_order=True, settings=job.prepare)
 
 
 def _decode(rows: pa.Table, settings: Prepare) -> Iterator[pa.Table]:

@@ -215,10 +215,12 @@ def adopt(environment: Environment) -> None:
         os.environ.setdefault(key, value)
 
 
-def computed(blocks: Sequence[pa.Table], work: Callable[..., Iterator[pa.Table]], **given: Any) -> Iterator[pa.Table]:
-    """What tasks, one a core, make of blocks, in order; in the session that is open."""
+def computed(
+    blocks: Sequence[pa.Table], work: Callable[..., Iterator[pa.Table]], in_order: bool, **given: Any
+) -> Iterator[pa.Table]:
+    """What tasks, one a core, make of blocks; in the session that is open."""
     dataset: Any = ray.data.from_arrow(list(blocks))
-    dataset.context.execution_options.preserve_order = True
+    dataset.context.execution_options.preserve_order = in_order
     how: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True, "num_cpus": 1}
     given |= {"work": work, "environment": storage_environment()}
     dataset = dataset.map_batches(_adopted, fn_kwargs=given, **how)

@@ -313,10 +313,10 @@ def test_a_compaction_cut_off_at_any_moment(folder: Folder, done: Record, change
 
     with pytest.raises(KeyboardInterrupt) if changes < 10 else nullcontext():
         compact(replace(folder, check=cut))
-    parts = {part.name for part in output.parts(folder)[0]}
-    assert parts <= output.chunked(folder)
+    parts = output.parts(folder)[0]
+    assert {*parts} <= output.chunked(folder)
     if again:
-        folder.delete([min(parts)])
+        folder.delete([parts[0].name])
     for _ in range(2):
         output.tidy(folder)
         tag(folder, done, output.unfinished(folder, done))
@@ -460,6 +460,40 @@ def test_rows_are_put_into_their_places_slice_by_slice(monkeypatch: pytest.Monke
     old, new = pa.table({"x": [f"old {i}" for i in range(10)]}), pa.table({"x": ["a", "b", "c"]})
     found = writer._replaced(old, new, np.array([9, 0, 4]))["x"].to_pylist()
     assert found == ["b", *(f"old {i}" for i in (1, 2, 3)), "c", *(f"old {i}" for i in (5, 6, 7, 8)), "a"]
+
+
+def test_chunks_of_no_part_go_also_where_another_part_has_none(folder: Folder, done: Record) -> None:
+    compact(folder)
+    (joined,) = folder.names("chunks")
+    data = folder.read(f"chunks/{joined}") or b""
+    folder.delete([joined])
+    tag(folder, done, output.unfinished(folder, done))
+    folder.delete(["part-0000002.parquet", "chunks/part-0000001.parquet"])
+    folder.write(f"chunks/{tags.Part(7, 9).name}", data)
+    output.tidy(folder)
+    assert output.chunked(folder) == {tags.Part(0, 0), tags.Part(0, 2)}, "part 1's own may be in the latter"
+    assert any(f"chunks/{tags.Part(1, 1).name}: is gone" in problem for problem in status.verify(folder))
+
+
+def test_an_output_in_anothers_chunks_is_left_alone(tmp_path: Path) -> None:
+    manifest_ = write_manifest(tmp_path / "m.csv", range(9))
+    inner, outer = Folder(str(tmp_path / "out" / "chunks")), Folder(str(tmp_path / "out"))
+    record = prepare(inner, request(manifest_))
+    tag(inner, record, output.unfinished(inner, record))
+    plain = replace(request(manifest_), identity={**IDENTITY, "chunks": False})
+    for wanted in (request(manifest_), plain):
+        with pytest.raises(UserError, match="holds chunks/part-0000000.parquet, which is no output of ours"):
+            prepare(outer, wanted)
+    assert status.verify(inner) == []
+
+
+def test_many_small_batches_are_regrouped() -> None:
+    tables = [pa.table({"x": pa.array([i] * (i % 3), pa.int64())}) for i in range(20)]
+    found = list(tags.regrouped(iter(tables), 6))
+    assert [table.num_rows for table in found] == [6, 6, 6, 1]
+    assert pa.concat_tables(found) == pa.concat_tables(tables)
+    assert [table.num_rows for table in tags.regrouped([pa.table({"x": range(14)})], 6)] == [6, 6, 2]
+    assert list(tags.regrouped([pa.table({"x": [1]}).slice(1)], 6)) == []
 
 
 def test_chunks_of_no_part_stay_where_a_part_has_none(folder: Folder, done: Record) -> None:
@@ -924,6 +958,10 @@ def test_a_lock_whose_file_is_taken_away_is_asked_for_anew(folder: Folder, monke
 def test_an_output_that_took_the_place_of_another_is_left_alone(folder: Folder, tmp_path: Path) -> None:
     with lock.held(folder) as ours:
         ours.write("x", b"ours")
+        os.rename(folder.at(lock.NAME), tmp_path / "lock")
+        with pytest.raises(UserError, match="its lock was deleted, _run/lock.json; run the same command again"):
+            ours.write("x", b"ours")
+        os.rename(tmp_path / "lock", folder.at(lock.NAME))
         os.rename(folder.path, tmp_path / "old")
         with pytest.raises(UserError, match="is gone; put it back"):
             ours.write("x", b"ours")
