@@ -59,8 +59,8 @@ def _is_tuned_on(thresholds_of: Any, dataset: Dataset, split: str, part: str) ->
     """Whether `looptagger model thresholds` chose on some of these loops."""
     if not isinstance(thresholds_of, dict) or thresholds_of.get("digest") != dataset.digest:
         return False
-    parts = {part, thresholds_of.get("part")}
-    return thresholds_of.get("split") != split or len(parts) == 1 or "all" in parts
+    parts = (part, thresholds_of.get("part"))
+    return thresholds_of.get("split") != split or parts[0] == parts[1] or "all" in parts
 
 
 def _place(source: str) -> tuple[str, ...]:

@@ -68,14 +68,14 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _find_audio(folder: Path) -> Path | None:
-    return next((near / "audio" / "wav" for near in _below(folder) if (near / "audio" / "wav").is_dir()), None)
+    return next((wav for near in _below(folder) if os.path.isdir(wav := near / "audio" / "wav")), None)
 
 
 def _find_annotations(folder: Path) -> Path | None:
     """The annotators' own files where there are any, else the CSV compiled from them; also beside FSL10K."""
     nears = [path for near in (*_below(folder), folder.absolute().parent) for path in (near / "annotations", near)]
     by_annotator = (path for path in nears if path.name == "annotations" and next(path.glob("*/sound-*.json"), None))
-    compiled = (path / CSV_NAME for path in nears if (path / CSV_NAME).is_file())
+    compiled = (path / CSV_NAME for path in nears if os.path.isfile(path / CSV_NAME))
     return next(by_annotator, None) or next(compiled, None)
 
 

@@ -120,7 +120,7 @@ class TableWriter:
         self.parts: list[str] = []
         self.lines: list[str] = []
         self.kept: list[pa.Table] = []
-        """What has come, without its audio."""
+        """What is stored, without its audio."""
 
     def add(self, rows: pa.Table) -> None:
         """Take in prepared rows; those with a reason are counted as dropped."""
@@ -129,7 +129,6 @@ class TableWriter:
                 self.collection.drops.add(reason, loop)
         kept = rows.filter(pc.is_null(rows.column("drop"))).select(table.SCHEMA.names).cast(table.SCHEMA)
         self.lines += table.digest_lines(kept)
-        self.kept.append(kept.drop_columns(["waveform"]))
         self.waiting.append(kept)
         while sum(each.num_rows for each in self.waiting) >= table.PART_ROWS:
             self._store()
@@ -141,7 +140,9 @@ class TableWriter:
         if head.num_rows:
             if not self.parts:  # what was there goes only now that there is something in its place
                 patiently(self._clear, self.folder.storage)
-            table.write_part(self.folder, len(self.parts), head.combine_chunks())
+            head = head.combine_chunks()
+            table.write_part(self.folder, len(self.parts), head)
+            self.kept.append(head.drop_columns(["waveform"]))
             self.parts.append(table.part_name(len(self.parts)))
 
     def _clear(self) -> None:

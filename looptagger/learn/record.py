@@ -132,6 +132,8 @@ class Pictures:
         folder.delete(_board(folder))
         self.place = folder.at(BOARD) if folder.is_local else tempfile.mkdtemp(prefix="looptagger-")
         self.writer = SummaryWriter(self.place)
+        with suppress(UserError):  # no picture is worth a training
+            self.store()
 
     def epoch_ended(self) -> None:
         """Draw the log anew, where that was not done just now."""
@@ -142,13 +144,14 @@ class Pictures:
     def store(self) -> None:
         """Draw what the log has come to; on an object store the file is uploaded whole."""
         log = rows(self.folder)
+        if not log:
+            return
         for row in log[self.drawn :]:
             for key, value in row.items():
                 if isinstance(value, float) and key != "time":
                     self.writer.add_scalar(_tag(key), value, row["epoch"], walltime=row["time"])
         self.drawn = len(log)
-        if log:
-            self.folder.write(CURVES, curves(log))
+        self.folder.write(CURVES, curves(log))
         self.writer.flush()
         if not self.folder.is_local:
             for name in os.listdir(self.place):

@@ -6,6 +6,9 @@ from looptagger.config import Audio, Model, Train
 from looptagger.errors import UserError
 from looptagger.model import checkpoint
 
+READ = ("source", "digest", "split", "dealt")
+"""What learn.fairness reads of it; the rest may be long, and a card's length is bounded."""
+
 
 def begun_with(settings: Train, kept: bytes | None = None) -> tuple[Train, bytes | None]:
     """The settings with the shape of the model that they begin with, and that model's checkpoint.
@@ -38,7 +41,8 @@ def learned_from(start: bytes | None) -> dict[str, Any]:
     if start is None:
         return {}
     of = checkpoint.card(start, "begin_with").provenance
-    found = [{"data": of["data"]}] if "data" in of else []
+    data = of.get("data")
+    found = [{"data": {key: data[key] for key in READ if key in data}}] if isinstance(data, dict) else []
     heard = of.get("heard")
     found += heard if isinstance(heard, list) else []
     return {"heard": found} if found else {}

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import stat
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,7 +22,7 @@ KEY = "looptagger"
 IN_RUN = "model.safetensors"
 """The checkpoint in the folder of a training run."""
 MAX_HEADER = 1 << 20
-MAX_BYTES = 1 << 30
+MAX_BYTES, PIECE_BYTES = 1 << 30, 1 << 23
 TOO_LARGE = f"no file, or over {MAX_BYTES:,} bytes; that is no checkpoint of ours."
 STARTER = "starter"
 """The name of the model that looptagger brings along: MODEL_CARD.md says what it was trained on."""
@@ -142,7 +141,7 @@ def check_numbers(network: "HCNN", name: str) -> None:
 
 def first_problem(error: Exception) -> str:
     """torch lists every key that does not fit; the first says enough."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return one_line(re.sub(r"(,\s*\"[^\"]*\")+", " and more", lines[1] if len(lines) > 1 else lines[0]))
 
 
@@ -208,10 +207,15 @@ def _fetched(uri: str, storage: Storage) -> bytes:
     """The checkpoint at a URI, or in the run there."""
     place, name = uri.rsplit("/", 1) if uri.endswith(".safetensors") else (uri, IN_RUN)
     folder = Folder.to_read(place, storage)
-    with suppress(FileNotFoundError), folder.reached(name):
-        if (folder.fs.size(folder.at(name)) or 0) > MAX_BYTES:
-            raise UserError(f"{uri}: {TOO_LARGE}")
-    found = folder.read(name)
-    if found is None:
-        raise UserError(f"{uri}: no such model; give a checkpoint that ends in .safetensors, or a training run.")
-    return found
+    data = bytearray()
+    with folder.reached(name):
+        try:
+            with folder.fs.open(folder.at(name), "rb") as file:
+                while len(data) <= MAX_BYTES and (more := file.read(PIECE_BYTES)):
+                    data += more
+        except FileNotFoundError:
+            kinds = "a checkpoint that ends in .safetensors, or a training run"
+            raise UserError(f"{uri}: no such model; give {kinds}.") from None
+    if len(data) > MAX_BYTES:  # not all servers say so before
+        raise UserError(f"{uri}: {TOO_LARGE}")
+    return bytes(data)

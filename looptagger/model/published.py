@@ -65,6 +65,8 @@ def convert(path: Path, name: str, licence: str) -> tuple[HCNN, Card]:
         raise UserError(f"{path}: has {n_harmonic} harmonics; only weights with {Model().n_harmonic} can be imported.")
     network = HCNN(model, Audio()).eval()
     constants = {name: network.get_buffer(name) for name in ("front.bin_hz", "front.centre_hz")}
+    if clash := ours.keys() & constants.keys():
+        raise UserError(f"{path}: has {min(clash)}, which the published HCNN has not; this is another's.")
     try:
         network.load_state_dict(constants | ours)
     except Exception as error:  # weights of other names or shapes, or without numbers

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from tensorboardX import SummaryWriter
 
 from looptagger.archive.storage import Folder
 from looptagger.cluster import training_job
@@ -109,6 +110,7 @@ def test_a_narrow_network_learns_the_roles(data: Data, tmp_path: Path) -> None:
         {"data": {"digest": data[1].digest, "shares": 3, "dealt": []}},
         {"heard": 3},
         {"data": [], "heard": [1]},
+        {"thresholds_of": {"digest": data[1].digest, "split": "grouped", "part": []}},
     ):
         strange = checkpoint.told_anew(learned, provenance=odd)
         warning(checkpoint.card(strange, "a stranger's"), data[1], "grouped", "test")
@@ -392,14 +394,16 @@ def test_a_state_that_nothing_is_said_of_is_not_gone_on_with(tmp_path: Path) -> 
         record.begin(folder, {"settings": {}, "data": {}}, {})
 
 
-def test_pictures_have_the_epochs_that_ended_while_nobody_listened(tmp_path: Path) -> None:
+def test_pictures_have_the_epochs_that_ended_while_nobody_listened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = Folder(str(tmp_path))
     figures = dict.fromkeys(("loss", "train_loss", "roc_auc", "pr_auc"), 0.5)
     log = [{"epoch": epoch, "time": 0.0, "best": False, **figures} for epoch in range(1, 5)]
     folder.write(record.LOG, "\n".join(map(json.dumps, log)).encode())
-    pictures, told = record.Pictures(folder), list[int]()
-    pictures.writer.add_scalar = lambda tag, value, epoch, walltime: told.append(epoch)
-    pictures.store()
+    told: list[int] = []
+    monkeypatch.setattr(SummaryWriter, "add_scalar", lambda self, tag, value, epoch, walltime: told.append(epoch))
+    pictures = record.Pictures(folder)
     folder.write(record.LOG, "\n".join(map(json.dumps, [*log, {**log[0], "epoch": 5}])).encode())
     pictures.epoch_ended()
     assert set(told) == {1, 2, 3, 4}, "it was drawn just now"

@@ -114,6 +114,8 @@ def test_what_lies_at_a_uri_is_bounded_as_files_are(small: bytes, monkeypatch: p
 
     fsspec.filesystem("memory").pipe_file("/models/its.safetensors", small)
     assert checkpoint.resolve("memory://models/its.safetensors") == small
+    monkeypatch.setattr(checkpoint, "PIECE_BYTES", 1000)
+    assert checkpoint.resolve("memory://models/its.safetensors") == small
     monkeypatch.setattr(checkpoint, "MAX_BYTES", len(small) - 1)
     with pytest.raises(UserError, match="its.safetensors: no file, or over"):
         checkpoint.resolve("memory://models/its.safetensors")

@@ -70,6 +70,7 @@ def test_wrong_files_are_refused_by_name(narrow: tuple[HCNN, Path], tmp_path: Pa
         refused({**state, "conv_2d.res1.conv.weight": torch.zeros(shape)}, "the first convolution is of shape")
     refused({**state, "conv_2d.res8.conv_1.weight": torch.zeros(1)}, "Unexpected key")
     refused({**state, "conv_2d.fc_2.bias": torch.full((6,), torch.inf)}, "not all numbers")
+    refused({**state, "front.bin_hz": torch.zeros(513)}, "has front.bin_hz, which the published HCNN has not")
     refused([1, 2], "no state dict")
     with zipfile.ZipFile(narrow[1]) as plain, zipfile.ZipFile(tmp_path / "small.pth", "w") as small:
         for each in plain.infolist():
