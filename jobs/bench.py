@@ -105,8 +105,8 @@ def plain_rate(clips: Sequence[Path], tag: Tag) -> float:
 
 def bench_job(table: Table, clips: Sequence[Path], cores: int, tag: Tag) -> None:
     """(a) In turn: plain processes, one a core, the job, the plain processes again."""
-    from looptagger.cluster.job import Events, TagJob
-    from looptagger.cluster.job import tag as run
+    from looptagger.cluster.tagging_job import Events, TagJob
+    from looptagger.cluster.tagging_job import tag as run
 
     rates = []
     events = Events(progress=lambda progress: rates.append(progress.rates))

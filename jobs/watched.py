@@ -11,9 +11,9 @@ from typing import Any
 
 import ray
 
-from looptagger.cluster.job import Events, TagJob, tag
 from looptagger.cluster.progress import Progress
 from looptagger.cluster.session import store_use
+from looptagger.cluster.tagging_job import Events, TagJob, tag
 from looptagger.config import Tag
 from looptagger.settings import load
 

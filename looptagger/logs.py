@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 if TYPE_CHECKING:
-    from looptagger.cluster.job import Summary
     from looptagger.cluster.progress import Progress
+    from looptagger.cluster.tagging_job import Summary
 
 EVERY_S = 5.0
 """Seconds between lines of progress."""

@@ -19,8 +19,8 @@ from looptagger.roles import ROLES
 
 if TYPE_CHECKING:
     from looptagger.archive.status import Status
-    from looptagger.cluster.job import Summary
     from looptagger.cluster.progress import Progress
+    from looptagger.cluster.tagging_job import Summary
 
 err = Console(stderr=True, highlight=False, emoji=False)
 out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 120)

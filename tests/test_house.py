@@ -95,7 +95,8 @@ def test_importing_the_pure_rooms_brings_no_ray_and_no_click() -> None:
 def test_a_command_imports_only_what_it_needs() -> None:
     """torch takes seconds, scikit-learn with SciPy and pandas one: a tagging job's driver needs none of them."""
     script = (
-        "import sys, looptagger.cli, looptagger.cluster.job; print({'sklearn', 'scipy', 'pandas'} & set(sys.modules));"
+        "import sys, looptagger.cli, looptagger.cluster.tagging_job;"
+        "print({'sklearn', 'scipy', 'pandas'} & set(sys.modules));"
         "import looptagger.cluster.tagging; print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

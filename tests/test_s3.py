@@ -16,7 +16,7 @@ from looptagger.archive.opening import open_files
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
 from looptagger.cli import main
-from looptagger.cluster.job import Summary, TagJob, tag
+from looptagger.cluster.tagging_job import Summary, TagJob, tag
 from looptagger.config import Compute, Limits, Storage, Tag
 from looptagger.errors import ClipFailed, UserError
 from looptagger.model import checkpoint

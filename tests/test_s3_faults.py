@@ -21,7 +21,7 @@ from looptagger.archive.opening import BLOCK_BYTES, WHOLE_BYTES, open_files
 from looptagger.archive.patience import is_stores_fault
 from looptagger.archive.sources import BATCH_ROWS, open_sources
 from looptagger.archive.storage import Folder
-from looptagger.cluster.job import Events, Summary, TagJob, tag
+from looptagger.cluster.tagging_job import Events, Summary, TagJob, tag
 from looptagger.config import Compute, Limits, Storage, Tag
 from looptagger.errors import Unreachable, UserError
 from tests.conftest import S3, audio_bytes, refused_in_time, tone

@@ -3,8 +3,8 @@
 import time
 
 from jobs.peers.common import arguments
-from looptagger.cluster.job import Events, TagJob, tag
 from looptagger.cluster.progress import Progress
+from looptagger.cluster.tagging_job import Events, TagJob, tag
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
 
-ENDINGS = 5
+MOST_NAMED = 5
 """So many are named of the files that were passed over."""
 
 
@@ -153,8 +153,8 @@ def _passed_over(listings: Sequence[Listing]) -> str:
     endings = sum((listing.skipped for listing in listings), Counter[str]())
     if not endings:
         return ""
-    some = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in endings.most_common(ENDINGS))
-    more = ", ..." if len(endings) > ENDINGS else ""
+    some = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in endings.most_common(MOST_NAMED))
+    more = ", ..." if len(endings) > MOST_NAMED else ""
     return f"{endings.total():,} file{'s' * (endings.total() > 1)} ({some}{more})"
 
 

@@ -72,7 +72,7 @@ def shards(files: Sequence[ManifestFile]) -> list[Shard]:
     ]
 
 
-def joined(some: Sequence[Shard]) -> Iterator[Shard]:
+def spans(some: Sequence[Shard]) -> Iterator[Shard]:
     """Shards that follow one another, those of a file as one."""
     for _, each in groupby(some, key=lambda shard: shard.file):
         first, *others = each

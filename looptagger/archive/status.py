@@ -140,7 +140,7 @@ def _part_problems(
     chunked: Set[tags.Part] | None,
 ) -> list[str]:
     """What is wrong with a part of some shards; and with its chunks, where `chunked` are the parts that have some."""
-    ids = pa.concat_tables([manifest.read(folder, each, ["id"]) for each in manifest.joined(shards)]).column("id")
+    ids = pa.concat_tables([manifest.read(folder, each, ["id"]) for each in manifest.spans(shards)]).column("id")
     try:
         table = tags.read_part(folder, part.name)
         if not table.schema.equals(schema):

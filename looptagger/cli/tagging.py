@@ -38,8 +38,8 @@ def tag(out: str, fail_on_error: bool, log_json: bool, sources: tuple[str, ...],
     Example: looptagger tag s3://bucket/loops manifest.csv -o s3://bucket/tags
     """
     from looptagger.archive import status as ledger
-    from looptagger.cluster.job import Events, TagJob
-    from looptagger.cluster.job import tag as run
+    from looptagger.cluster.tagging_job import Events, TagJob
+    from looptagger.cluster.tagging_job import tag as run
 
     tag = settings(config.Tag, options)
     job = TagJob(sources, out, tag=tag, **options)

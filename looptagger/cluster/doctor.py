@@ -17,7 +17,7 @@ from looptagger.archive.columns import joint_schema
 from looptagger.archive.opening import open_files
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
-from looptagger.cluster.job import TagJob, request
+from looptagger.cluster.tagging_job import TagJob, request
 from looptagger.config import Audio, Tag
 from looptagger.errors import ClipFailed, UserError, one_line
 from looptagger.model import checkpoint

@@ -35,7 +35,7 @@ from looptagger.config import Audio, Tag
 from looptagger.errors import UserError
 
 if TYPE_CHECKING:
-    from looptagger.cluster.job import Events
+    from looptagger.cluster.tagging_job import Events
 
 GPU_ROWS, GPU_CHUNKS = 128, 5120
 """Clips handed to a GPU predictor at once, and the most chunks that they may have: 490 MB."""

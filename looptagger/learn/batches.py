@@ -34,7 +34,7 @@ AHEAD = 3
 """Batches made while the network is busy with one."""
 
 
-class Loop(NamedTuple):
+class TrainingLoop(NamedTuple):
     """A loop as training sees it: a number from its id, int16 samples, and its labels (6,) as 0 or 1."""
 
     key: int
@@ -61,18 +61,18 @@ class Batch(NamedTuple, Generic[T]):
     """(n, 6), each crop's own."""
 
 
-def loops(rows: pa.Table) -> list[Loop]:
+def loops(rows: pa.Table) -> list[TrainingLoop]:
     """The loops of a table, each with a waveform of its own: a view would keep the whole table alive."""
     labels = table.truth(rows).astype(np.float32)
     names = rows.column("id").to_pylist()
     return [
-        Loop(zlib.crc32(name.encode()), waveform.copy(), on, chunk.raise_of(waveform, Chunking().quiet_db))
+        TrainingLoop(zlib.crc32(name.encode()), waveform.copy(), on, chunk.raise_of(waveform, Chunking().quiet_db))
         for name, waveform, on in zip(names, table.waveforms(rows), labels, strict=True)
     ]
 
 
 def batches(
-    source: Iterable[Loop], settings: Train, census: Census, epoch: int, rank: int = 0, world: int = 1
+    source: Iterable[TrainingLoop], settings: Train, census: Census, epoch: int, rank: int = 0, world: int = 1
 ) -> Iterator[Batch[NDArray[Any]]]:
     """One worker's batches of an epoch: always `census.steps`, so that the workers stay in step.
 
@@ -107,10 +107,10 @@ def _told_apart(keys: Sequence[int], step: int) -> Iterator[tuple[int, ...]]:
 
 
 def _drawn(
-    source: Iterable[Loop], settings: Train, census: Census, epoch: int, rng: np.random.Generator
-) -> Iterator[Loop]:
+    source: Iterable[TrainingLoop], settings: Train, census: Census, epoch: int, rng: np.random.Generator
+) -> Iterator[TrainingLoop]:
     """Loops without end: each as often as it is due, then any again."""
-    seen: deque[Loop] = deque(maxlen=settings.batch)
+    seen: deque[TrainingLoop] = deque(maxlen=settings.batch)
     repeated = _repeated(source, census, settings, epoch) if settings.balance == "sampling" else source
     for loop in shuffled(repeated, rng):
         seen.append(loop)
@@ -121,7 +121,7 @@ def _drawn(
         yield seen[rng.integers(len(seen))]
 
 
-def _repeated(source: Iterable[Loop], census: Census, settings: Train, epoch: int) -> Iterator[Loop]:
+def _repeated(source: Iterable[TrainingLoop], census: Census, settings: Train, epoch: int) -> Iterator[TrainingLoop]:
     for loop in source:
         due = float(census.repeats_of(loop.labels[None])[0])
         rng = np.random.default_rng([settings.seed, epoch, loop.key])
@@ -129,9 +129,11 @@ def _repeated(source: Iterable[Loop], census: Census, settings: Train, epoch: in
             yield loop
 
 
-def shuffled(source: Iterable[Loop], rng: np.random.Generator, most_bytes: int = POOL_BYTES) -> Iterator[Loop]:
+def shuffled(
+    source: Iterable[TrainingLoop], rng: np.random.Generator, most_bytes: int = POOL_BYTES
+) -> Iterator[TrainingLoop]:
     """The same loops in a random order, as far as a pool of bounded size allows."""
-    pool: list[Loop] = []
+    pool: list[TrainingLoop] = []
     held = 0
     for loop in source:
         pool.append(loop)
@@ -144,7 +146,7 @@ def shuffled(source: Iterable[Loop], rng: np.random.Generator, most_bytes: int =
         yield _taken(pool, rng)
 
 
-def _taken(pool: list[Loop], rng: np.random.Generator) -> Loop:
+def _taken(pool: list[TrainingLoop], rng: np.random.Generator) -> TrainingLoop:
     i = int(rng.integers(len(pool)))
     pool[i], pool[-1] = pool[-1], pool[i]
     return pool.pop()

@@ -12,7 +12,7 @@ import pyarrow as pa
 from looptagger.archive.several import several
 from looptagger.archive.storage import Folder
 from looptagger.learn import table
-from looptagger.learn.batches import Loop, loops
+from looptagger.learn.batches import TrainingLoop, loops
 
 READERS = 4
 """Files read at once, each in a thread."""
@@ -60,7 +60,7 @@ class Share:
         self.left = {part: int(keep_bytes * share) for part, share in LIMITS.items()}
         self.kept: dict[str, dict[str, Any]] = {part: {} for part in LIMITS}
 
-    def train(self, seed: Sequence[int]) -> Iterator[Loop]:
+    def train(self, seed: Sequence[int]) -> Iterator[TrainingLoop]:
         """The training loops, in an order of files that the seed decides. Raises UserError for a broken file."""
         names = list(self.names)
         for found in self._each("train", [names[i] for i in np.random.default_rng(seed).permutation(len(names))]):

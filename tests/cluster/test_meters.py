@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from looptagger.cluster.job import TagJob, tag
+from looptagger.cluster.tagging_job import TagJob, tag
 from looptagger.config import Compute, Tag
 from tests.conftest import write_tones
 

@@ -11,7 +11,7 @@ from looptagger.config import Audio, Augment, Train
 from looptagger.errors import UserError
 from looptagger.learn import table
 from looptagger.learn.augment import crops, mixed, tensors
-from looptagger.learn.batches import Batch, Loop, ahead, batches, cut, longest, loops, partners, shuffled
+from looptagger.learn.batches import Batch, TrainingLoop, ahead, batches, cut, longest, loops, partners, shuffled
 from looptagger.learn.scoring import windows
 from looptagger.learn.task import Census
 from looptagger.roles import ROLES
@@ -217,7 +217,7 @@ def test_the_pool_is_bounded() -> None:
         nonlocal taken
         for i in range(1000):
             taken += 1
-            yield Loop(i, np.zeros(500, np.int16), np.zeros(6, np.float32))
+            yield TrainingLoop(i, np.zeros(500, np.int16), np.zeros(6, np.float32))
 
     drawn = shuffled(source(), rng(), most_bytes=20_000)
     next(drawn)

@@ -21,9 +21,9 @@ from looptagger.archive.manifest import Shard
 from looptagger.archive.output import Work
 from looptagger.archive.storage import Folder
 from looptagger.cluster import session, stalls, tagging
-from looptagger.cluster.job import Events, Summary, TagJob, tag
 from looptagger.cluster.plan import plan
 from looptagger.cluster.progress import Progress
+from looptagger.cluster.tagging_job import Events, Summary, TagJob, tag
 from looptagger.config import Audio, Compute, Tag
 from looptagger.errors import UserError
 from looptagger.model import integers
