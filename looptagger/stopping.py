@@ -1,5 +1,6 @@
 """How a command is stopped from outside, by Ctrl-C or SIGTERM: in order, and at the third of them at once."""
 
+import atexit
 import os
 import signal
 import sys
@@ -24,18 +25,26 @@ def in_order() -> Iterator[None]:
     """A command runs in it: a signal is a KeyboardInterrupt there, and after it the end, never a traceback."""
     _asked.clear()
     sys.unraisablehook = _unraised
+    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # while Python clears up, all has been done
     signal.signal(signal.SIGALRM, _again)
     for number in SIGNALS:
         signal.signal(number, _stop)
     try:
-        yield
+        try:
+            yield
+        finally:
+            _ended()
     except KeyboardInterrupt:
+        _ended()
         print("Stopped.", file=sys.stderr)
         sys.exit(CODE)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number in SIGNALS:
-            signal.signal(number, _at_once)
+
+
+def _ended() -> None:
+    """From here on there is nothing to end in order."""
+    for number in SIGNALS:
+        signal.signal(number, _at_once)
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _stop(number: int, _: object) -> None:

@@ -35,6 +35,23 @@ def test_what_is_seen_is_not_raised_again_while_all_ends() -> None:
     assert (code, text) == (130, "cleaned\nStopped.\n")
 
 
+def test_a_signal_while_python_clears_up_changes_nothing() -> None:
+    """All has been done by then: a job that wrote every row did not fail."""
+    late = "class Late:\n    def __del__(self, end=os.kill, me=os.getpid(), how=signal.SIGTERM): end(me, how)\n"
+    assert ended("pass", f"{late}late = Late()") == (0, "")
+
+
+def test_what_ray_does_to_signals_behind_pythons_back_is_undone() -> None:
+    body = "import ctypes\nfrom looptagger.cluster import session\nwith session._signals_kept():\n"
+    code, text = ended(f"{body}    ctypes.CDLL(None).signal(signal.SIGTERM, None)\nask()\ntime.sleep(20)")
+    assert (code, text) == (130, "Stopped.\n")
+
+
+def test_a_signal_as_the_command_ends_is_no_traceback() -> None:
+    ends = "end = stopping._ended\nstopping._ended = lambda: stopping.__dict__.update(_ended=end) or ask()"
+    assert ended(ends) == (130, "Stopped.\n")
+
+
 def test_the_third_ends_at_once() -> None:
     clean = "try:\n        ask()\n    finally:\n        ask()"
     assert ended(f"try:\n    {clean}\nfinally:\n    ask()\n    print('not reached', file=sys.stderr)") == (130, "")

@@ -43,31 +43,30 @@ def session(address: str | None, note: Note | None = None, gpus: float = 0.0) ->
     hush()
     if note:
         note("Using the Ray session that is open." if ray.is_initialized() else "Starting Ray ...")
-    if ray.is_initialized():
-        with _plainly():
+    with _plainly():
+        if ray.is_initialized():
             yield False
-        return
-    named = address or os.environ.get("RAY_ADDRESS")
-    if named:
-        _knock(named)
-    _start(named)
-    try:
-        with _plainly():
+            return
+        named = address or os.environ.get("RAY_ADDRESS")
+        if named:
+            _knock(named)
+        _start(named)
+        try:
             if named and note:
                 _await_node(1, 0, note)
                 _await_node(0, gpus, note)
             yield not named
-    finally:
-        ray.shutdown()
+        finally:
+            with _signals_kept():
+                ray.shutdown()
 
 
 def _start(named: str | None) -> None:
-    """Join the cluster that is named, or start Ray here; signals stay ours. Raises UserError where that fails."""
+    """Join the cluster that is named, or start Ray here. Raises UserError where that fails."""
     _speak_utf8()
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with _stderr_closed():
+        with _signals_kept(), _stderr_closed():
             ray.init(address=named, **quiet) if named else ray.init(address="local", include_dashboard=False, **quiet)
     except SystemExit:
         raise KeyboardInterrupt from None  # SIGTERM while Ray starts: its own handler was on just then
@@ -78,9 +77,17 @@ def _start(named: str | None) -> None:
     else:
         with suppress(OSError):
             os.chmod(os.path.expanduser("~/.ray/auth_token"), 0o600)  # who reads it may run code here; Ray lets all
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Signals stay ours: Ray puts its handlers there as it starts, the kernel's as it ends, unseen by Python."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
     finally:
         if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():  # Ray puts its own there, which would end without a word
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
 
 
