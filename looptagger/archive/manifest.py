@@ -167,13 +167,18 @@ def freeze(
         written(sum(stored))
     each = shard_rows or default_shard_rows(sum(stored))
     files = [ManifestFile(name=_name(free + i), rows=n, shard_rows=each) for i, n in enumerate(stored)]
+    if len(repeated := _repeated(seen)):
+        raise UserError(_repetition(folder, files, repeated[0], "new " * bool(before)))
+    return files
+
+
+def _repeated(seen: list[NDArray[np.bytes_]]) -> NDArray[np.bytes_]:
+    """The digests that come again, sorted. The list is emptied: there may be ten million in it."""
     every = np.concatenate(seen) if seen else np.empty(0, "S16")
     seen.clear()
     every.sort()
-    repeated = every[:-1][every[1:] == every[:-1]]
-    if len(repeated):
-        raise UserError(_repetition(folder, files, repeated[0], "new " * bool(before)))
-    return files
+    again: NDArray[np.bytes_] = every[:-1][every[1:] == every[:-1]]
+    return again
 
 
 def _limited(batches: Iterator[pa.RecordBatch], left: float) -> Iterator[pa.RecordBatch]:

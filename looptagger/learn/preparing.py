@@ -162,7 +162,7 @@ class TableWriter:
             sample_rate=self.settings.sample_rate,
             digest=table.digest(self.lines),
             dealt={
-                split: table.digest([f"{part} {id}" for part, id in zip(of, ids, strict=True)])
+                split: table.digest([f"{part} {loop}" for part, loop in zip(of, ids, strict=True)])
                 for split, of in parts.items()
             },
             parts=tuple(self.parts),
