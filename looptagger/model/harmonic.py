@@ -63,9 +63,13 @@ class FrontEnd(nn.Module):
         """The filters, shape (n_bin, n_map * n_band), map by map."""
         raise NotImplementedError
 
+    def filtered(self, power: Tensor) -> Tensor:
+        """Spectrograms (n, n_bin, frames) through the filters, (n, n_map * n_band, frames)."""
+        return self.filterbank().T @ power
+
     def forward(self, waveform: Tensor) -> Tensor:
         """Waveforms through the STFT and the filters, in decibels."""
-        power = self.filterbank().T @ self.spectrogram(waveform)
+        power = self.filtered(self.spectrogram(waveform))
         return decibels(power).reshape(len(waveform), self.n_map, -1, power.shape[-1])
 
 

@@ -11,14 +11,10 @@ a third of the time of one. Of (256 x1 + x0) (256 w1 + w0), x0 w0 is left out, b
 bits loses. Sums are exact. The scores of 3,000 chunks of the starter's data moved by 8e-5 at most.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from looptagger.errors import UserError
-from looptagger.model.hcnn import ConvBlock, ResidualBlock
 
 LEVELS, WEIGHT_LEVELS = 255, 127
 LEAST = 1e-12
@@ -98,7 +94,6 @@ class Int16Conv:
         self.high, self.low = Packed(high, scale * HALF), Packed(whole - HALF * high, scale)
         self.bias = conv.get_parameter("bias").detach().float()
 
-    @torch.no_grad()
     def __call__(self, maps: Tensor, then: str = "none") -> Tensor:
         """The convolution, and what follows it in one go: `none` or `relu`."""
         step = max(float(maps.amax()), LEAST) / LEVELS
@@ -116,32 +111,3 @@ def _add(maps: Tensor, scale: float, zero: int, weight: Packed, found: Tensor, t
     operator = torch.ops.onednn.qconv2d_pointwise.binary
     floats = 1.0, 0, torch.float32, 1.0, 0
     operator(maps, scale, zero, *weight.operands, found, None, ONE, ONE, ONE, 1, *floats, "sum", 1.0, then, [], "")
-
-
-class Int8ConvBlock(nn.Module):
-    """A convolution block whose norm is folded away: maps (n, c_in, h, w) -> (n, c_out, h // 2, w // 2)."""
-
-    def __init__(self, block: ConvBlock) -> None:
-        super().__init__()
-        self.conv = Int8Conv(block.conv)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Maps to maps of half the size."""
-        return F.relu(F.max_pool2d(self.conv(maps), 2))
-
-
-class IntegerResidualBlock(nn.Module):
-    """A residual block whose norms are folded away: maps (n, c, h, w) -> (n, c, h // 2, w // 2)."""
-
-    def __init__(self, block: ResidualBlock, conv: Callable[[nn.Conv2d], Callable[..., Tensor]] = Int8Conv) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = conv(block.conv1), conv(block.conv2)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Maps to maps of half the size."""
-        return F.relu(F.max_pool2d(self.conv2(self.conv1(maps, "relu")).add_(maps), 2))
-
-
-def in_int8(block: nn.Module) -> nn.Module:
-    """A folded block of the trunk, but the first, in 8-bit integers."""
-    return IntegerResidualBlock(block) if isinstance(block, ResidualBlock) else Int8ConvBlock(block)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from looptagger.audio import chunk
 from looptagger.config import Audio, Chunking, Compute
 from looptagger.errors import UserError
-from looptagger.model import checkpoint, integers
+from looptagger.model import checkpoint, integers, packed
 from looptagger.model.folded import FoldedHCNN, Products
 from looptagger.model.hcnn import HCNN
 from looptagger.roles import ROLES
@@ -22,8 +22,8 @@ Floats = NDArray[np.float32]
 MOST_APART = 1e-4
 """How far scores in 16-bit integers may be from those in floats, which are else used. Ours are 2e-5 to 4e-5 apart."""
 
-CPU_BATCH = 1
-"""Chunks a forward on a CPU: the maps of one stay in the cache, which more than doubles the speed of eight."""
+CPU_BATCH = 8
+"""Chunks a forward on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,8 @@ def _arithmetic(precision: str, on_gpu: bool) -> tuple[torch.dtype, Products]:
         return torch.float32, "int16"
     if precision == "auto":
         precision = "float16" if on_gpu else "float32"
-    return getattr(torch, precision), "winograd" if precision == "float32" and not on_gpu else "direct"
+    quick = precision == "float32" and not on_gpu and packed.is_there()
+    return getattr(torch, precision), "winograd" if quick else "direct"
 
 
 def _folded(network: HCNN, precision: torch.dtype, products: Products, audio: Audio) -> FoldedHCNN:

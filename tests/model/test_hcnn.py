@@ -2,8 +2,10 @@ import pytest
 import torch
 
 from looptagger.config import Audio, Model
-from looptagger.model.folded import FoldedHCNN
+from looptagger.model import checkpoint
+from looptagger.model.folded import FoldedHCNN, Products
 from looptagger.model.hcnn import HCNN
+from tests.model.test_packed import needs_packed
 
 
 def count(network: torch.nn.Module) -> int:
@@ -38,6 +40,30 @@ def test_the_folded_network_gives_the_same_scores(kind: str) -> None:
         logits, embedding = FoldedHCNN(network)(wave)
         assert torch.allclose(torch.sigmoid(logits), torch.sigmoid(network(wave)), atol=1e-5)
         assert torch.allclose(embedding, network.embed(network.maps(wave)), atol=1e-3)
+
+
+@pytest.mark.parametrize("products", ["direct", pytest.param("winograd", marks=needs_packed)])
+def test_filters_of_another_q_and_kind_lose_nothing_with_their_zeros(products: Products) -> None:
+    network = HCNN(Model(channels=8), Audio()).eval()
+    network.front.q.data.fill_(0.5)
+    folded = FoldedHCNN(network, products=products)
+    wave = torch.randn(3, 60_000) * 0.1
+    with torch.no_grad():
+        assert torch.allclose(folded.front(wave), network.front(wave), atol=1e-4)
+        assert torch.allclose(folded(wave)[0], network(wave), atol=1e-4)
+
+
+@pytest.mark.parametrize("products", ["direct", pytest.param("winograd", marks=needs_packed)])
+def test_a_chunk_scores_the_same_whatever_is_beside_it(products: Products) -> None:
+    network, _ = checkpoint.load(checkpoint.resolve("starter"), "starter")
+    folded = FoldedHCNN(network, products=products)
+    wave = torch.randn(7, 48_000) * 0.1
+    with torch.inference_mode():
+        logits, embedding = folded(wave)
+        for size in (1, 3):
+            parts = [folded(part) for part in wave.split(size)]
+            assert torch.equal(torch.cat([part[0] for part in parts]), logits)
+            assert torch.equal(torch.cat([part[1] for part in parts]), embedding)
 
 
 def test_half_precision_trunk_stays_close() -> None:

@@ -1,5 +1,8 @@
 """Winograd's convolutions against PyTorch's own."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -9,14 +12,21 @@ from looptagger.model import checkpoint
 from looptagger.model.folded import FoldedHCNN
 from looptagger.model.hcnn import HCNN, ResidualBlock
 from looptagger.model.winograd import LEAST_CHANNELS, WinogradBlock
+from tests.model.test_packed import needs_packed
+
+pytestmark = needs_packed
+
+
+def _bare(block: ResidualBlock) -> ResidualBlock:
+    block.norm1, block.norm2 = nn.Identity(), nn.Identity()  # type: ignore[assignment]
+    return block.eval()
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 94), (1, 32, 47), (1, 17, 19), (1, 16, 16), (1, 2, 300), (3, 4, 5)])
 def test_a_block_is_the_same_at_all_sizes(shape: tuple[int, int, int]) -> None:
     n, height, width = shape
     torch.manual_seed(0)
-    block = ResidualBlock(16).eval()
-    block.norm1, block.norm2 = nn.Identity(), nn.Identity()  # type: ignore[assignment]
+    block = _bare(ResidualBlock(16))
     maps = torch.randn(n, 16, height, width).relu().to(memory_format=torch.channels_last)
     with torch.inference_mode():
         wanted, found = block(maps), WinogradBlock(block)(maps)
@@ -32,6 +42,14 @@ def test_the_full_network_scores_the_same_by_it() -> None:
     with torch.inference_mode():
         logits, _ = quick(waveform)
         assert torch.allclose(torch.sigmoid(logits), torch.sigmoid(network(waveform)), atol=1e-5)
+
+
+def test_a_block_is_copied_and_pickled() -> None:
+    block = WinogradBlock(_bare(ResidualBlock(16)))
+    seen = torch.randn(1, 16, 9, 13).relu().to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        for other in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
+            assert torch.equal(other(seen), block(seen))
 
 
 def test_narrow_blocks_stay_as_they_are() -> None:

@@ -1,0 +1,43 @@
+"""The trunk's blocks, their norms folded away, around another kind of convolution: `packed`, 8-bit or 16-bit."""
+
+from collections.abc import Callable
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from looptagger.model.hcnn import ConvBlock, ResidualBlock
+
+Conv = Callable[..., Tensor]
+"""Maps (n, c_in, h, w), channels last, and what follows in one go, `none` or `relu` -> maps (n, c_out, h, w)."""
+
+
+class RemadeConvBlock(nn.Module):
+    """A convolution block: maps (n, c_in, h, w) -> (n, c_out, h // 2, w // 2)."""
+
+    def __init__(self, conv: Conv) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps to maps of half the size."""
+        return F.max_pool2d(self.conv(maps, "relu"), 2)
+
+
+class RemadeResidualBlock(nn.Module):
+    """A residual block: maps (n, c, h, w) -> (n, c, h // 2, w // 2)."""
+
+    def __init__(self, conv1: Conv, conv2: Conv) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = conv1, conv2
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps to maps of half the size."""
+        return F.relu(F.max_pool2d(self.conv2(self.conv1(maps, "relu")).add_(maps), 2))
+
+
+def remade(block: nn.Module, conv: Callable[[nn.Conv2d], Conv]) -> nn.Module:
+    """A folded block of the trunk with its convolutions made anew."""
+    if isinstance(block, ResidualBlock):
+        return RemadeResidualBlock(conv(block.conv1), conv(block.conv2))
+    return RemadeConvBlock(conv(cast(ConvBlock, block).conv))
