@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import cast
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from looptagger.model.hcnn import ConvBlock, ResidualBlock
 
@@ -21,7 +21,7 @@ class RemadeConvBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps to maps of half the size."""
-        return F.max_pool2d(self.conv(maps, "relu"), 2)
+        return _pooled(self.conv(maps, "relu"))
 
 
 class RemadeResidualBlock(nn.Module):
@@ -33,7 +33,14 @@ class RemadeResidualBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps to maps of half the size."""
-        return F.relu(F.max_pool2d(self.conv2(self.conv1(maps, "relu")).add_(maps), 2))
+        return _pooled(self.conv2(self.conv1(maps, "relu")).add_(maps)).relu_()
+
+
+def _pooled(maps: Tensor) -> Tensor:
+    """2x2 max pooling. PyTorch's own writes down where the largest are, too, which doubles its time."""
+    height, width = (size // 2 * 2 for size in maps.shape[2:])
+    higher = torch.maximum(maps[:, :, 0:height:2], maps[:, :, 1:height:2])
+    return torch.maximum(higher[..., 0:width:2], higher[..., 1:width:2])
 
 
 def remade(block: nn.Module, conv: Callable[[nn.Conv2d], Conv]) -> nn.Module:
