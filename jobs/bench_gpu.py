@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from looptagger.errors import one_line
@@ -60,7 +60,8 @@ def folded(network: Any, precision: torch.dtype, device: str, compiled: bool) ->
     module = FoldedHCNN(network, precision).to(device).eval()
     if compiled:
         torch._dynamo.reset()
-        module.trunk = torch.compile(module.trunk, mode="max-autotune-no-cudagraphs", dynamic=False)  # type: ignore[assignment]
+        whole = torch.compile(module.trunk, mode="max-autotune-no-cudagraphs", dynamic=False)
+        module.trunk = nn.Sequential(whole)  # type: ignore[call-overload]
     return lambda pcm: module(pcm.float() / 32768.0)[0]  # type: ignore[no-any-return]
 
 

@@ -1,7 +1,8 @@
 """HCNN for inference: batch norms folded into the convolutions, filters computed once, channels last.
 
-Measured on one CPU thread, this, large maps in the cache and fewer multiplications make the forward 2.6 times as fast
-as the plain module, with the same scores to 1e-5, whatever chunks are beside one. `jobs/bench.py` prints the ratio.
+On a CPU, `winograd` makes one thread's forward at full size 2.5 times as fast as the plain module at its best batch,
+3.9 times at batches of 8 (an EPYC with AVX-512; `jobs/bench.py` prints both), with the same scores to 1e-5. There a
+chunk's scores are the same whatever is beside it.
 """
 
 import copy
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from looptagger.model import integers, winograd
+from looptagger.model import integers, packed, winograd
 from looptagger.model.harmonic import FrontEnd
 from looptagger.model.hcnn import HCNN, ConvBlock, ResidualBlock
-from looptagger.model.packed import SparseMatrix, packed
+from looptagger.model.packed import PackedConv, SparseMatrix
 from looptagger.model.remade import remade
 
 
@@ -28,11 +29,11 @@ class FixedFilters(FrontEnd):
         nn.Module.__init__(self)
         self.spectrogram, self.n_map = front.spectrogram, front.n_map
         self.register_buffer("filters", front.filterbank().detach().T.contiguous())
-        self.sparse = SparseMatrix(self.filters)
+        self.sparse = SparseMatrix(self.filters) if packed.is_there() else None
 
     def filtered(self, power: Tensor) -> Tensor:
         """Spectrograms through the filters; on a CPU without their zeros, which are 98 in 100."""
-        return self.sparse(power) if power.device.type == "cpu" else self.filters @ power
+        return self.sparse(power) if self.sparse and power.device.type == "cpu" else self.filters @ power
 
 
 Products = Literal["direct", "winograd", "int8", "int16"]
@@ -62,7 +63,7 @@ def _multiplied(blocks: list[Any], products: Products) -> list[nn.Module]:
     channels = blocks[1].conv1.in_channels
     if products == "direct":
         return blocks
-    done = [remade(each, packed) for each in blocks]
+    done = [remade(each, PackedConv.of) for each in blocks]
     if products == "int8":
         done[1:] = [remade(each, integers.Int8Conv) for each in blocks[1:]]
     elif products == "winograd" and channels >= winograd.LEAST_CHANNELS:
@@ -89,8 +90,8 @@ class FoldedHCNN(nn.Module):
         self.trunk = nn.Sequential(*blocks).to(precision).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dense = fuse_linear_bn_eval(network.dense, network.dense_norm)
         self.out = network.out
-        self.requires_grad_(False)
 
+    @torch.no_grad()
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         """Chunks to logits and embeddings."""
         pooled = self.trunk[self.alone :](_alone(self._large_maps, waveform)).amax(dim=(2, 3)).float()

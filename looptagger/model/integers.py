@@ -1,6 +1,6 @@
 """The trunk's convolutions in integers, for CPUs: in 8 bits, or in 16 that are made of 8-bit halves.
 
-Weights have a scale for each output channel, the maps before a convolution one for each forward (on CPUs: each chunk),
+Weights have a scale for each output channel, the maps before a convolution one for each chunk (see `folded.ALONE`),
 found from their largest value: nothing is calibrated. The first convolution stays in float32, as what it sees has a
 sign. The arithmetic is oneDNN's, through the operators that torch.compile itself uses for quantised networks.
 
@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from looptagger.errors import UserError
+from looptagger.model.packed import ONE
 
 LEVELS, WEIGHT_LEVELS = 255, 127
 LEAST = 1e-12
 """Taken for the largest value where all are 0, so that silence divides by something."""
-ONE = [1, 1]
-"""A 3x3 convolution's stride, padding and dilation, along both axes."""
 LEAST_CHANNELS = 64
 """Of a block in 16 bits. Below, cutting the maps into halves costs what the products save."""
 HALF = 256
@@ -41,7 +40,7 @@ def is_quick() -> bool:
     return there and torch.cpu._init_amx()  # a kernel may deny what the CPU has
 
 
-class Packed:
+class PackedIntegers:
     """Weights (c_out, c_in, 3, 3), whole numbers from -128 to 127 with a scale (c_out,), as oneDNN wants them."""
 
     def __init__(self, whole: Tensor, scale: Tensor) -> None:
@@ -49,9 +48,9 @@ class Packed:
         laid = torch.ops.onednn.qconv_prepack(self.whole, self.scale, 1.0, 0, ONE, ONE, ONE, 1, None)
         self.operands = laid, self.scale, torch.zeros(len(whole), dtype=torch.int64)
 
-    def __reduce__(self) -> tuple[type["Packed"], tuple[Tensor, Tensor]]:
+    def __reduce__(self) -> tuple[type["PackedIntegers"], tuple[Tensor, Tensor]]:
         """Copied and pickled as plain weights: what oneDNN has laid out is opaque."""
-        return Packed, (self.whole, self.scale)
+        return PackedIntegers, (self.whole, self.scale)
 
 
 def bare(maps: Tensor) -> Tensor:
@@ -59,10 +58,10 @@ def bare(maps: Tensor) -> Tensor:
     return torch.empty(0, dtype=torch.uint8).set_(maps.untyped_storage(), 0, maps.shape, maps.stride())
 
 
-def convolved(maps: Tensor, scale: float, weight: Packed, bias: Tensor, then: str) -> Tensor:
-    """A 3x3 convolution of `bare` maps, and what follows it in one go, `none` or `relu`, in float32."""
+def convolved(maps: Tensor, scale: float, weight: PackedIntegers, bias: Tensor) -> Tensor:
+    """A 3x3 convolution of `bare` maps, in float32."""
     found: Tensor = torch.ops.onednn.qconv2d_pointwise(
-        maps, scale, 0, *weight.operands, bias, ONE, ONE, ONE, 1, 1.0, 0, torch.float32, then, [], ""
+        maps, scale, 0, *weight.operands, bias, ONE, ONE, ONE, 1, 1.0, 0, torch.float32, "none", [], ""
     )
     return found
 
@@ -73,14 +72,14 @@ class Int8Conv:
     def __init__(self, conv: nn.Conv2d) -> None:
         weight = conv.weight.detach().float().contiguous()
         scale = weight.abs().amax(dim=(1, 2, 3)).clamp(min=LEAST) / WEIGHT_LEVELS
-        self.weight = Packed(torch.round(weight / scale[:, None, None, None]), scale)
+        self.weight = PackedIntegers(torch.round(weight / scale[:, None, None, None]), scale)
         self.bias = conv.get_parameter("bias").detach().float()
 
-    def __call__(self, maps: Tensor, then: str = "none") -> Tensor:
-        """The convolution, and what follows it in one go: `none` or `relu`."""
+    def __call__(self, maps: Tensor) -> Tensor:
+        """The convolution."""
         scale = max(float(maps.amax()), LEAST) / LEVELS
         whole = torch.quantize_per_tensor(maps, scale, 0, torch.quint8)
-        return convolved(bare(whole), scale, self.weight, self.bias, then)
+        return convolved(bare(whole), scale, self.weight, self.bias)
 
 
 class Int16Conv:
@@ -91,23 +90,23 @@ class Int16Conv:
         scale = weight.abs().amax(dim=(1, 2, 3)).clamp(min=LEAST) / (WEIGHT_LEVELS * HALF)
         whole = torch.round(weight / scale[:, None, None, None])
         high = torch.floor(whole / HALF + 0.5)
-        self.high, self.low = Packed(high, scale * HALF), Packed(whole - HALF * high, scale)
+        self.high, self.low = PackedIntegers(high, scale * HALF), PackedIntegers(whole - HALF * high, scale)
         self.bias = conv.get_parameter("bias").detach().float()
 
-    def __call__(self, maps: Tensor, then: str = "none") -> Tensor:
-        """The convolution, and what follows it in one go: `none` or `relu`."""
+    def __call__(self, maps: Tensor) -> Tensor:
+        """The convolution."""
         step = max(float(maps.amax()), LEAST) / LEVELS
         high = torch.quantize_per_tensor(maps, step, 0, torch.quint8)
         rest = high.dequantize()
         low = torch.quantize_per_tensor(torch.sub(maps, rest, out=rest), step / HALF, MIDDLE, torch.quint8)
-        found = convolved(bare(high), step, self.high, self.bias, "none")
-        _add(bare(high), step, 0, self.low, found, "none")
-        _add(bare(low), step / HALF, MIDDLE, self.high, found, then)
+        found = convolved(bare(high), step, self.high, self.bias)
+        _add(bare(high), step, 0, self.low, found)
+        _add(bare(low), step / HALF, MIDDLE, self.high, found)
         return found
 
 
-def _add(maps: Tensor, scale: float, zero: int, weight: Packed, found: Tensor, then: str) -> None:
+def _add(maps: Tensor, scale: float, zero: int, weight: PackedIntegers, found: Tensor) -> None:
     """Add the convolution of other maps to what was found, in place."""
     operator = torch.ops.onednn.qconv2d_pointwise.binary
     floats = 1.0, 0, torch.float32, 1.0, 0
-    operator(maps, scale, zero, *weight.operands, found, None, ONE, ONE, ONE, 1, *floats, "sum", 1.0, then, [], "")
+    operator(maps, scale, zero, *weight.operands, found, None, ONE, ONE, ONE, 1, *floats, "sum", 1.0, "none", [], "")

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from looptagger.model.hcnn import ConvBlock, ResidualBlock
 
-Conv = Callable[..., Tensor]
-"""Maps (n, c_in, h, w), channels last, and what follows in one go, `none` or `relu` -> maps (n, c_out, h, w)."""
+Conv = Callable[[Tensor], Tensor]
+"""Maps (n, c_in, h, w), channels last -> maps (n, c_out, h, w)."""
 
 
 class RemadeConvBlock(nn.Module):
@@ -21,7 +21,7 @@ class RemadeConvBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps to maps of half the size."""
-        return _pooled(self.conv(maps, "relu"))
+        return pooled(self.conv(maps)).relu_()
 
 
 class RemadeResidualBlock(nn.Module):
@@ -33,14 +33,16 @@ class RemadeResidualBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps to maps of half the size."""
-        return _pooled(self.conv2(self.conv1(maps, "relu")).add_(maps)).relu_()
+        return pooled(self.conv2(self.conv1(maps).relu_()).add_(maps)).relu_()
 
 
-def _pooled(maps: Tensor) -> Tensor:
-    """2x2 max pooling. PyTorch's own writes down where the largest are, too, which doubles its time."""
-    height, width = (size // 2 * 2 for size in maps.shape[2:])
+def pooled(maps: Tensor) -> Tensor:
+    """2x2 max pooling of the third and fourth axes. PyTorch's own also writes down where the largest are, which takes
+    as long.
+    """
+    height, width = (size // 2 * 2 for size in maps.shape[2:4])
     higher = torch.maximum(maps[:, :, 0:height:2], maps[:, :, 1:height:2])
-    return torch.maximum(higher[..., 0:width:2], higher[..., 1:width:2])
+    return torch.maximum(higher[:, :, :, 0:width:2], higher[:, :, :, 1:width:2])
 
 
 def remade(block: nn.Module, conv: Callable[[nn.Conv2d], Conv]) -> nn.Module:

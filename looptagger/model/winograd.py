@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from looptagger.model.hcnn import ResidualBlock
 from looptagger.model.packed import PackedConv
+from looptagger.model.remade import pooled
 
 LEAST_CHANNELS = 128 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 64
 """Of a map. Below, the transforms cost what the multiplications save."""
@@ -47,7 +48,7 @@ class WinogradBlock(nn.Module):
 
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__()
-        self.products1, self.products2 = _products(block.conv1), _products(block.conv2)
+        self.conv1, self.conv2 = _of_tiles(block.conv1), _of_tiles(block.conv2)
         self.register_buffer("input", INPUT.float())
         self.register_buffer("output", OUTPUT.float())
 
@@ -63,30 +64,28 @@ class WinogradBlock(nn.Module):
         seen = maps.new_zeros(TILE * rows + 2, TILE * columns + 2, c)
         seen[1 : height + 1, 1 : width + 1] = maps
         inner = torch.zeros_like(seen)
-        pooled = maps.new_empty(rows * TILE // 2, columns * TILE // 2, c)
+        small = maps.new_empty(rows * TILE // 2, columns * TILE // 2, c)
         step = max(1, AT_ONCE // (columns * c))
         strips = [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
         for strip in strips:
-            found = self._convolved(_tiles(seen, strip, INPUTS), self.products1)
+            found = self._convolved(_tiles(seen, strip, INPUTS), self.conv1)
             _tiles(inner, strip, OUTPUTS).copy_(found.relu_())
         inner[height + 1 :] = 0  # what tiles computed beyond the edge is padding to the next convolution
         inner[:, width + 1 :] = 0
         for strip in strips:
-            found = self._convolved(_tiles(inner, strip, INPUTS), self.products2).add_(_tiles(seen, strip, OUTPUTS))
-            found = torch.maximum(found[:, :, 0::2], found[:, :, 1::2])
-            found = torch.maximum(found[:, :, :, 0::2], found[:, :, :, 1::2])
-            _tiles(pooled, strip, POOLED).copy_(found.relu_())
-        return pooled[: height // 2, : width // 2]
+            found = self._convolved(_tiles(inner, strip, INPUTS), self.conv2).add_(_tiles(seen, strip, OUTPUTS))
+            _tiles(small, strip, POOLED).copy_(pooled(found).relu_())
+        return small[: height // 2, : width // 2]
 
-    def _convolved(self, tiles: Tensor, products: PackedConv) -> Tensor:
+    def _convolved(self, tiles: Tensor, conv: PackedConv) -> Tensor:
         """Tiles' inputs (rows, columns, 6, 6, c) -> their outputs (rows, columns, 4, 4, c)."""
         moved = _both(self.input, tiles)
-        found = products(moved.flatten(2).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+        found = conv(moved.flatten(2).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
         return _both(self.output, found.reshape(moved.shape))
 
 
-def _products(conv: nn.Conv2d) -> PackedConv:
-    """A tile's 36 products of channels, as a grouped convolution (36 c, c, 1, 1) of tiles."""
+def _of_tiles(conv: nn.Conv2d) -> PackedConv:
+    """A 3x3 convolution as one of tiles: its 36 products of channels, a group each, with weights (36 c, c, 1, 1)."""
     moved = torch.einsum("ka,oiab,lb->kloi", FILTER, conv.weight.detach().double(), FILTER)
     biases = moved.new_zeros(moved.shape[:3])
     biases[1, 1] = conv.get_parameter("bias").detach()  # from there OUTPUT carries 1 to each of a tile's outputs

@@ -1,10 +1,15 @@
+from typing import Literal
+
 import pytest
 import torch
 
 from looptagger.config import Audio, Model
 from looptagger.model import checkpoint
 from looptagger.model.folded import FoldedHCNN, Products
-from looptagger.model.hcnn import HCNN
+from looptagger.model.hcnn import HCNN, ConvBlock, ResidualBlock
+from looptagger.model.remade import RemadeConvBlock, RemadeResidualBlock
+from looptagger.model.winograd import WinogradBlock
+from tests.model.test_int8 import needs_products
 from tests.model.test_packed import needs_packed
 
 
@@ -43,9 +48,11 @@ def test_the_folded_network_gives_the_same_scores(kind: str) -> None:
 
 
 @pytest.mark.parametrize("products", ["direct", pytest.param("winograd", marks=needs_packed)])
-def test_filters_of_another_q_and_kind_lose_nothing_with_their_zeros(products: Products) -> None:
-    network = HCNN(Model(channels=8), Audio()).eval()
-    network.front.q.data.fill_(0.5)
+@pytest.mark.parametrize("kind", ["hcnn", "cnn"])
+def test_filters_lose_nothing_with_their_zeros(kind: Literal["hcnn", "cnn"], products: Products) -> None:
+    network = HCNN(Model(kind=kind, channels=8), Audio()).eval()
+    if kind == "hcnn":
+        network.front.q.data.fill_(0.5)
     folded = FoldedHCNN(network, products=products)
     wave = torch.randn(3, 60_000) * 0.1
     with torch.no_grad():
@@ -53,15 +60,25 @@ def test_filters_of_another_q_and_kind_lose_nothing_with_their_zeros(products: P
         assert torch.allclose(folded(wave)[0], network(wave), atol=1e-4)
 
 
-@pytest.mark.parametrize("products", ["direct", pytest.param("winograd", marks=needs_packed)])
-def test_a_chunk_scores_the_same_whatever_is_beside_it(products: Products) -> None:
-    network, _ = checkpoint.load(checkpoint.resolve("starter"), "starter")
-    folded = FoldedHCNN(network, products=products)
-    wave = torch.randn(7, 48_000) * 0.1
+@pytest.mark.parametrize(
+    ("products", "kinds"),
+    [
+        ("direct", {ConvBlock, ResidualBlock}),
+        pytest.param("winograd", {RemadeConvBlock, RemadeResidualBlock, WinogradBlock}, marks=needs_packed),
+        pytest.param("int8", {RemadeConvBlock, RemadeResidualBlock}, marks=needs_products),
+        pytest.param("int16", {RemadeConvBlock, RemadeResidualBlock}, marks=needs_products),
+    ],
+)
+def test_a_chunk_scores_the_same_whatever_is_beside_it(products: Products, kinds: set[type]) -> None:
+    network, _ = checkpoint.load(checkpoint.untrained(Model(channels=128)), "untrained")
+    wave = torch.randn(5, 48_000) * torch.tensor([0.3, 0.001, 0.1, 0.03, 0.01])[:, None]
     with torch.inference_mode():
+        folded = FoldedHCNN(network, products=products)
+        assert {type(block) for block in folded.trunk} == kinds
         logits, embedding = folded(wave)
         for size in (1, 3):
-            parts = [folded(part) for part in wave.split(size)]
+            other = FoldedHCNN(network, products=products)  # weights are laid out for the first maps
+            parts = [other(part) for part in wave.split(size)]
             assert torch.equal(torch.cat([part[0] for part in parts]), logits)
             assert torch.equal(torch.cat([part[1] for part in parts]), embedding)
 

@@ -32,7 +32,6 @@ def test_a_convolution_is_within_its_steps(shape: tuple[int, int, int, int]) -> 
         wanted, found = conv(seen), Int16Conv(conv)(seen)
         assert found.shape == wanted.shape
         assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
-        assert torch.equal(Int16Conv(conv)(seen, "relu"), found.relu())
 
 
 @needs_products

@@ -34,7 +34,6 @@ def test_a_convolution_is_within_its_steps(shape: tuple[int, int, int, int]) -> 
         wanted, found = conv(seen), Int8Conv(conv)(seen)
         assert found.shape == wanted.shape
         assert (found - wanted).abs().max() < 0.02 * wanted.abs().max()
-        assert torch.equal(Int8Conv(conv)(seen, "relu"), found.relu())
 
 
 @needs_products

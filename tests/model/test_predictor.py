@@ -1,3 +1,5 @@
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -83,12 +85,18 @@ def test_clips_without_chunks_are_refused_and_no_clips_have_no_scores(predictor:
     assert predictor.clip_scores([]).shape == (0, 6)
 
 
-def test_scores_that_are_no_numbers_are_an_error() -> None:
+@pytest.mark.parametrize("block", [0, 1, 4, 5])
+@pytest.mark.parametrize(("precision", "times"), [("float16", 1e9), ("float32", 1e38)])
+def test_scores_that_are_no_numbers_are_an_error(
+    precision: Literal["float16", "float32"], times: float, block: int
+) -> None:
     """In half floats what is over 65,504 is infinite."""
     network, card = checkpoint.load(checkpoint.untrained(Model(channels=4)), "untrained")
     with torch.no_grad():
-        network.trunk[1].norm1.weight *= 1e9
-    predictor = Predictor(checkpoint.dump(network, card), compute=Compute(device="cpu", precision="float16"))
+        for each in network.trunk[block].modules():
+            if isinstance(each, torch.nn.BatchNorm2d):
+                each.weight *= times
+    predictor = Predictor(checkpoint.dump(network, card), compute=Compute(device="cpu", precision=precision))
     with pytest.raises(UserError, match="no numbers; try compute.precision=float32"):
         predictor.chunk_scores(np.full((1, 48_000), 9_000, np.int16))
 
