@@ -19,6 +19,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
+from looptagger import memory
 from looptagger.archive import manifest
 from looptagger.archive.disk import holds_anything
 from looptagger.archive.manifest import Shard
@@ -138,6 +139,7 @@ class Predict:
         from looptagger.model.predictor import Predictor, is_short_of_memory
 
         torch.set_num_threads(1)
+        memory.keep()
         self.brief, self.decodes, self.refused = brief, decodes, ""
         try:
             compute = brief.tag.compute.model_copy(update={"device": _device(brief.tag.compute.device, decodes)})

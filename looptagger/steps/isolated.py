@@ -22,6 +22,7 @@ from typing import IO, Any, BinaryIO
 
 import pyarrow as pa
 
+from looptagger import memory
 from looptagger.config import Audio, Limits, Prepare, Settings, Tag
 from looptagger.errors import UserError
 from looptagger.learn import preparing
@@ -226,4 +227,5 @@ def _bound_memory(most: int) -> None:
 def run() -> None:
     """Be a helper: rows from stdin, words to the file descriptor that the last argument names."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the job, which ends this by closing its side
+    memory.keep()
     main(os.fdopen(int(sys.argv[-1]), "wb"), sys.stdin.buffer)
