@@ -13,7 +13,7 @@ import looptagger
 PACKAGE = Path(looptagger.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = [
-    {"roles", "errors", "stopping"},
+    {"roles", "errors", "memory", "stopping"},
     {"config", "settings"},
     {"archive", "audio"},
     {"model"},
