@@ -48,6 +48,15 @@ def test_a_block_is_the_same(block: nn.Module, shape: tuple[int, int, int]) -> N
 
 
 @needs_packed
+@pytest.mark.parametrize(("block", "conv"), [(ConvBlock(16, 32), "conv"), (ResidualBlock(16), "conv1")])
+def test_what_is_no_number_is_not_taken_for_silence(block: nn.Module, conv: str) -> None:
+    with torch.inference_mode():
+        getattr(block, conv).bias.fill_(torch.nan)
+        found = remade(block, PackedConv.of)(maps(1, 16, 8, 8))
+    assert torch.isnan(found).all()
+
+
+@needs_packed
 @pytest.mark.parametrize(("cpu", "there"), [("AVX2", True), ("DEFAULT", False), ("SVE256", False)])
 def test_a_predictor_takes_them_where_they_were_tried(monkeypatch: pytest.MonkeyPatch, cpu: str, there: bool) -> None:
     usual = Predictor.load("starter", Compute(device="cpu"))
