@@ -7,6 +7,7 @@ chunk's scores are the same whatever is beside it.
 
 import copy
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -94,15 +95,18 @@ class FoldedHCNN(nn.Module):
     @torch.no_grad()
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         """Chunks to logits and embeddings."""
-        pooled = self.trunk[self.alone :](_alone(self._large_maps, waveform)).amax(dim=(2, 3)).float()
-        embedding = torch.relu(_alone(self.dense, pooled))
+        maps = _alone(self._large_maps, waveform)
+        for block in islice(self.trunk, self.alone, None):  # a slice of it would be a module made in each forward
+            maps = block(maps)
+        embedding = torch.relu(_alone(self.dense, maps.amax(dim=(2, 3)).float()))
         return _alone(self.out, embedding), embedding
 
     def _large_maps(self, waveform: Tensor) -> Tensor:
         """Chunks through the front end and the first blocks."""
-        maps = self.norm(self.front(waveform)).to(self.precision, memory_format=torch.channels_last)
-        seen: Tensor = self.trunk[: self.alone](maps)
-        return seen
+        maps: Tensor = self.norm(self.front(waveform)).to(self.precision, memory_format=torch.channels_last)
+        for block in islice(self.trunk, self.alone):
+            maps = block(maps)
+        return maps
 
 
 def _alone(work: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import errno
 import faulthandler
 import json
 import os
+import re
 import resource
 import signal
 import struct
@@ -200,7 +201,10 @@ def _fault(error: Exception, limits: Limits) -> tuple[bytes, str]:
     """What the helper says of an error between clips: each one's own was its reason."""
     if isinstance(error, UserError):
         return REFUSED, str(error)
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:  # as of a module's import
+    is_short = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM  # as of an import
+    if is_short or re.search(
+        r"start \w+ thread", str(error)
+    ):  # whose stack has no room
         size = f"{limits.max_memory:,} bytes"
         return REFUSED, f"limits.max_memory: {size} do not hold the chunks of a few clips; raise it"
     return FAILED, f"{type(error).__name__}: {error}"

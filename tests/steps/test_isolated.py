@@ -94,6 +94,8 @@ def test_memory_that_is_too_small_for_several_clips_is_a_sentence(tmp_path: Path
     helper.close()
     without = OSError(errno.ENOMEM, "Cannot allocate memory", "a/module/that/is/imported/late")
     assert isolated._fault(without, small) == isolated._fault(MemoryError(), small)
+    for said in ("unable to start watchdog thread", "can't start new thread"):
+        assert isolated._fault(RuntimeError(said), small) == isolated._fault(MemoryError(), small)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
