@@ -202,9 +202,7 @@ def _fault(error: Exception, limits: Limits) -> tuple[bytes, str]:
     if isinstance(error, UserError):
         return REFUSED, str(error)
     is_short = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM  # as of an import
-    if is_short or re.search(
-        r"start \w+ thread", str(error)
-    ):  # whose stack has no room
+    if is_short or re.search(r"start \w+ thread", str(error)):  # whose stack has no room
         size = f"{limits.max_memory:,} bytes"
         return REFUSED, f"limits.max_memory: {size} do not hold the chunks of a few clips; raise it"
     return FAILED, f"{type(error).__name__}: {error}"
