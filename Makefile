@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench bench-gpu bench-training bench-peers queries fuzz scale drills recipes paper starter heldout
+.PHONY: help setup demo test lowest lint bench bench-gpu bench-training bench-peers queries fuzz scale drills recipes paper starter heldout
 
 help:           ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -18,6 +18,11 @@ demo: setup     ## tag the twelve loops of tests/data/loops and show the tags
 
 test: setup     ## run all tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+lowest:         ## run all tests with the oldest packages that pyproject.toml allows
+	$(PYTHON) -m venv build/lowest && build/lowest/bin/python -m pip install -q --disable-pip-version-check uv==0.13.*
+	build/lowest/bin/uv pip install -q --python build/lowest/bin/python --resolution lowest-direct -e '.[dev]'
+	build/lowest/bin/python -m pytest -q -n 2 --dist loadfile
 
 lint: setup     ## check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

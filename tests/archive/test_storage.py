@@ -157,6 +157,9 @@ class SlowStore:
         time.sleep(0.05)
         return b"abc"
 
+    def close(self) -> None:
+        pass
+
     def pipe_file(self, *_: object, **__: object) -> None:
         raise FileNotFoundError("NoSuchBucket")
 
@@ -168,9 +171,9 @@ class SlowStore:
 
 
 def test_a_file_says_how_long_it_waited_for_its_store() -> None:
-    file = Remote(SlowStore(), "x")
-    assert file.read() == b"abc"
-    assert file.waited_s >= 0.05
+    with Remote(SlowStore(), "x") as file:
+        assert file.read() == b"abc"
+        assert file.waited_s >= 0.05
     assert delay_s(file, Storage(attempts=2, timeout_s=3, patience_s=5)) == 17
     assert delay_s(io.BytesIO(), Storage()) == 0
 
