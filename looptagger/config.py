@@ -191,6 +191,10 @@ class Workers(Settings):
     )
     retries: int = Field(3, ge=0, description="times a failed worker is replaced before the job gives up")
 
+    def scoring(self, device: Literal["auto", "cpu", "cuda"]) -> Compute:
+        """How the model that is trained so is to score loops, on a device."""
+        return Compute(device=device, precision="float32" if self.precision == "float32" else "auto")
+
 
 class Train(Settings):
     """Everything `looptagger train` can be told, as in configs/train.yaml and configs/train_paper.yaml."""

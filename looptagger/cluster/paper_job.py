@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ from looptagger.cluster import extraction
 from looptagger.cluster.training_job import Events as TrainEvents
 from looptagger.config import PROTOCOLS, Train
 from looptagger.errors import UserError, one_line
-from looptagger.learn import table
+from looptagger.learn import fairness, start, table
 from looptagger.learn.table import Dataset
 from looptagger.model import checkpoint
 from looptagger.paper import chunks, features, results, runs
@@ -216,26 +217,31 @@ def _loops(run: Run, site: Site, part: str, kind: str) -> chunks.Loops:
 
 def _check_same(site: Site) -> None:
     """Refuse to go on with a data set that was prepared anew. Raises UserError."""
-    data, known = site.learned
-    if runs.identity(patiently(lambda: table.find(data), data.storage)) != runs.identity(known):
-        raise UserError(f"{data.uri}: was prepared anew meanwhile; run the same command again.")
+    for data, known in filter(None, (site.learned, site.judged)):
+        if runs.identity(patiently(partial(table.find, data), data.storage)) != runs.identity(known):
+            raise UserError(f"{data.uri}: was prepared anew meanwhile; run the same command again.")
 
 
 def _network(run: Run, site: Site, events: Events) -> pa.Table:
-    """Train, or go on, in a folder of its own, and score with the best epoch."""
+    """Train, or go on, in a folder of its own, and score with the best epoch. Raises UserError."""
     from looptagger.cluster.training_job import TrainJob, train
     from looptagger.learn.evaluation import scores_of
     from looptagger.model.predictor import Predictor
 
     job, settings = site.job, site.job.paper.train(run.system, run.protocol, run.seed)
+    if (kind := start.begun_with(settings)[0].model.kind) != NETWORKS[run.system]:
+        raise UserError(f"begin_with={settings.begin_with} is of kind {kind}; name a {run.system}, or leave it out")
     place = f"{job.out.rstrip('/')}/runs/{run.system.lower()}-{run.seed}-{run.trained}"
     _check_same(site)
     train(TrainJob(job.data, place, settings, address=job.address), events.training(settings))
     _check_same(site)
-    predictor = Predictor(checkpoint.resolve(place, job.paper.storage), place)
+    trained = checkpoint.resolve(place, job.paper.storage)
+    predictor = Predictor(trained, place, settings.compute.scoring(settings.compute.device))
     found = []
     for part in _judged(run):
         where = site.where(run.protocol, part)
+        for why in fairness.warnings(predictor.card, *where[1:]) if part == TEST else ():
+            events.note(f"Not fair: {why}")
         ids = list(table.makers(*where))
         found.append(runs.table(ids, part, *scores_of(predictor, *where, run.protocol)))
     return pa.concat_tables(found)

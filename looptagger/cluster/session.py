@@ -49,7 +49,7 @@ def session(address: str | None, note: Note | None = None, gpus: float = 0.0) ->
             return
         named = address or os.environ.get("RAY_ADDRESS")
         if named:
-            _knock(named)
+            _knock(named, "--address" if address else "RAY_ADDRESS")
         _start(named)
         try:
             if named and note:
@@ -120,16 +120,16 @@ def _plainly() -> Iterator[None]:
 
 
 def _worker_said(error: BaseException | None) -> str:
-    """The sentence of the UserError that a worker raised, out of what Ray and Ray Data wrap it in; else nothing."""
+    """The sentence of the UserError that a worker raised, out of what Ray wraps it in and adds below; else nothing."""
     for _ in range(10):
         cause = getattr(error, "cause", None)
         if error is None or (isinstance(error, UserError) and cause is None):
             break
         error = cause if isinstance(cause, BaseException) else error.__cause__
-    return str(error) if isinstance(error, UserError) else ""
+    return str(error).partition("\n")[0] if isinstance(error, UserError) else ""
 
 
-def _knock(address: str) -> None:
+def _knock(address: str, given: str) -> None:
     """Refuse an address where nobody listens: Ray itself would try again for minutes. Raises UserError."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
@@ -137,7 +137,7 @@ def _knock(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
-        raise UserError(f"no Ray cluster answers at {address} ({error.strerror or error}); check --address.") from None
+        raise UserError(f"no Ray cluster answers at {address} ({error.strerror or error}); check {given}.") from None
 
 
 @contextmanager
@@ -242,9 +242,9 @@ def _adopted(
 
 
 def hush() -> None:
-    """Leave the terminal to our own progress line: Ray Data's bars and notes go to its log files only."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    for name in ("ray.data", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    """Leave the terminal to our own words: Ray Data's notes, and its traces of what fails, go to its log files only."""
+    ray.data.DataContext.get_current().print_on_execution_start = False
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    notes = logging.getLogger("ray.data")
+    for handler in [each for each in notes.handlers if isinstance(each, logging.StreamHandler)]:
+        notes.removeHandler(handler)

@@ -1,5 +1,6 @@
 """The training job from request to result: what `looptagger train` and jobs/train.py both call."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,7 +14,7 @@ import numpy as np
 from looptagger.archive import lock, output
 from looptagger.archive.storage import Folder
 from looptagger.cluster.plan import Workforce, parts_evenly
-from looptagger.config import Train, map_size, misfit
+from looptagger.config import Storage, Train, map_size, misfit
 from looptagger.errors import UserError
 from looptagger.learn import record, start, table
 from looptagger.learn.fairness import has_heard
@@ -66,7 +67,7 @@ def train(job: TrainJob, events: Events | None = None) -> list[record.Row]:
         if job.overwrite and record.is_being_replaced(out, _identity(job, found, begun_with), job.train.epochs):
             job = replace(job, overwrite=False)
         if not job.overwrite:
-            _begin(job, found, out, begun_with)
+            _begin(job, found, out, begun_with, _now())
         log = [] if job.overwrite else record.rows(out)
         if len(log) < job.train.epochs:
             labels = [table.truth(rows) for rows in table.rows(data, found, job.train.split, "train", ROLES)]
@@ -87,8 +88,8 @@ def _identity(job: TrainJob, found: Dataset, begun_with: bytes | None) -> dict[s
     return record.identity(job.train, found) | start.noted(begun_with)
 
 
-def _begin(job: TrainJob, found: Dataset, out: Folder, begun_with: bytes | None) -> None:
-    about = {"started": _now(), "versions": _versions(), "anew": job.overwrite}
+def _begin(job: TrainJob, found: Dataset, out: Folder, begun_with: bytes | None, started: str) -> None:
+    about = {"started": started, "versions": _versions(), "anew": job.overwrite}
     record.begin(out, _identity(job, found, begun_with), about)
     if begun_with and not record.is_started(out):
         out.write(record.START, begun_with)
@@ -109,7 +110,7 @@ def _run(
         _check_force(job.train, force, task.census)
         if job.overwrite:  # only now that the new one can start
             record.clear(out)
-            _begin(job, found, out, task.start)
+            _begin(job, found, out, task.start, task.card.provenance["started"])
         events.note(_announced(task, found, force))
         if task.start and (why := has_heard(checkpoint.card(task.start, "begin_with"), found, task.settings.split)):
             events.note(f"Validation is flattering. {why}")
@@ -139,8 +140,7 @@ def _check(job: TrainJob, found: Dataset, data: Folder, out: Folder) -> None:
         raise UserError(f"{job.out}: is the data set itself; choose another folder for the run.")
     if job.resume and not record.is_started(out):
         raise UserError(f"{job.out}: holds no run to resume; leave --resume out to start one.")
-    model = settings.begin_with
-    if job.overwrite and model and f"{Folder(model, settings.storage).path}/".startswith(f"{out.path}/"):
+    if job.overwrite and _is_of(out, settings.begin_with, settings.storage):
         raise UserError(f"{job.out}: --overwrite would delete the model to learn from; choose another folder.")
     if job.out in checkpoint.NAMES:
         raise UserError(f"{job.out}: is the name of a model that looptagger brings along; call the run otherwise.")
@@ -161,6 +161,15 @@ def _check(job: TrainJob, found: Dataset, data: Folder, out: Folder) -> None:
                 f"{job.data}: the {part} part of the {settings.split} split has {some['loops']:,} loops and no role "
                 "to tell apart; use --set split=stratified, or prepare with larger shares or more loops."
             )
+
+
+def _is_of(run: Folder, model: str | None, storage: Storage) -> bool:
+    """Whether a model is the run's own."""
+    if not model or model in checkpoint.NAMES:
+        return False
+    place = Folder(model, storage)
+    real = os.path.realpath if place.is_local else str
+    return real(place.path) in (real(run.path), real(run.at(record.MODEL)))
 
 
 def _check_force(settings: Train, force: Workforce, census: Census) -> None:

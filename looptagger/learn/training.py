@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from looptagger.archive.storage import Folder
-from looptagger.config import Compute
 from looptagger.errors import UserError
 from looptagger.learn import metrics, resuming
 from looptagger.learn.augment import tensors
@@ -98,9 +97,7 @@ def _validated(task: Task, learner: Learner, state: State, row: Row, share: Shar
 
 def score(data: bytes, learner: Learner, share: Share) -> tuple[Truth, Floats]:
     """Truth and scores of all workers' validation loops, as tagging would score them."""
-    wanted = learner.settings.compute.precision
-    device = "cuda" if learner.peers.device.type == "cuda" else "cpu"
-    compute = Compute(device=device, precision="float32" if wanted == "float32" else "auto")
+    compute = learner.settings.compute.scoring("cuda" if learner.peers.device.type == "cuda" else "cpu")
     return joined(learner.peers.gather(joined(scored(share.validation(), Predictor(data, compute=compute)))))
 
 

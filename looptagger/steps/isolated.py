@@ -117,7 +117,9 @@ class Helper:
             self.close()
         if self.process is None or self.words is None:
             read, write = os.pipe()
-            self.process = subprocess.Popen([*self.command, str(write)], stdin=subprocess.PIPE, pass_fds=[write])
+            command = [*self.command, str(write)]
+            # In a group of its own: Ctrl-C is for the job, which ends this by closing its side.
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[write], process_group=0)
             os.close(write)
             self.words = os.fdopen(read, "rb")
         assert self.process.stdin
@@ -228,6 +230,5 @@ def _bound_memory(most: int) -> None:
 
 def run() -> None:
     """Be a helper: rows from stdin, words to the file descriptor that the last argument names."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the job, which ends this by closing its side
     memory.keep()
     main(os.fdopen(int(sys.argv[-1]), "wb"), sys.stdin.buffer)

@@ -77,6 +77,11 @@ def test_each_thing_that_is_wrong_is_said(tmp_path: Path, capsys: pytest.Capture
     assert "FAIL  output" in text
     assert "The job cannot run yet" in text
     assert "Traceback" not in text
+    for name in ("a.wav", "b.mp3"):
+        (tmp_path / name).write_bytes(b"no audio at all")
+    text = said([str(tmp_path / "?.*"), "--set", "compute.device=cpu"], capsys)[1]
+    assert f"FAIL  source: {tmp_path}/a.wav: no decoder could read it" in text
+    assert "none of the first 2 files can be tagged: check what they are." in text
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "mine.parquet").touch()
     (tmp_path / "list.csv").write_text("uri,Bass\n/nowhere/a.wav,1\n")

@@ -204,7 +204,9 @@ def test_what_ends_a_worker_is_said_in_a_sentence(
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_a_run_is_not_deleted_for_one_that_cannot_start(data: tuple[Folder, table.Dataset], tmp_path: Path) -> None:
+def test_a_run_is_not_deleted_for_one_that_cannot_start(
+    data: tuple[Folder, table.Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fit(data, tmp_path, settings(*SHORT))
     job = TrainJob(data[0].path, str(tmp_path), settings(*SHORT, "compute.workers=3"), overwrite=True)
     with pytest.raises(UserError, match="cannot be divided evenly|CPU"):
@@ -213,6 +215,9 @@ def test_a_run_is_not_deleted_for_one_that_cannot_start(data: tuple[Folder, tabl
     again = settings("model.n_harmonic=2", f"begin_with={tmp_path}/../{tmp_path.name}/")
     with pytest.raises(UserError, match="would delete the model to learn from"):
         train(replace(job, train=again))
+    monkeypatch.chdir(tmp_path)  # the model that comes along is no folder in it
+    with pytest.raises(UserError, match="another; leave one of the two settings out"):
+        train(replace(job, train=settings("model.n_harmonic=2", "begin_with=starter")))
     fewer = replace(job, train=settings(*SHORT, "epochs=1", "compute.device=cpu"))
     assert len(train(fewer)) == 1
     assert len(record.rows(Folder(str(tmp_path)))) == 1
@@ -361,6 +366,19 @@ def test_wrong_use_is_one_sentence(
     assert says in said
     assert "Traceback" not in said
     assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_what_stops_a_worker_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "labels.csv").write_text("path,roles\ns3://bucket/x.wav,bass\n")
+    quick = "storage={endpoint_url: 'http://127.0.0.1:9', anonymous: true, attempts: 1, timeout_s: 1, patience_s: 0}"
+    flags = ["--labels", str(tmp_path / "labels.csv"), "-o", str(tmp_path / "data"), "--set", quick]
+    with pytest.raises(SystemExit, match="2"):
+        main(["prepare", "/", *flags])
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "Using the Ray session that is open."
+    assert said[1:] == [line for line in said if line.startswith("Error: the object store has not answered for 0 s")]
+    assert said[1].endswith("run the same command when it does.")
 
 
 def test_a_run_is_not_taken_for_another(data: tuple[Folder, table.Dataset], tmp_path: Path) -> None:

@@ -7,11 +7,15 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import yaml
 
 from looptagger.archive.storage import Folder
 from looptagger.cli import main
 from looptagger.cluster.paper_job import Events, PaperJob, paper
+from looptagger.cluster.training_job import TrainJob, train
+from looptagger.config import Compute, Model, Train
 from looptagger.errors import UserError
+from looptagger.model import checkpoint, predictor
 from looptagger.paper import classic, features, runs
 from looptagger.paper.settings import SYSTEMS, Paper
 from looptagger.settings import load
@@ -21,6 +25,7 @@ TRAINING = (
     "{split: grouped, epochs: 1, batch: 16, model: {channels: 4}, compute: {device: cpu}, phases: [{lr: 0.003}], "
     "augment: {mix: 0.5}, raise_quiet: true, balance: sampling, average_epochs: 5.0, select: roc_auc}"
 )
+OTHER = TRAINING.replace("split: grouped", "split: stratified")
 BRIEF = ["classic.trees=10", "classic.folds=2", "seeds=[0]", f"ours={TRAINING}", f"published={TRAINING}"]
 
 
@@ -117,6 +122,30 @@ def test_seeds_that_would_count_one_run_twice_or_fail(seeds: str) -> None:
 def test_what_is_said_for_all_runs_is_not_said_of_some(setting: str) -> None:
     with pytest.raises(UserError, match="cannot be set: `(seeds|systems|storage)` says it for all runs"):
         load(Paper, None, [setting])
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_networks_that_begin_with_a_model(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = str(tmp_path / "heard")
+    train(TrainJob(data, heard, load(Train, None, [f"{key}={value}" for key, value in yaml.safe_load(OTHER).items()])))
+    asked = [*BRIEF, "systems=[HCNN]", "protocols=[ours]", f"ours.begin_with={heard}"]
+    scored: list[Compute] = []
+    real = predictor.Predictor
+
+    def noted(data: bytes, name: str, compute: Compute) -> predictor.Predictor:
+        scored.append(compute)
+        return real(data, name, compute)
+
+    monkeypatch.setattr(predictor, "Predictor", noted)
+    notes: list[str] = []
+    paper(PaperJob(data, str(tmp_path / "out"), load(Paper, None, asked)), Events(notes.append))
+    assert [compute.device for compute in scored] == ["cpu"]
+    unfair = "was trained on the stratified split of these loops: it has heard some of this part."
+    assert f"Not fair: A model that it learned from {unfair}" in notes
+    (tmp_path / "plain").write_bytes(checkpoint.untrained(Model(kind="cnn", channels=4)))
+    asked = ["systems=[HCNN]", f"ours={{begin_with: {tmp_path / 'plain'}}}"]
+    with pytest.raises(UserError, match="is of kind cnn; name a HCNN, or leave it out"):
+        paper(PaperJob(data, str(tmp_path / "out"), load(Paper, None, asked)))
 
 
 @pytest.mark.usefixtures("ray_here")
