@@ -1,9 +1,8 @@
 """Files on this machine's disks: those below folders, linked ones too but no folder twice, and those of a pattern."""
 
-import glob
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import quote
 
 from looptagger.archive import paths, patterns
@@ -12,12 +11,16 @@ from looptagger.errors import UserError
 
 Found = Callable[[Counter[str]], Iterator[str]]
 """The URIs of a source; what is passed over is counted."""
+Kept = Callable[[Iterator[str], Counter[str]], Iterator[str]]
+"""Those of some URIs that are wanted; the others may be counted."""
 
+At = tuple[bytes, patterns.Places]
+"""A folder, and where in a pattern its path has come to."""
 KERNELS = ("/proc", "/sys", "/dev", "/run")
 
 
-def find(source: str) -> Found:
-    """The files that a path or pattern stands for. Raises UserError where nothing is there."""
+def find(source: str, kept: Kept = paths.kept) -> Found:
+    """What is `kept` of the files that a path or pattern stands for. Raises UserError where nothing is there."""
     path = os.fsdecode(os.path.abspath(local_path(source)))
     try:
         os.stat(path)
@@ -25,16 +28,14 @@ def find(source: str) -> Found:
         raise UserError(f"{source}: no permission to read it; ask its owner for read permission.") from None
     except OSError:
         pass  # not there, a dangling link, or a pattern: decided below
-    if os.path.isdir(path):
-        return lambda skipped: paths.kept(map(uri_of, _listed([path])), skipped)
-    if os.path.lexists(path):
+    is_folder = os.path.isdir(path)
+    if not is_folder and os.path.lexists(path):
         return lambda _: iter([uri_of(os.fsencode(path))])
-    if "**" in path.split("/") and next(_matching(path), None):
-        return lambda skipped: paths.kept(map(uri_of, _matching(path)), skipped)
-    matches = sorted(glob.glob(path)) if glob.has_magic(path) and "**" not in path.split("/") else []
-    if not matches:
+    fixed, parts = (path, []) if is_folder else patterns.split(path)
+    top = os.fsencode(fixed or "/")
+    if not os.path.isdir(top) or (parts and next(_files(top, parts), None) is None):
         raise UserError(f"{source}: no such file or folder; check the path.")
-    return lambda skipped: paths.kept(map(uri_of, _listed(matches)), skipped)
+    return lambda skipped: kept(map(uri_of, _files(top, parts)), skipped)
 
 
 def uri_of(path: bytes) -> str:
@@ -67,16 +68,29 @@ def refuse_links(place: str) -> None:
         raise UserError(f"{one}: is a link to another place; take it away, or choose another output.")
 
 
-def _listed(tops: Iterable[str]) -> Iterator[bytes]:
-    """Folders' files, and files, in name order. Linked folders are followed, but no folder is listed twice."""
-    roots: set[bytes] = set()
-    for top in map(os.fsencode, tops):
-        real = os.path.realpath(top).rstrip(b"/")
-        if not os.path.isdir(top):
-            yield top
-        elif real not in roots and not _is_within(real, roots):
-            roots.add(real)
-            yield from _below(top, real, roots)
+def _files(top: bytes, parts: Sequence[str]) -> Iterator[bytes]:
+    """The files below a folder that match; of a plain one, all. No folder twice at the same places of the pattern.
+
+    Links to folders are followed when all else is through: what lies here keeps its own name, whatever leads to it.
+    """
+    waiting, links, seen = [(top, patterns.begin(parts))], deque[At](), set[At]()
+    while waiting or links:
+        folder, places = waiting.pop() if waiting else links.popleft()
+        if (place := (os.path.realpath(folder), places)) in seen:
+            continue
+        seen.add(place)
+        inner = list[At]()
+        for name, is_folder, is_link in _entries(folder):
+            path = os.path.join(folder, name)
+            if not (parts or is_folder):
+                yield path
+                continue
+            after = patterns.after(places, os.fsdecode(name), parts)
+            if is_folder and after:
+                (links if is_link else inner).append((path, after))
+            elif not is_folder and len(parts) in after:
+                yield path
+        waiting += reversed(inner)
 
 
 def _entries(folder: bytes) -> list[tuple[bytes, bool, bool]]:
@@ -103,66 +117,8 @@ def holds_anything(folder: bytes) -> bool:
         return False
 
 
-def _below(folder: bytes, real: bytes, roots: set[bytes]) -> Iterator[bytes]:
-    """A folder's files. `roots`: the real paths that are listed with all below them, the tops' and links' targets."""
-    at = [(folder, real, iter(_entries(folder)))]  # no recursion: Python's ends at a thousand folders
-    while at:
-        folder, real, entries = at[-1]
-        name, is_folder, is_link = next(entries, (b"", False, False))
-        path = os.path.join(folder, name)
-        if not name:
-            at.pop()
-        elif not is_folder:
-            yield path
-        elif not name.startswith(b"."):
-            target = os.path.realpath(path) if is_link else real + b"/" + name
-            if target in roots or (is_link and _is_within(target, roots)):
-                continue
-            if is_link:
-                roots.add(target)
-            at.append((path, target, iter(_entries(path))))
-
-
-def _is_within(folder: bytes, roots: set[bytes]) -> bool:
-    """Whether a folder is listed as a part of a root: hidden folders, and all in them, are passed over."""
-    parts = folder.split(b"/")
-    for depth in range(len(parts) - 1, 0, -1):
-        if parts[depth].startswith(b"."):
-            return False
-        if b"/".join(parts[:depth]) in roots:
-            return True
-    return False
-
-
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself, or to where we may not look: a file that cannot be read, whose row says so
         return False
-
-
-def _matching(pattern: str) -> Iterator[bytes]:
-    """The files of a pattern with `**`. Python's own glob goes round and round in folders that link to each other."""
-    fixed, parts = patterns.split(pattern)
-    top = os.fsencode(fixed or "/")
-    if os.path.isdir(top):
-        yield from _matched(top, parts)
-
-
-def _matched(top: bytes, parts: Sequence[str]) -> Iterator[bytes]:
-    """The files below a folder that match. No folder is listed twice at the same places of the pattern."""
-    begun = (os.path.realpath(top), patterns.begin(parts))
-    at, seen = [(top, *begun, iter(_entries(top)))], {begun}
-    while at:
-        folder, real, places, entries = at[-1]
-        name, is_folder, is_link = next(entries, (b"", False, False))
-        path, after = os.path.join(folder, name), patterns.after(places, os.fsdecode(name), parts)
-        if not name:
-            at.pop()
-        elif is_folder and after:
-            target = os.path.realpath(path) if is_link else os.path.join(real, name)
-            if (target, after) not in seen:
-                seen.add((target, after))
-                at.append((path, target, after, iter(_entries(path))))
-        elif len(parts) in after and not is_folder:
-            yield path

@@ -14,13 +14,11 @@ from urllib.parse import urldefrag, urljoin
 from fsspec.asyn import AsyncFileSystem
 
 from looptagger.archive import paths, patterns, s3
-from looptagger.archive.disk import Found
+from looptagger.archive.disk import Found, Kept
 from looptagger.archive.storage import filesystem, scheme
 from looptagger.config import Storage
 from looptagger.errors import UserError, one_line
 
-Kept = Callable[[Iterator[str], Counter[str]], Iterator[str]]
-"""Those of some URIs that are wanted; the others may be counted."""
 Listed = Callable[[str, bool, str], Iterator[tuple[str, bool]]]
 """Of a folder: the keys in it, or all below it, whose names begin so; and whether each is a folder."""
 
@@ -38,7 +36,7 @@ def find(source: str, storage: Storage, kept: Kept = paths.kept) -> Found:
         raise UserError(f"{source}: names no bucket; give one, s3://bucket/..., without * or ? in its name.")
     try:
         is_pattern = glob.has_magic(path) and not fs.exists(path)
-        if not is_pattern and fs.isfile(path) and fs.info(path).get("mimetype") != "text/html":  # http's folders
+        if not is_pattern and _is_file(fs, path):
             return lambda _: iter([prefix + path])
     except Exception as error:  # client libraries raise their own kinds
         raise unlisted(source, error) from None
@@ -54,6 +52,17 @@ def find(source: str, storage: Storage, kept: Kept = paths.kept) -> Found:
             raise unlisted(source, error) from None
 
     return lambda skipped: kept(keys(skipped), skipped)
+
+
+def _is_file(fs: Any, path: str) -> bool:
+    """Whether it is one file. One that is there and may not be looked at is told by its name: its row says why."""
+    try:
+        about = fs.info(path)
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        return paths.is_audio(path)
+    return bool(about["type"] == "file" and about.get("mimetype") != "text/html")  # http's folders
 
 
 def unlisted(source: str, error: Exception) -> UserError:
@@ -104,7 +113,8 @@ def _any(fs: Any, seen: set[str], folder: str, deep: bool, head: str) -> Iterato
     found = {_bare(each["name"]): each["type"] == "directory" for each in entries}
     for name in sorted(found):
         if name not in seen and name.startswith(f"{bare}/" if bare else ""):
-            seen.add(name)
+            if found[name] or folder.startswith(WEB):  # where files are named by several pages; there may be millions
+                seen.add(name)
             yield f"{top}{name[len(bare) :]}{'/' * (found[name] and '://' in top)}", found[name]
 
 

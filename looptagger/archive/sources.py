@@ -83,14 +83,12 @@ def _manifests(source: str, storage: Storage) -> list[str]:
         if not fs.isdir(source):
             return [source]
         pattern = f"{source.rstrip('/')}/*{os.path.splitext(source)[1]}"
-    if scheme(source) == "file":
-        matches = [each for match in sorted(fs.glob(pattern)) for each in _manifests(match, storage)]
-    else:
-        found = remote.find(pattern, storage, _written)(Counter())
-        matches = [fs.unstrip_protocol(fs._strip_protocol(each)) for each in sorted(found)]
+    is_local = scheme(source) == "file"
+    found = disk.find(pattern, _written) if is_local else remote.find(pattern, storage, _written)
+    matches = sorted(found(Counter()))
     if not matches:
         raise UserError(f"{source}: no manifest matches.")
-    return matches
+    return matches if is_local else [fs.unstrip_protocol(fs._strip_protocol(each)) for each in matches]
 
 
 def _written(uris: Iterator[str], _: Counter[str]) -> Iterator[str]:

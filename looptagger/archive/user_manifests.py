@@ -89,15 +89,22 @@ def _parquet(opened: Opener) -> Listing:
 def _normal(batch: pa.RecordBatch, schema: pa.Schema, base: str, name: str, first: int) -> pa.RecordBatch:
     """A batch with `id` and `uri` as text first; a missing id is the URI, a relative URI is made absolute."""
     batch.validate(full=True)  # Parquet's text need not be UTF-8
-    uri = batch.column("uri").cast(pa.string())
+    uri = _text(batch.column("uri"))
     if uri.null_count or (pc.min(pc.utf8_length(uri)).as_py() or 0) == 0:
         row = first + pc.index(pc.fill_null(pc.equal(uri, ""), True), True).as_py()
         raise UserError(f"{name}: row {row + 1} has no uri; fill it in or drop the row.")
     uri = _joined(base, uri)
-    ids = batch.column("id").cast(pa.string()) if "id" in batch.schema.names else uri
+    ids = _text(batch.column("id")) if "id" in batch.schema.names else uri
     ids = pc.if_else(pc.equal(pc.fill_null(ids, ""), ""), uri, ids)
     others = [batch.column(column) for column in schema.names[2:]]
     return pa.record_batch([ids, uri, *others], schema=schema)
+
+
+def _text(column: pa.Array) -> pa.Array:
+    """A column as text. Arrow's own cast takes the bytes of a UUID, as DuckDB makes them, for letters."""
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
+    return column.cast(pa.string())
 
 
 def _joined(base: str, uris: pa.Array) -> pa.Array:

@@ -67,8 +67,34 @@ def test_a_pattern_can_name_a_link(tmp_path: Path) -> None:
     folder(tmp_path / "x" / "packs" / "v3", "a.wav")
     folder(tmp_path / "y" / "current", "b.wav")
     (tmp_path / "x" / "packs" / "current").symlink_to("v3")
-    assert found(tmp_path / "**/current/*.wav") == ["a.wav", "b.wav"]
+    assert found(tmp_path / "**/current/*.wav") == ["b.wav", "a.wav"]
     assert found(tmp_path / "**/*.wav") == ["a.wav", "b.wav"]
+
+
+@pytest.mark.parametrize("pattern", ["", "*/*.wav", "**/*.wav"])
+def test_what_lies_here_keeps_its_name_whatever_leads_to_it(tmp_path: Path, pattern: str) -> None:
+    """Or a link made between two runs would have all of it tagged anew, under other ids."""
+    folder(tmp_path / "drums", "x.wav")
+    (tmp_path / "aa").symlink_to("drums")
+    assert list(disk.find(f"{tmp_path}/{pattern}")(Counter())) == [f"{tmp_path}/drums/x.wav"]
+
+
+@pytest.mark.parametrize("pattern", ["", "*/*.wav", "**/*.wav"])
+def test_a_folder_that_cannot_be_listed_is_not_left_out(
+    tmp_path: Path, pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("drums", "shut"):
+        folder(tmp_path / name, "x.wav")
+    real = os.scandir
+
+    def scandir(path: bytes) -> object:
+        if path.endswith(b"shut"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match="shut: cannot be listed: Permission denied; give read permission"):
+        list(disk.find(f"{tmp_path}/{pattern}")(Counter()))
 
 
 def test_a_pattern_of_folders_that_link_to_each_other(tmp_path: Path) -> None:

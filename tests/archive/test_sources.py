@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 from itertools import count
 from pathlib import Path
 
+import duckdb
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -184,6 +185,16 @@ def test_a_pattern_of_manifests_may_mean_folders_of_them(tmp_path: Path) -> None
         assert uris(f"{place}/b.jsonl") == ["part-0.jsonl.wav"]
 
 
+def test_a_pattern_of_manifests_goes_through_links_and_leaves_hidden_ones(tmp_path: Path) -> None:
+    for month in ("feb-of-elsewhere", "in/jan"):
+        (tmp_path / month).mkdir(parents=True)
+        (tmp_path / month / "clips.csv").write_text(f"uri\n{month[-3:]}.wav\n")
+        (tmp_path / month / "._clips.csv").write_bytes(b"\0\1 of a Mac")
+    (tmp_path / "in" / "feb").symlink_to(tmp_path / "feb-of-elsewhere")
+    assert uris(tmp_path / "in" / "*" / "clips.csv") == ["ere.wav", "jan.wav"]
+    assert uris(tmp_path / "in" / "jan" / "*.csv") == ["jan.wav"]
+
+
 def test_manifests_at_an_escaped_uri_are_found(tmp_path: Path) -> None:
     """A folder as Spark writes one, and a pattern."""
     folder = tmp_path / "two words" / "all.csv"
@@ -293,6 +304,13 @@ def test_manifests_that_are_wrong_are_named(tmp_path: Path, name: str, content: 
     with pytest.raises(UserError, match=says) as error:
         listed(tmp_path / name)
     assert name in str(error.value)
+
+
+def test_ids_that_are_uuids(tmp_path: Path) -> None:
+    columns = "uuid '00000000-0000-0000-0000-0000000000ff' as id, 'a.wav' as uri, uuid() as pack"
+    duckdb.sql(f"copy (select {columns}) to '{tmp_path}/m.parquet'")
+    frozen(tmp_path / "out", tmp_path / "m.parquet")
+    assert [row["id"] for row in listed(tmp_path / "m.parquet")] == ["00000000-0000-0000-0000-0000000000ff"]
 
 
 def test_a_manifest_in_a_folder_that_is_not_utf8(tmp_path: Path) -> None:
@@ -532,6 +550,18 @@ def test_stores_that_list_all_at_once_are_asked_to(monkeypatch: pytest.MonkeyPat
         "memory:///flat/c.wav",
     ]
     assert listing.skipped == {"hidden": 1}
+
+
+def test_an_object_that_may_not_be_looked_at_is_a_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/shut/b.wav", b"x")
+
+    def info(store: object, path: str, **_: object) -> None:
+        raise PermissionError("Forbidden")
+
+    monkeypatch.setattr(type(store), "info", info)
+    assert whole("memory://shut/a.wav") == ["memory:///shut/a.wav"]
+    assert whole("memory://shut") == ["memory:///shut/b.wav"], "a prefix that may be listed is"
 
 
 def test_patterns_ask_for_as_few_keys_as_they_can() -> None:
