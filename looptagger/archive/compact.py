@@ -1,6 +1,5 @@
 """Many small parts into few large ones, in place and in the manifest's order."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -25,7 +24,6 @@ def compact(folder: Folder) -> tuple[int, int]:
     live, _ = output.parts(folder)
     subs = (f"{tags.CHUNKS}/", "") if output.require(folder).identity["chunks"] else ("",)
     groups = _groups(folder, live, subs)
-    kept, joint = counts.load(folder), dict[str, Counter[str]]()
     folder.delete([counts.NAME])
     for group in groups:
         joined = tags.Part(group[0].first, group[-1].last)
@@ -36,9 +34,6 @@ def compact(folder: Folder) -> tuple[int, int]:
             found.clear()
             for sub in reversed(subs):
                 folder.delete([sub + part.name for part in group])
-        if all(part.name in kept for part in group):
-            joint[joined.name] = sum((kept[part.name] for part in group), Counter[str]())
-    counts.store(folder, joint)
     return len(live), len(groups)
 
 
@@ -78,4 +73,4 @@ def _read(folder: Folder, name: str) -> pa.Table:
 
 def _measured(folder: Folder, name: str) -> tuple[int, int]:
     with tags.present(folder, name), tags.opened(folder, name) as file:
-        return pq.read_metadata(file).num_rows, folder.fs.size(folder.at(name))
+        return pq.read_metadata(file).num_rows, file.size

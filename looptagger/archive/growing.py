@@ -53,7 +53,7 @@ def prepare(folder: Folder, request: Request) -> Record:
     """
     record = load(folder)
     if record is not None and request.overwrite and not _is_being_replaced(folder, record, request):
-        return _replaced(folder, request, record)
+        return _replaced(folder, request)
     try:
         check(folder, record, request)
     except UserError:
@@ -102,20 +102,18 @@ def _is_being_replaced(folder: Folder, record: Record, request: Request) -> bool
     return is_same and bool(unfinished(folder, record))
 
 
-def _replaced(folder: Folder, request: Request, old: Record) -> Record:
+def _replaced(folder: Folder, request: Request) -> Record:
     """A new record in place of an old one, whose parts go. Cut off at any moment, one of the two is whole."""
     _refuse_strangers(folder, ours=True)
-    record = _frozen(folder, request, (), old.files).model_copy(update={"anew": True})
+    record = _frozen(folder, request).model_copy(update={"anew": True})
     _clear_parts(folder)
     save(folder, record)
-    withdraw(folder, record.files)
+    withdraw(folder)
     return record
 
 
-def _frozen(
-    folder: Folder, request: Request, before: tuple[ManifestFile, ...], beside: tuple[ManifestFile, ...] = ()
-) -> Record:
-    """List the sources into manifest files that follow those `before`, and spare those `beside`. Stores no record."""
+def _frozen(folder: Folder, request: Request, before: tuple[ManifestFile, ...] = ()) -> Record:
+    """List the sources into manifest files that follow those `before`. Stores no record."""
     try:
         listings = open_sources(request.sources, folder.storage)
         tags.schema(joint_schema(listing.schema for listing in listings), request.identity["embedding_size"])
@@ -125,13 +123,12 @@ def _frozen(
             limit=request.limit,
             shard_rows=request.shard_rows,
             before=before,
-            beside=beside,
             written=request.listed,
         )
         if not files and not before:
             raise UserError(_nothing(request.sources, listings))
     except BaseException:
-        withdraw(folder, (*before, *beside))
+        withdraw(folder)
         raise
     if passed := _passed_over(listings):
         request.note(f"Passed over, as hidden or by their names no audio: {passed}.")

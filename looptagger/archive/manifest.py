@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, groupby
-from pathlib import PurePosixPath
 from typing import Annotated, BinaryIO
 
 import numpy as np
@@ -23,7 +22,7 @@ from looptagger.archive.columns import Listing, as_stored, conformed, grown, joi
 from looptagger.archive.ids import Known, digests
 from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
-from looptagger.archive.tags import is_torn, regrouped
+from looptagger.archive.tags import opened, present, regrouped
 from looptagger.config import Settings
 from looptagger.errors import UserError
 
@@ -33,6 +32,7 @@ GROUP_ROWS = 8_192
 """Rows of a row group. `read` counts by it: outputs that there are depend on it."""
 BLOCK_BYTES = 1 << 20
 """Asked for at once of a file on a store, whose client would else fetch the 50 MB after each row group."""
+LOST = "is missing, or cannot be read whole; put it back and run the same command, or start anew with --overwrite"
 SHARD_ROWS = (8, 1024)
 """Rows of a shard, at least and at most."""
 SHARDS = 64
@@ -93,15 +93,8 @@ def read(folder: Folder, shard: Shard, columns: Sequence[str] | None = None) -> 
 @contextmanager
 def _opened(folder: Folder, name: str) -> Iterator[BinaryIO]:
     """A manifest file, open. Raises UserError for one that is not there or broken."""
-    with folder.reached(name):
-        try:
-            with folder.fs.open(folder.at(name), "rb", block_size=BLOCK_BYTES) as file:
-                yield file
-        except (pa.ArrowException, OSError) as error:
-            if not isinstance(error, FileNotFoundError) and not is_torn(error):
-                raise
-            remedy = "put it back and run the same command, or start anew with --overwrite"
-            raise UserError(f"{folder.uri}/{name}: is missing, or cannot be read whole; {remedy}.") from None
+    with present(folder, name, LOST), opened(folder, name, LOST, block_size=BLOCK_BYTES) as file:
+        yield file
 
 
 def default_shard_rows(rows: int) -> int:
@@ -113,14 +106,14 @@ def default_shard_rows(rows: int) -> int:
 
 def _id_tables(folder: Folder, files: Sequence[ManifestFile]) -> Iterator[pa.Table]:
     for file in files:
-        with _opened(folder, file.name) as opened:
-            yield pq.read_table(opened, columns=["id", "uri"])
+        with _opened(folder, file.name) as there:
+            yield pq.read_table(there, columns=["id", "uri"])
 
 
 def schema(folder: Folder, files: Sequence[ManifestFile]) -> pa.Schema:
     """The schema of a frozen manifest."""
-    with _opened(folder, files[0].name) as opened:
-        return pq.read_schema(opened).remove_metadata()
+    with _opened(folder, files[0].name) as there:
+        return pq.read_schema(there).remove_metadata()
 
 
 def _name(number: int) -> str:
@@ -140,20 +133,20 @@ def freeze(
     limit: int | None = None,
     shard_rows: int | None = None,
     before: Sequence[ManifestFile] = (),
-    beside: Sequence[ManifestFile] = (),
     written: Callable[[int], None] = lambda rows: None,
 ) -> list[ManifestFile]:
     """List the sources into manifest files that follow those `before`, leaving out ids that those hold already.
 
-    The names of files `beside` these are left alone. Memory is bounded but for 32 bytes an id, 25 a known one. An id
-    that comes twice, or a known one for another file, is refused: ids are the output's key. `limit` bounds the rows of
-    all files together; `written` is told of rows as they are stored. Raises UserError.
+    Files that are there are left alone. Memory is bounded but for 32 bytes an id, 25 a known one. An id that comes
+    twice, or a known one for another file, is refused: ids are the output's key. `limit` bounds the rows of all files
+    together; `written` is told of rows as they are stored. Raises UserError.
     """
     joint = joint_schema(listing.schema for listing in listings)
     joint = grown(folder.uri, schema(folder, before), joint) if before else as_stored(joint)
     left = math.inf if limit is None else limit - sum(file.rows for file in before)
     old = Known(_id_tables(folder, before))
-    free = 1 + max((int(PurePosixPath(file.name).stem) for file in (*before, *beside)), default=-1)
+    there = [name.removesuffix(".parquet") for name in folder.names("_run/manifest")]
+    free = 1 + max((int(name) for name in there if name.isdecimal()), default=-1)
     seen, stored = list[NDArray[np.bytes_]](), list[int]()
 
     def listed() -> Iterator[pa.Table]:

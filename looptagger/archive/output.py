@@ -121,11 +121,12 @@ def check_there(folder: Folder) -> None:
         raise UserError(lock.gone(folder))
 
 
-def withdraw(folder: Folder, keep: Sequence[ManifestFile]) -> None:
-    """Take back manifest files that no record names, and an output folder that would hold nothing else."""
-    named = {file.name for file in keep}
+def withdraw(folder: Folder) -> None:
+    """Take back manifest files that the record does not name, and an output folder that would hold nothing else."""
+    record = load(folder)
+    named = {file.name for file in record.files} if record else ()
     folder.delete([path for name in folder.names("_run/manifest") if (path := f"_run/manifest/{name}") not in named])
-    if not keep:
+    if record is None:
         vacate(folder)
 
 
@@ -182,7 +183,7 @@ def tidy(folder: Folder) -> None:
     """
     record = load(folder)
     if record:
-        withdraw(folder, record.files)
+        withdraw(folder)
     retrying.mend(folder)
     live, stale = parts(folder)
     folder.delete([part.name for part in stale])

@@ -22,6 +22,7 @@ CHUNKS = "chunks"
 """The folder of the chunks' parts in an output."""
 AGAIN = "delete it, and the part of its name beside it if there is one, and run the same `looptagger tag` again"
 """What helps where a part, or its chunks, are not as they should be."""
+TORN = f"not a whole Parquet file; {AGAIN}"
 ABSENT = "is gone; delete the part of that name beside it, if there is one, and run the same `looptagger tag` again"
 """The same where one of the two is not there."""
 GROUP_ROWS = 131_072
@@ -162,27 +163,27 @@ def read_part(folder: Folder, name: str, columns: Sequence[str] | None = None) -
 
 
 @contextmanager
-def present(folder: Folder, name: str) -> Iterator[None]:
+def present(folder: Folder, name: str, why: str = ABSENT) -> Iterator[None]:
     """Around what reads a part that must be there. Raises UserError where it is not."""
     try:
         yield
     except FileNotFoundError:
-        raise UserError(f"{folder.uri}/{name}: {ABSENT}.") from None
+        raise UserError(f"{folder.uri}/{name}: {why}.") from None
 
 
 @contextmanager
-def opened(folder: Folder, name: str) -> Iterator[Any]:
+def opened(folder: Folder, name: str, why: str = TORN, **how: Any) -> Iterator[Any]:
     """A part as an open file; what then shows that it is not whole Parquet becomes a UserError."""
     with folder.reached(name):
         try:
-            with folder.fs.open(folder.at(name), "rb") as file:
+            with folder.fs.open(folder.at(name), "rb", **how) as file:
                 yield file
         except (pa.ArrowException, OSError) as error:
-            if not is_torn(error):
+            if not _is_torn(error):
                 raise
-            raise UserError(f"{folder.uri}/{name}: not a whole Parquet file; {AGAIN}.") from None
+            raise UserError(f"{folder.uri}/{name}: {why}.") from None
 
 
-def is_torn(error: BaseException) -> bool:
+def _is_torn(error: BaseException) -> bool:
     """Whether Arrow could not read what is in a file. Of damaged pages it says so as an OSError without a number."""
     return isinstance(error, pa.ArrowException) or (type(error) is OSError and error.errno is None)

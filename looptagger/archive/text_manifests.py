@@ -39,7 +39,7 @@ def read_csv(opened: Opener) -> Listing:
 
     def batches() -> Iterator[pa.RecordBatch]:
         with opened() as file:
-            yield from map(_quoted, rows_of(file))
+            yield from rows_of(file)
 
     schema = pa.schema([])
     while True:
@@ -51,14 +51,11 @@ def read_csv(opened: Opener) -> Listing:
                 if whole.keys() - types:  # Arrow takes them for fractions, which lose digits of 64 bits
                     types = whole | types
                     continue
-                last, breaks = None, 0
-                for last in rows:
-                    breaks += _line_breaks(last)
+                breaks = sum(map(_line_breaks, rows))
                 if coded := [column.name for column in schema if pa.types.is_binary(column.type)]:
                     raise pa.ArrowInvalid(f"the column {coded[0]!r} is not UTF-8; save the file as UTF-8")
                 if breaks:
                     _check_rows(opened, schema.names)
-                    _check_closed(opened, last)
                 return Listing(schema, batches)
             except pa.ArrowInvalid as error:
                 field = _refused(error, schema)
@@ -82,12 +79,6 @@ NUMBER = re.compile(r"invalid value '([-+0-9.e\s]*|[-+]?inf(inity)?)'", re.I)
 """In Arrow's words for a value that a wider number may fit."""
 
 
-def _quoted(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A batch whose texts end. Raises ArrowInvalid as `_line_breaks` does."""
-    _line_breaks(batch)
-    return batch
-
-
 def _line_breaks(batch: pa.RecordBatch) -> int:
     """The most that a text has. Raises ArrowInvalid for one that is many rows, for a quote too few or too many."""
     found = 0
@@ -105,38 +96,38 @@ def _line_breaks(batch: pa.RecordBatch) -> int:
 def _check_rows(opened: Opener, columns: Sequence[str]) -> None:
     """Refuse a text of several lines that has rows in it: Arrow takes all from a stray quote to the next for one value.
 
-    A row has as many fields, and a URI of the same kind. Raises ArrowInvalid.
+    A row has as many fields, and a URI of the same kind. A text that has no end has the rows below it. Raises
+    ArrowInvalid.
     """
     if "uri" not in columns or len(columns) < 2:
         return
-    place = columns.index("uri")
+    place, quotes, row = columns.index("uri"), 0, list[str]()
     csv.field_size_limit(LINE_BYTES)
+
+    def lines() -> Iterator[str]:
+        nonlocal quotes
+        for line in text:
+            quotes += line.count('"')
+            yield line
+
     with opened() as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
-        rows = csv.reader(text)
+        rows = csv.reader(lines())
         try:
             for row in rows:
-                lines = (line.split(",") for value in row if "\n" in value for line in value.splitlines()[1:])
+                inner = (line.split(",") for value in row if "\n" in value for line in value.splitlines()[1:])
                 kind = _kind("".join(row[place : place + 1]))
-                if kind and any(len(line) == len(columns) and _kind(line[place]) == kind for line in lines):
+                if kind and any(len(line) == len(columns) and _kind(line[place]) == kind for line in inner):
                     why = "is a quote not closed? (In JSON lines and Parquet, texts may have such lines)"
                     raise pa.ArrowInvalid(f"line {rows.line_num:,}: a text of several lines has rows in it: {why}")
         except csv.Error as error:
             raise pa.ArrowInvalid(f"line {rows.line_num:,}: {error}") from None
+    if quotes % 2 and any("\n" in value for value in row):
+        raise pa.ArrowInvalid("the last value has several lines and no end: is a quote not closed?")
 
 
 def _kind(uri: str) -> str:
     """What the URIs of a manifest have in common: the ending, or else the scheme; a text that is none has neither."""
     return PurePosixPath(uri).suffix.lower() or (uri.partition("://")[0] if "://" in uri else "")
-
-
-def _check_closed(opened: Opener, last: pa.RecordBatch | None) -> None:
-    """Refuse a file that ends inside a quoted text, which holds the rows below it. Raises ArrowInvalid."""
-    end = last.slice(last.num_rows - 1).to_pylist() if last is not None and last.num_rows else []
-    if any(isinstance(value, str) and "\n" in value for row in end for value in row.values()):
-        with opened() as file:
-            quotes = sum(block.count(b'"') for block in iter(lambda: file.read(JSON_BYTES), b""))
-        if quotes % 2:
-            raise pa.ArrowInvalid("the last value has several lines and no end: is a quote not closed?")
 
 
 def _refused(error: pa.ArrowInvalid, schema: pa.Schema) -> pa.Field | None:

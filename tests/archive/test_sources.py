@@ -350,10 +350,10 @@ def test_a_store_that_fails_while_a_manifest_is_read_is_said(tmp_path: Path, mon
     (tmp_path / "m.csv").write_text("uri\na.wav\n")
     (listing,) = open_sources([str(tmp_path / "m.csv")], Storage())
 
-    def away(batch: pa.RecordBatch) -> pa.RecordBatch:
+    def away(*_: object, **__: object) -> None:
         raise ClientPayloadError("not completed")
 
-    monkeypatch.setattr(text_manifests, "_quoted", away)
+    monkeypatch.setattr(pa.csv, "open_csv", away)
     with pytest.raises(UserError, match="m.csv: cannot be read as a manifest: not completed"):
         list(listing.batches())
 
