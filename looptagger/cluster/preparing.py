@@ -44,13 +44,7 @@ def prepare(
     with lock.held(place, ("_run",)) as folder:
         _check_empty(folder, job.overwrite)  # another job may have ended meanwhile
         output.sweep(folder, "", lambda name: table.is_part(name) or name == table.NAME)
-        writer = preparing.TableWriter(folder, collection, job.prepare)
-        done = 0
-        for block in _decoded(rows, job, note):
-            writer.add(block)
-            done += block.num_rows
-            progress(done, rows.num_rows)
-        return collection, writer.finish()
+        return collection, preparing.store(_decoded(rows, job, note, progress), folder, collection, job.prepare)
 
 
 def _check_empty(folder: Folder, overwrite: bool) -> None:
@@ -60,13 +54,19 @@ def _check_empty(folder: Folder, overwrite: bool) -> None:
         raise UserError(f"{folder.uri}: holds a prepared data set; --overwrite replaces it, or choose another folder.")
 
 
-def _decoded(rows: pa.Table, job: PrepareJob, note: Callable[[str], None]) -> Iterator[pa.Table]:
+def _decoded(
+    rows: pa.Table, job: PrepareJob, note: Callable[[str], None], progress: Callable[[int, int], None]
+) -> Iterator[pa.Table]:
     """The rows with their audio, in order."""
     from looptagger.cluster.session import computed, session
 
     with session(job.address, note):
         blocks = [rows.slice(start, BLOCK_ROWS) for start in range(0, rows.num_rows, BLOCK_ROWS)]
-        yield from computed(blocks, _decode, in_order=True, settings=job.prepare)
+        done = 0
+        for block in computed(blocks, _decode, in_order=True, settings=job.prepare):
+            yield block
+            done += block.num_rows
+            progress(done, rows.num_rows)
 
 
 def _decode(rows: pa.Table, settings: Prepare) -> Iterator[pa.Table]:

@@ -9,9 +9,10 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -52,6 +53,9 @@ QUEUED = 3
 """
 
 
+P = ParamSpec("P")
+
+
 @dataclass(frozen=True)
 class Brief:
     """What every worker needs to know. The checkpoint travels as an object of Ray's store, once a node."""
@@ -85,33 +89,42 @@ def _rows(block: pa.Table, brief: Brief) -> pa.Table:
 # `adopt`, which sees to it that they are found.
 
 
-def _read(block: pa.Table, brief: Brief) -> pa.Table:
-    """A block that names a shard -> its rows, or one that stops the job."""
+def _stoppable(work: Callable[P, Iterator[pa.Table]]) -> Callable[P, Iterator[pa.Table]]:
+    """Has a worker's step end with a row that stops the job, instead of a UserError: see tags.STOPPED."""
+
+    @wraps(work)
+    def tried(*args: P.args, **kwargs: P.kwargs) -> Iterator[pa.Table]:
+        try:
+            yield from work(*args, **kwargs)
+        except UserError as error:
+            from looptagger.steps.decoding import stopped
+
+            yield stopped(pa.table({WORK: [""]}), str(error))
+
+    return tried
+
+
+@_stoppable
+def _read(block: pa.Table, brief: Brief) -> Iterator[pa.Table]:
+    """A block that names a shard -> its rows."""
     adopt(brief.environment)
-    from looptagger.steps.decoding import stopped
-
-    try:
-        return _rows(block, brief)
-    except UserError as error:
-        return stopped(block, str(error))
+    yield _rows(block, brief)
 
 
+@_stoppable
 def _decode(block: pa.Table, brief: Brief) -> Iterator[pa.Table]:
     """A block that names a shard, or what `_read` made of it -> decoded rows."""
     adopt(brief.environment)
-    from looptagger.steps.decoding import stopped
     from looptagger.steps.isolated import HELPER
 
-    rows = _read(block, brief) if block.column_names == [WORK] else block
+    rows = _rows(block, brief) if block.column_names == [WORK] else block
     if WORK in rows.column_names:  # not the shard's rows, but why the job cannot go on
         yield rows
         return
-    try:  # steps.decoding.decoded, in this worker's helper process
-        for table in HELPER.run_step("decoded", rows, brief.tag.limits, audio=brief.audio, tag=brief.tag):
-            _check_roots(table, brief.roots)
-            yield table
-    except UserError as error:
-        yield stopped(rows, str(error))
+    # steps.decoding.decoded, in this worker's helper process
+    for table in HELPER.run_step("decoded", rows, brief.tag.limits, audio=brief.audio, tag=brief.tag):
+        _check_roots(table, brief.roots)
+        yield table
 
 
 def _check_roots(table: pa.Table, roots: Sequence[str]) -> None:
@@ -152,21 +165,16 @@ class Predict:
                 raise
             self.refused = f"memory does not hold the model; free some{', or use compute.device=cpu' * (not decodes)}."
 
+    @_stoppable
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Tagged rows: on a CPU of the shard that the block names, on a GPU of the decoded rows that it is."""
-        from looptagger.steps.decoding import stopped
         from looptagger.steps.tagging import tagged
 
         if self.refused:
-            yield stopped(pa.table({WORK: [""]}), self.refused)
-            return
+            raise UserError(self.refused)
         for table in _decode(block, self.brief) if self.decodes else (block,):
             began = time.perf_counter()
-            try:
-                result = tagged(table, self.predictor, self.brief.chunks, self.brief.embeddings)
-            except UserError as error:
-                yield stopped(pa.table({WORK: [""]}), str(error))
-                return
+            result = tagged(table, self.predictor, self.brief.chunks, self.brief.embeddings)
             self.meters.count(result, time.perf_counter() - began)
             yield result
 

@@ -3,7 +3,6 @@
 import os
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -128,8 +127,7 @@ def _run(
         try:
             training.run(details, force, told)
         finally:
-            with suppress(UserError):  # what ended it matters more than pictures, which may be another job's by now
-                pictures.close()
+            pictures.close()
     return record.rows(out)
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import starmap
@@ -18,6 +18,7 @@ from looptagger.archive.disk import uri_of
 from looptagger.archive.fetch import Begin, Lost, read
 from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder, local_path, scheme
+from looptagger.archive.tags import regrouped
 from looptagger.audio.decode import Clip, decode_whole
 from looptagger.config import SPLITS, Audio, Prepare
 from looptagger.errors import ClipFailed, UserError
@@ -111,69 +112,55 @@ def _counted(rows: pa.Table) -> dict[str, int]:
     return {"loops": rows.num_rows} | {role: pc.sum(rows.column(role)).as_py() or 0 for role in ROLES}
 
 
-class TableWriter:
-    """Stores prepared rows in parts as they come, counts what they are, and describes the whole at the end."""
+def store(blocks: Iterable[pa.Table], folder: Folder, collection: Collection, settings: Prepare) -> table.Dataset:
+    """Store prepared rows in parts as they come, and then the description, which makes the table one.
 
-    def __init__(self, folder: Folder, collection: Collection, settings: Prepare) -> None:
-        self.folder, self.collection, self.settings = folder, collection, settings
-        self.waiting: list[pa.Table] = []
-        self.parts: list[str] = []
-        self.lines: list[str] = []
-        self.kept: list[pa.Table] = []
-        """What is stored, without its audio."""
+    Those with a reason are counted as dropped. Raises UserError where all are.
+    """
+    lines, kept = list[str](), list[pa.Table]()
 
-    def add(self, rows: pa.Table) -> None:
-        """Take in prepared rows; those with a reason are counted as dropped."""
-        for loop, reason in zip(rows.column("id").to_pylist(), rows.column("drop").to_pylist(), strict=True):
-            if reason:
-                self.collection.drops.add(reason, loop)
-        kept = rows.filter(pc.is_null(rows.column("drop"))).select(table.SCHEMA.names).cast(table.SCHEMA)
-        self.lines += table.digest_lines(kept)
-        self.waiting.append(kept)
-        while sum(each.num_rows for each in self.waiting) >= table.PART_ROWS:
-            self._store()
+    def usable() -> Iterator[pa.Table]:
+        for rows in blocks:
+            for loop, reason in zip(rows.column("id").to_pylist(), rows.column("drop").to_pylist(), strict=True):
+                if reason:
+                    collection.drops.add(reason, loop)
+            some = rows.filter(pc.is_null(rows.column("drop"))).select(table.SCHEMA.names).cast(table.SCHEMA)
+            lines.extend(table.digest_lines(some))
+            yield some
 
-    def _store(self) -> None:
-        rows = pa.concat_tables(self.waiting)
-        head, tail = rows.slice(0, table.PART_ROWS), rows.slice(table.PART_ROWS)
-        self.waiting = [tail]
-        if head.num_rows:
-            if not self.parts:  # what was there goes only now that there is something in its place
-                patiently(self._clear, self.folder.storage)
-            head = head.combine_chunks()
-            table.write_part(self.folder, len(self.parts), head)
-            self.kept.append(head.drop_columns(["waveform"]))
-            self.parts.append(table.part_name(len(self.parts)))
+    for number, rows in enumerate(regrouped(usable(), table.PART_ROWS)):
+        if not number:  # what was there goes only now that there is something in its place
+            patiently(lambda: folder.delete([table.NAME, *filter(table.is_part, folder.names())]), folder.storage)
+        rows = rows.combine_chunks()
+        table.write_part(folder, number, rows)
+        kept.append(rows.drop_columns(["waveform"]))
+    if not kept:
+        raise UserError(f"{collection.source}: none of the loops can be used: {counted(collection)}.")
+    names = tuple(map(table.part_name, range(len(kept))))
+    found = _described(pa.concat_tables(kept), lines, names, collection, settings)
+    patiently(lambda: folder.write(table.NAME, json.dumps(found.model_dump(), indent=1).encode()), folder.storage)
+    return found
 
-    def _clear(self) -> None:
-        self.folder.delete([table.NAME, *filter(table.is_part, self.folder.names())])
 
-    def finish(self) -> table.Dataset:
-        """Store what waits, and the description, which makes the table one. Raises UserError for an empty one."""
-        self._store()
-        if not self.lines:
-            raise UserError(f"{self.collection.source}: none of the loops can be used: {counted(self.collection)}.")
-        rows, audio = pa.concat_tables(self.kept), [line.rpartition(" ")[2] for line in self.lines]
-        ids = rows.column("id").to_pylist()
-        parts = {split: rows.column(split).to_pylist() for split in SPLITS}
-        found = table.Dataset(
-            source=uri_of(os.fsencode(os.path.abspath(self.collection.source))),
-            rule=self.collection.rule,
-            sample_rate=self.settings.sample_rate,
-            digest=table.digest(self.lines),
-            dealt={
-                split: table.digest([f"{part} {loop}" for part, loop in zip(of, ids, strict=True)])
-                for split, of in parts.items()
-            },
-            parts=tuple(self.parts),
-            annotated=self.collection.annotated,
-            dropped=dict(self.collection.drops.counts),
-            shares=self.settings.shares,
-            seed=self.settings.seed,
-            counts={s: {part: _counted(table.in_part(rows, s, part)) for part in PARTS} for s in SPLITS},
-            licences=dict(Counter(map(family, rows.column("licence").to_pylist()))),
-            twins={split: twins(audio, of) for split, of in parts.items()},
-        )
-        data = json.dumps(found.model_dump(), indent=1).encode()
-        patiently(lambda: self.folder.write(table.NAME, data), self.folder.storage)
-        return found
+def _described(
+    rows: pa.Table, lines: Sequence[str], names: tuple[str, ...], collection: Collection, settings: Prepare
+) -> table.Dataset:
+    """The description of a table: its rows without their audio, their digests, its files."""
+    audio, ids = [line.rpartition(" ")[2] for line in lines], rows.column("id").to_pylist()
+    parts = {split: rows.column(split).to_pylist() for split in SPLITS}
+    dealt = {split: [f"{part} {loop}" for part, loop in zip(of, ids, strict=True)] for split, of in parts.items()}
+    return table.Dataset(
+        source=uri_of(os.fsencode(os.path.abspath(collection.source))),
+        rule=collection.rule,
+        sample_rate=settings.sample_rate,
+        digest=table.digest(lines),
+        dealt={split: table.digest(each) for split, each in dealt.items()},
+        parts=names,
+        annotated=collection.annotated,
+        dropped=dict(collection.drops.counts),
+        shares=settings.shares,
+        seed=settings.seed,
+        counts={s: {part: _counted(table.in_part(rows, s, part)) for part in PARTS} for s in SPLITS},
+        licences=dict(Counter(map(family, rows.column("licence").to_pylist()))),
+        twins={split: twins(audio, of) for split, of in parts.items()},
+    )

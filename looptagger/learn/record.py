@@ -132,17 +132,20 @@ class Pictures:
         folder.delete(_board(folder))
         self.place = folder.at(BOARD) if folder.is_local else tempfile.mkdtemp(prefix="looptagger-")
         self.writer = SummaryWriter(self.place)
-        with suppress(UserError):  # no picture is worth a training
-            self.store()
+        self.store()
 
     def epoch_ended(self) -> None:
         """Draw the log anew, where that was not done just now."""
         if time.monotonic() - self.stored > PICTURES_S:
-            with suppress(UserError):  # no picture is worth a training
-                self.store()
+            self.store()
 
     def store(self) -> None:
-        """Draw what the log has come to; on an object store the file is uploaded whole."""
+        """Draw what the log has come to. What keeps it from that is passed over: no picture is worth a training."""
+        with suppress(UserError):
+            self._store()
+
+    def _store(self) -> None:
+        """On an object store, TensorBoard's file is uploaded whole."""
         log = rows(self.folder)
         if not log:
             return
@@ -161,12 +164,10 @@ class Pictures:
 
     def close(self) -> None:
         """End with everything stored."""
-        try:
-            self.store()
-        finally:
-            self.writer.close()
-            if not self.folder.is_local:
-                shutil.rmtree(self.place, ignore_errors=True)
+        self.store()
+        self.writer.close()
+        if not self.folder.is_local:
+            shutil.rmtree(self.place, ignore_errors=True)
 
 
 def _tag(key: str) -> str:

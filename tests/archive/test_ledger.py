@@ -304,7 +304,7 @@ def test_a_compaction_cut_off_before_its_deletions_is_mended(folder: Folder, don
 @pytest.mark.parametrize("again", [False, True], ids=["is tidied up", "loses a part, which comes anew"])
 @pytest.mark.parametrize("changes", range(1, 10))
 def test_a_compaction_cut_off_at_any_moment(folder: Folder, done: Record, changes: int, again: bool) -> None:
-    """Of counts, chunks and parts, the counts go first, then two are written, six deleted. Each part has its chunks all along."""
+    """The counts go first, then two files are written and six deleted. Each part has its chunks all along."""
     rows, left = ids(folder), iter(range(changes))
 
     def cut() -> None:

@@ -272,7 +272,7 @@ def test_a_gpu_is_waited_for_where_one_is_asked_for(monkeypatch: pytest.MonkeyPa
     asked: list[tuple[float, float]] = []
     monkeypatch.setattr(session.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(session.ray, "shutdown", lambda: None)
-    monkeypatch.setattr(session, "_knock", lambda address: None)
+    monkeypatch.setattr(session, "_knock", lambda *_: None)
     monkeypatch.setattr(session, "_start", lambda address: None)
     monkeypatch.setattr(session, "_await_node", lambda cpus, gpus, note: asked.append((cpus, gpus)))
     with session.session("head:6379", print, gpus=0.5) as ours:

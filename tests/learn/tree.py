@@ -104,7 +104,5 @@ def store(source: Path, out: Path, **settings: Any) -> tuple[Folder, table.Datas
     """What `looptagger prepare` does, in this process."""
     chosen = Prepare(**settings)
     collection = preparing.collect(str(source), chosen)
-    writer = preparing.TableWriter(Folder(str(out)), collection, chosen)
-    for block in preparing.prepared(preparing.to_rows(collection.loops, chosen), chosen):
-        writer.add(block)
-    return Folder(str(out)), writer.finish()
+    blocks = preparing.prepared(preparing.to_rows(collection.loops, chosen), chosen)
+    return Folder(str(out)), preparing.store(blocks, Folder(str(out)), collection, chosen)
