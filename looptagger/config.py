@@ -181,7 +181,7 @@ class Workers(Settings):
     workers: int | None = Field(None, ge=1, le=1024, description="by default one a GPU, or one on CPUs")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 on GPUs; CPUs without it take float32"
+        "auto", description="auto: bfloat16 on GPUs, float32 on CPUs; those without bfloat16 take float32 for it"
     )
     compile: bool = Field(False, description="the trunk through torch.compile: a minute to begin, then faster on GPUs")
     keep_bytes: int | None = Field(

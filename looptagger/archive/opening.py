@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from fsspec.caching import ReadAheadCache
 
+from looptagger.archive import s3
 from looptagger.archive.patience import Patience, answers, is_stores_fault, is_throttled, patiently, refuse_expired
 from looptagger.archive.storage import filesystem, local_path, scheme
 from looptagger.config import Limits, Storage
@@ -174,9 +175,9 @@ class Remote(Lazy):
 def delay_s(file: BinaryIO | ClipFailed, storage: Storage) -> float:
     """How much longer than others a file may take because it is read as it is decoded: disk or store may be away.
 
-    s3fs tries a read `attempts` times, and botocore each of those as often; only then does patience begin.
+    botocore tries a request `attempts` times, s3fs that in two loops, and only then does patience begin.
     """
-    one_read_s = storage.attempts**2 * storage.timeout_s if isinstance(file, Remote) else 0.0
+    one_read_s = s3.TRIES**2 * storage.attempts * storage.timeout_s if isinstance(file, Remote) else 0.0
     return one_read_s + storage.patience_s if isinstance(file, Lazy) else 0.0
 
 

@@ -8,6 +8,8 @@ from looptagger.archive.patience import patiently
 from looptagger.config import Storage
 
 SCHEMES = ("s3", "s3a")
+TRIES = 2
+"""Times that s3fs asks for a body that breaks off, and again for what botocore gave up: each has its own loop."""
 
 
 def keys(

@@ -40,7 +40,7 @@ def filesystem(uri: str, storage: Storage, anonymous: bool = False) -> Any:
         raise UserError(f"{uri}: give the path itself, or file:// before it.")
     options: dict[str, Any] = {"use_listings_cache": False}
     if kind in s3.SCHEMES:
-        retries = {"max_attempts": storage.attempts, "mode": "standard"}
+        retries = {"total_max_attempts": storage.attempts, "mode": "standard"}
         options |= {
             "anon": anonymous,
             "endpoint_url": storage.endpoint_url,
@@ -61,7 +61,7 @@ def filesystem(uri: str, storage: Storage, anonymous: bool = False) -> Any:
     try:
         fs = fsspec.filesystem(kind, **(options if kind != "file" else {}))
         if kind in s3.SCHEMES:
-            fs.retries = storage.attempts  # s3fs's own, for bodies that break off
+            fs.retries = s3.TRIES
         return fs
     except (ValueError, ImportError, TypeError, OSError) as error:  # some want a host, a token, ... of their own
         raise UserError(f"{uri}: {kind}:// cannot be reached ({one_line(error)}).") from None

@@ -1,17 +1,21 @@
 import errno
 import io
 import os
+import socket
 import subprocess
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
+from botocore.exceptions import ReadTimeoutError
 
 from looptagger.archive import lock, storage
 from looptagger.archive.opening import WHOLE_BYTES, Lazy, Remote, delay_s, open_files, unread, whole
-from looptagger.archive.storage import Folder
+from looptagger.archive.storage import Folder, filesystem
 from looptagger.config import Limits, Storage
 from looptagger.errors import ClipFailed, Unreachable, UserError
 
@@ -174,8 +178,26 @@ def test_a_file_says_how_long_it_waited_for_its_store() -> None:
     with Remote(SlowStore(), "x") as file:
         assert file.read() == b"abc"
         assert file.waited_s >= 0.05
-    assert delay_s(file, Storage(attempts=2, timeout_s=3, patience_s=5)) == 17
+    assert delay_s(file, Storage(attempts=2, timeout_s=3, patience_s=5)) == 29
     assert delay_s(io.BytesIO(), Storage()) == 0
+
+
+def test_a_request_that_is_never_answered_is_made_so_many_times() -> None:
+    """By botocore `attempts` times, by each of s3fs's two loops twice: `delay_s` counts on it."""
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hear() -> None:
+            with suppress(OSError):  # closed
+                while True:
+                    asked.append(server.accept())
+
+        threading.Thread(target=hear, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        fs = filesystem("s3://b/a", Storage(endpoint_url=endpoint, attempts=2, timeout_s=0.2), anonymous=True)
+        (error,) = fs.cat_ranges(["b/a"], 0, 10, on_error="return")
+    assert isinstance(error, ReadTimeoutError)
+    assert len(asked) == 8
 
 
 def test_an_output_s_bucket_that_is_not_there_is_a_sentence() -> None:
