@@ -93,7 +93,8 @@ def thresholds(path: str, data: str, splits: str | None, part: str, out: str | N
         truth, scores = evaluation.scores_of(predictor, folder, dataset, splits, part, progress=progress)
     limits = metrics.best_thresholds(truth, scores, predictor.card.thresholds)
     kept = [role for i, role in enumerate(ROLES) if not metrics.is_told(truth[:, i])]
-    on = {"data": dataset.source, "digest": dataset.digest, "split": splits, "part": part}
+    on = dataset.model_dump(include={"source", "digest", "sample"}) | {"split": splits, "part": part}
+    on["dealt"] = dataset.dealt[splits]
     about = {**predictor.card.provenance, "thresholds_of": on}
     to.write(file, checkpoint.told_anew(weights, thresholds=limits, provenance=about))
     said = ", ".join(f"{role} {limit:.2f}" for role, limit in limits.items())

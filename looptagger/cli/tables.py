@@ -139,7 +139,7 @@ def evaluated(report: Mapping[str, Any], unfair: Sequence[str]) -> None:
         )
     not_judged(report["not_judged"], "none of the loops")
     if report["makers"] < LEAST_GROUPS:
-        few = f"{terminal.plural(report['makers'], 'uploader')} (or packs) made the loops"
+        few = f"the loops are of {terminal.plural(report['makers'], 'uploader')}, packs or single ones"
         terminal.note(f"No intervals: {few}; fewer than {LEAST_GROUPS} tell nothing of others.")
     for each in unfair:
         terminal.note(each)

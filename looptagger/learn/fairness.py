@@ -45,8 +45,10 @@ def _trained_on(provenance: dict[str, Any], dataset: Dataset, split: str, part: 
     if not isinstance(data, dict):
         return None
     if data.get("digest") != dataset.digest:
-        again = "was trained on a data set of this name, otherwise prepared: it may have heard some of this one."
-        return again if _place(str(data.get("source"))) == _place(dataset.source) else None
+        again = (
+            "was trained on a data set with loops of this one, otherwise prepared: it may have heard some of this part."
+        )
+        return again if _is_kin(data, dataset) else None
     dealt = data.get("dealt")
     if data.get("split") != split or not isinstance(dealt, dict) or dealt.get(split) != dataset.dealt[split]:
         return f"was trained on the {data.get('split')} split of these loops: it has heard some of this part."
@@ -57,10 +59,20 @@ def _trained_on(provenance: dict[str, Any], dataset: Dataset, split: str, part: 
 
 def _is_tuned_on(thresholds_of: Any, dataset: Dataset, split: str, part: str) -> bool:
     """Whether `looptagger model thresholds` chose on some of these loops."""
-    if not isinstance(thresholds_of, dict) or thresholds_of.get("digest") != dataset.digest:
+    if not isinstance(thresholds_of, dict):
         return False
+    if thresholds_of.get("digest") != dataset.digest:
+        return _is_kin(thresholds_of, dataset)
+    is_dealt_anew = thresholds_of.get("dealt", dataset.dealt[split]) != dataset.dealt[split]
     parts = (part, thresholds_of.get("part"))
-    return thresholds_of.get("split") != split or parts[0] == parts[1] or "all" in parts
+    return thresholds_of.get("split") != split or is_dealt_anew or parts[0] == parts[1] or "all" in parts
+
+
+def _is_kin(data: dict[str, Any], dataset: Dataset) -> bool:
+    """Whether a data set that was prepared otherwise has the same name, or some of the same audio."""
+    sample = data.get("sample")
+    shared = [each for each in dataset.sample if each in sample] if isinstance(sample, list | tuple) else []
+    return bool(shared) or _place(str(data.get("source"))) == _place(dataset.source)
 
 
 def _place(source: str) -> tuple[str, ...]:

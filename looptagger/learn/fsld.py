@@ -108,13 +108,13 @@ def _json_answers(folder: Path, drops: Drops) -> Iterator[Answer]:
         loop = path.stem.removeprefix("sound-")
         try:
             found = json.loads(path.read_text(encoding="utf-8-sig"))
-            roles = found["instrumentation"]
-            if not loop or not isinstance(roles, dict):
+            roles = found.get("instrumentation")
+            if not loop or not (isinstance(roles, dict) or _is_dropped(found)):
                 raise ValueError
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             drops.add("unreadable annotation", f"{path.parent.name}/{path.name}")
             continue
-        yield _answer(loop, roles, found)
+        yield _answer(loop, roles if isinstance(roles, dict) else {}, found)  # who discards need not say roles
 
 
 def _csv_answers(path: Path, drops: Drops) -> Iterator[Answer]:
@@ -127,8 +127,10 @@ def _csv_answers(path: Path, drops: Drops) -> Iterator[Answer]:
             if missing:
                 raise UserError(f"{path}: lacks the column {sorted(missing)[0]}; is it FSLD's compiled annotations?")
             for row in rows:
-                annotator = row.get("annotator", f"line {rows.line_num}")  # without the column, each answer stands
-                key = ((row["sound_id"] or "").strip(), (annotator or "").strip())
+                annotator = (
+                    row.get("annotator") or ""
+                ).strip() or f"line {rows.line_num}"  # of unnamed ones, each stands
+                key = ((row["sound_id"] or "").strip(), annotator)
                 if not key[0] or None in row.values():
                     drops.add("unreadable annotation", f"line {rows.line_num}")
                 elif key in seen:
@@ -142,7 +144,11 @@ def _csv_answers(path: Path, drops: Drops) -> Iterator[Answer]:
 
 def _answer(loop: str, roles: dict[str, Any], marks: dict[str, Any]) -> Answer:
     set_ = frozenset(ours for name, ours in FSLD_NAMES.items() if _is_true(roles.get(name)))
-    return Answer(loop, set_, _is_true(marks.get("discard")) or _is_true(marks.get("save_for_later")))
+    return Answer(loop, set_, _is_dropped(marks))
+
+
+def _is_dropped(marks: dict[str, Any]) -> bool:
+    return _is_true(marks.get("discard")) or _is_true(marks.get("save_for_later"))
 
 
 def _is_true(value: Any) -> bool:

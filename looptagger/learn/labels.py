@@ -61,7 +61,7 @@ def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
                 if needed not in columns:
                     have = ", ".join(columns) or "none"
                     raise UserError(f"{file}: a labels file needs a column `{needed}`; this one has {have}.")
-            if twice := [name for name in columns if columns.count(name) > 1]:
+            if twice := [name for name in columns if name and columns.count(name) > 1]:
                 raise UserError(f"{file}: the column {twice[0]!r} comes twice; keep one.")
             return [(rows.line_num, row) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -163,4 +163,5 @@ def _described(
         counts={s: {part: _counted(table.in_part(rows, s, part)) for part in PARTS} for s in SPLITS},
         licences=dict(Counter(map(family, rows.column("licence").to_pylist()))),
         twins={split: twins(audio, of) for split, of in parts.items()},
+        sample=tuple(sorted({each[:16] for each in audio})[: table.SAMPLE]),
     )

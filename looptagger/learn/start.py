@@ -6,7 +6,7 @@ from looptagger.config import Audio, Model, Train
 from looptagger.errors import UserError
 from looptagger.model import checkpoint
 
-READ = ("source", "digest", "split", "dealt")
+READ = ("source", "digest", "split", "dealt", "sample")
 """What learn.fairness reads of it; the rest may be long, and a card's length is bounded."""
 
 

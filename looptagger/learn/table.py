@@ -24,6 +24,8 @@ from looptagger.learn.loops import Loop
 from looptagger.roles import ROLES
 
 NAME, STEM = "dataset.json", "loops-"
+SAMPLE = 200
+"""Digests in a data set's sample: 3 kB of a checkpoint."""
 PART_ROWS = 64
 """Loops a part: some 20 MB of 10 s loops."""
 
@@ -62,6 +64,8 @@ class Dataset(Settings):
     licences: dict[str, int]
     twins: dict[str, int]
     """Split -> loops whose very audio is in another part of it, too."""
+    sample: tuple[str, ...] = ()
+    """Digests of some loops' audio, the smallest ones: of data sets that share many loops, some are the same."""
 
     def size(self, split: str = SPLITS[0], part: str = "all") -> int:
         """How many loops a part of a split holds, or the whole."""

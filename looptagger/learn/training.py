@@ -85,14 +85,22 @@ def _validated(task: Task, learner: Learner, state: State, row: Row, share: Shar
     data = checkpoint.dump(learner.scored, task.card)
     truth, scores = score(data, learner, share)
     row |= figures(truth, scores)
-    value, best = row[task.settings.select], state.best_value
-    is_best = best is None or (value < best if task.settings.select == "loss" else value > best)
+    is_best = _is_better(row, state, task.settings.select)
     row |= {"best": is_best, "seconds": time.monotonic() - started, "time": time.time()}
     state = replace(state, epoch=state.epoch + 1, learner=learner.state(), log=[*state.log, row])
     if is_best:
         card = _decided(task.card, truth, scores, row)
-        state = replace(state, best=checkpoint.dump(learner.scored, card), best_value=value)
+        state = replace(state, best=checkpoint.dump(learner.scored, card), best_value=row[task.settings.select])
     return state
+
+
+def _is_better(row: Row, state: State, select: str) -> bool:
+    """Whether an epoch is better than the best so far; of few loops, areas are soon the same: then by its loss."""
+    value, best = row[select], state.best_value
+    if best is None or value != best:
+        return best is None or (value < best if select == "loss" else value > best)
+    losses = [each["loss"] for each in state.log if each["best"]]
+    return bool(losses) and row["loss"] < losses[-1]
 
 
 def score(data: bytes, learner: Learner, share: Share) -> tuple[Truth, Floats]:

@@ -96,13 +96,28 @@ def test_an_id_twice_is_counted_and_taken_once(tree: Tree) -> None:
     assert len({loop.id for loop in found.loops}) == len(found.loops) == 3
 
 
-def test_a_csv_that_names_no_annotators(tree: Tree) -> None:
+def test_who_discards_a_loop_need_not_say_its_roles(tree: Tree) -> None:
+    root = tree.write("json")
+    before = fsld.read(root, "union")
+    (root / "annotations" / "zoe").mkdir()
+    (root / "annotations" / "zoe" / f"sound-{before.loops[0].id}.json").write_text('{"discard": true}')
+    found = fsld.read(root, "union")
+    assert found.loops == before.loops[1:]
+    assert found.drops.counts["unreadable annotation"] == before.drops.counts["unreadable annotation"]
+
+
+@pytest.mark.parametrize("is_column_there", [False, True])
+def test_a_csv_that_names_no_annotators(tree: Tree, is_column_there: bool) -> None:
     """Each of its rows is an answer: none is taken for the same one again."""
     root = tree.write("csv")
     path = root / "loop_annotation_data.csv"
     lines = [line.split(",") for line in path.read_text().splitlines()]
     assert lines[0][1] == "annotator"
-    path.write_text("\ufeff" + "\n".join(",".join([line[0], *line[2:]]) for line in lines), encoding="utf-8")
+    kept = [
+        [*line[:1], *([""] if number else ["annotator"]) * is_column_there, *line[2:]]
+        for number, line in enumerate(lines)
+    ]
+    path.write_text("\ufeff" + "\n".join(map(",".join, kept)), encoding="utf-8")
     found = fsld.read(root, "union")  # and Excel puts a mark before the first column's name
     assert {loop.id: loop.roles for loop in found.loops} == {
         "1": {"percussion", "bass"}, "2": {"chord"}, "7": {"melody", "voice"},

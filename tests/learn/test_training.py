@@ -116,8 +116,13 @@ def test_a_narrow_network_learns_the_roles(data: Data, tmp_path: Path) -> None:
         warning(checkpoint.card(strange, "a stranger's"), data[1], "grouped", "test")
         start.learned_from(strange)
     again = data[1].model_copy(update={"digest": "of another rule"})
-    assert "a data set of this name, otherwise prepared" in str(warning(predictor.card, again, "grouped", "test"))
-    assert warning(predictor.card, again.model_copy(update={"source": "/other"}), "grouped", "test") is None
+    assert "a data set with loops of this one, otherwise prepared" in str(
+        warning(predictor.card, again, "grouped", "test")
+    )
+    moved = again.model_copy(update={"source": "/other", "sample": data[1].sample[:3]})
+    assert "a data set with loops of this one" in str(warning(predictor.card, moved, "grouped", "test"))
+    other = moved.model_copy(update={"sample": ("0123456789abcdef",)})
+    assert warning(predictor.card, other, "grouped", "test") is None
     mine = again.model_copy(update={"source": "mine/labels.csv"})
     assert warning(Predictor.load("starter").card, mine, "grouped", "test") is None
     assert has_heard(heir.card, data[1], "grouped") is None
@@ -126,6 +131,23 @@ def test_a_narrow_network_learns_the_roles(data: Data, tmp_path: Path) -> None:
     tuned = predictor.card.model_copy(update={"provenance": {**predictor.card.provenance, "thresholds_of": on}})
     assert "thresholds were chosen on some" in str(warning(tuned, data[1], "grouped", "test"))
     assert [*warnings(tuned, data[1], "grouped", "train")] == [*warnings(predictor.card, data[1], "grouped", "train")]
+    on = {"part": "validation", "split": "grouped", "dealt": data[1].dealt["grouped"]}
+    on |= {"source": data[1].source, "digest": data[1].digest}
+    tuned = Predictor.load("starter").card.model_copy(update={"provenance": {"thresholds_of": on}})
+    assert warnings(tuned, data[1], "grouped", "test") == []
+    for anew in (dealt_anew, moved.model_copy(update={"source": data[1].source})):
+        assert "thresholds were chosen on some" in str(warnings(tuned, anew, "grouped", "test"))
+    on |= {"source": "/other", "sample": [*data[1].sample]}
+    assert "thresholds were chosen on some" in str(warnings(tuned, moved, "grouped", "test"))
+
+
+def test_of_epochs_with_the_same_area_the_one_with_the_lower_loss_is_best() -> None:
+    state = resuming.State(best_value=1.0, log=[{"loss": 0.7, "best": True}, {"loss": 0.5, "best": False}])
+    for loss, area, better in ((0.6, 1.0, True), (0.7, 1.0, False), (0.1, 0.9, False)):
+        assert training._is_better({"loss": loss, "roc_auc": area}, state, "roc_auc") is better
+    assert not training._is_better({"loss": 0.1, "roc_auc": 1.0}, resuming.State(best_value=1.0), "roc_auc"), (
+        "the start"
+    )
 
 
 def test_a_phase_of_the_head_alone_leaves_the_rest_as_it_was(data: Data, tmp_path: Path) -> None:
