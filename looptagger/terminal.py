@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -160,8 +161,9 @@ def show(rows: pa.Table, where: str) -> None:
         note(f"{where}: no clips to show; `looptagger status {where}` says why.")
         return
     ids = rows.column("id").to_pylist()
-    folders = [text.rpartition("/")[0] or "/" for text in ids if text.startswith("/")]
-    strip = f"{os.path.commonpath(folders).rstrip('/')}/" if folders else ""
+    folders = [text.rpartition("/")[0] for text in ids if text.startswith("/") or "://" in text]
+    same = takewhile(lambda names: len({*names}) == 1, zip(*(each.split("/") for each in folders), strict=False))
+    strip = "".join(f"{names[0]}/" for names in same)
     out.print(tags_table(rows, strip))
     out.print()
     out.print(plain(f"Ask more, in DuckDB: {query(where)}"), soft_wrap=True)

@@ -195,6 +195,22 @@ def test_tag_show_status_compact(tiny_model: str, tmp_path: Path, capsys: pytest
     assert "shards 0 to 1 are not tagged yet" in said(capsys)
 
 
+def test_clips_of_a_store_are_shown_without_the_folder_they_share(capsys: pytest.CaptureFixture[str]) -> None:
+    scores = dict.fromkeys(ROLES, 0.5) | {"duration_s": 1.0, "roles": ["bass"], "status": "ok", "error": None}
+    names = [f"s3://a-long-name-of-a-bucket/loops/of/2024/{name}" for name in ("drums/a.wav", "bass/b.wav")]
+    terminal.show(pa.Table.from_pylist([{"id": name} | scores for name in names]), "out")
+    text = capsys.readouterr().out
+    assert "\ndrums/a.wav " in text
+    assert "\nbass/b.wav " in text
+
+
+def test_streams_that_are_closed_or_know_few_letters(tmp_path: Path) -> None:
+    (tmp_path / "\N{GRINNING FACE}.safetensors").write_bytes(checkpoint.untrained(Model(channels=4)))
+    command = f"{sys.executable} -m looptagger model info '{tmp_path}/\N{GRINNING FACE}.safetensors'"
+    for how in (f"{command} >&-", f"PYTHONIOENCODING=latin-1 {command}"):
+        assert subprocess.run(how, shell=True, capture_output=True).returncode == 0, how
+
+
 def test_names_that_would_speak_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     scores = dict.fromkeys(ROLES, 0.5) | {"duration_s": 1.0, "roles": ["bass"], "status": "ok", "error": None}
     rows = pa.Table.from_pylist(

@@ -5,6 +5,7 @@ import json
 import time
 import wave
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -282,8 +283,25 @@ def test_a_broken_object_says_nothing_of_throttled_ones_beside_it(code: str, mon
         def cat_ranges(self, paths: list[str], *_: Any, **__: Any) -> list[bytes | BaseException]:
             asked.append(len(paths))
             slow: bytes | BaseException = refused(503, code) if len(asked) <= 2 * patience.OWN_FAULT else b"audio"
-            return [refused(500, "InternalError") if path == "bad" else slow for path in paths]
+            return [refused(500, "InternalError") if path == "b/bad" else slow for path in paths]
 
-    bad, *others = opening._heads(Throttled(), ["bad", "1", "2"], Storage())
+    bad, *others = opening._heads(Throttled(), ["b/bad", "b/1", "b/2"], Storage())
     assert isinstance(bad, OSError)
     assert others == [b"audio", b"audio"]
+
+
+@pytest.mark.parametrize("order", [("up/a", "down/b", "down/c"), ("down/b", "up/a", "down/c")])
+def test_a_bucket_that_answers_says_nothing_of_another(order: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    rounds = count()
+
+    class TwoBuckets:
+        def call_s3(self, *_: Any, **asked: Any) -> None:
+            if asked["Bucket"] == "down":
+                raise refused(500, "InternalError")
+
+        def cat_ranges(self, paths: list[str], *_: Any, **__: Any) -> list[bytes | BaseException]:
+            away = next(rounds) <= 2 * patience.OWN_FAULT
+            return [refused(500, "InternalError") if away and path[0] == "d" else b"audio" for path in paths]
+
+    assert opening._heads(TwoBuckets(), order, Storage()) == [b"audio"] * 3

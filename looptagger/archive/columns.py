@@ -1,7 +1,7 @@
 """What sources give, batch by batch, and the types of their columns: one for all sources, as Parquet holds it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -75,13 +75,22 @@ def as_stored(schema: pa.Schema) -> pa.Schema:
         raise UserError(f"the manifest has columns that Parquet cannot store: {one_line(error)}; drop them.") from None
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """A type without views, which Arrow cannot pick rows from, and text for a column that holds nothing yet."""
+VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+
+
+def without_views(kind: pa.DataType, others: Mapping[pa.DataType, pa.DataType] = VIEWS) -> pa.DataType:
+    """A type without views, as Polars makes them, which Arrow cannot pick rows from."""
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)))
-    return {pa.null(): pa.string(), pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
+        return pa.struct([field.with_type(without_views(field.type, others)) for field in kind])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        make = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        return make(kind.value_field.with_type(without_views(kind.value_type, others)))
+    return others.get(kind, kind)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The same, with text for a column that holds nothing yet."""
+    return without_views(kind, {**VIEWS, pa.null(): pa.string()})
 
 
 def grown(output: str, old: pa.Schema, new: pa.Schema) -> pa.Schema:

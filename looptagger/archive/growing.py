@@ -21,7 +21,7 @@ from looptagger.archive.output import (
     vacate,
     withdraw,
 )
-from looptagger.archive.sources import open_sources
+from looptagger.archive.sources import mounts, open_sources
 from looptagger.archive.storage import Folder
 from looptagger.errors import UserError
 
@@ -90,7 +90,9 @@ def _extended(folder: Folder, request: Request, old: Record | None = None) -> Re
     limit = None if old and old.limit is None else request.limit  # what was begun without one is no trial
     record = _frozen(folder, replace(request, limit=limit), before)
     sources = tuple(dict.fromkeys((*(old.sources if old else ()), *request.sources)))
-    record = record.model_copy(update={"sources": sources, "limit": limit, "anew": request.overwrite})
+    there = tuple(dict.fromkeys((*(old.mounts if old else ()), *record.mounts)))
+    about = {"sources": sources, "limit": limit, "mounts": there, "anew": request.overwrite}
+    record = record.model_copy(update=about)
     save(folder, record)
     return record
 
@@ -133,7 +135,11 @@ def _frozen(folder: Folder, request: Request, before: tuple[ManifestFile, ...] =
     if passed := _passed_over(listings):
         request.note(f"Passed over, as hidden or by their names no audio: {passed}.")
     return Record(
-        identity=dict(request.identity), sources=request.sources, limit=request.limit, files=(*before, *files)
+        identity=dict(request.identity),
+        sources=request.sources,
+        limit=request.limit,
+        files=(*before, *files),
+        mounts=mounts(request.sources),
     )
 
 

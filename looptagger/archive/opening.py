@@ -78,16 +78,20 @@ def _refuse_lost(error: Exception, path: str | bytes) -> None:
 def _heads(fs: Any, paths: Sequence[str], storage: Storage) -> list[bytes | BaseException]:
     """The first bytes of each; those that fail because the store is away are asked for again, until it is back."""
     heads: list[bytes | BaseException] = fs.cat_ranges(paths, 0, WHOLE_BYTES, on_error="return")
-    patience = Patience(storage, lambda: answers(fs, paths[0]))
-    while away := {
-        i: head for i, head in enumerate(heads) if isinstance(head, BaseException) and is_stores_fault(head)
-    }:
-        why = next(filter(is_throttled, away.values()), next(iter(away.values())))
-        if not patience.wait(why):  # a broken object says nothing of one that is throttled
-            break
-        again = fs.cat_ranges([paths[i] for i in away], 0, WHOLE_BYTES, on_error="return")
-        for i, head in zip(away, again, strict=True):
-            heads[i] = head
+    places = [path.split("/")[0] for path in paths]
+    for bucket in dict.fromkeys(places):  # one that answers says nothing of another
+        patience = Patience(storage, partial(answers, fs, bucket))
+        while away := {
+            i: head
+            for i, head in enumerate(heads)
+            if places[i] == bucket and isinstance(head, BaseException) and is_stores_fault(head)
+        }:
+            why = next(filter(is_throttled, away.values()), next(iter(away.values())))
+            if not patience.wait(why):  # a broken object says nothing of one that is throttled
+                break
+            again = fs.cat_ranges([paths[i] for i in away], 0, WHOLE_BYTES, on_error="return")
+            for i, head in zip(away, again, strict=True):
+                heads[i] = head
     return heads
 
 

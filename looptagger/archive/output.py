@@ -49,6 +49,8 @@ class Record(Settings):
     sources: tuple[str, ...]
     limit: int | None = None
     files: Annotated[tuple[ManifestFile, ...], AfterValidator(_checked_files)]
+    mounts: tuple[str, ...] = ()
+    """Disks that were mounted as local sources were listed: clips of one that is gone are not missing."""
     anew: bool = False
     """Whether --overwrite began it: the same command, given again before all is tagged, then goes on."""
 

@@ -18,9 +18,14 @@ def end(folder: Folder) -> None:
     folder.delete([NAME])
 
 
+def of(folder: Folder) -> str:
+    """The part of which only the chunks may be; empty for none."""
+    return (folder.read(NAME) or b"").decode(errors="replace")
+
+
 def mend(folder: Folder) -> None:
     """Where only the chunks were: take out of them those of clips that have none, by the part."""
-    part = (folder.read(NAME) or b"").decode(errors="replace")
+    part = of(folder)
     if not part:
         return
     name = f"{tags.CHUNKS}/{part}"

@@ -32,7 +32,12 @@ def roots(sources: Sequence[str]) -> tuple[str, ...]:
     local = [source for source in sources if scheme(source) == "file"]
     plain = [source for source in local if not glob.has_magic(source) and not user_manifests.is_manifest(source)]
     files = [each for each in plain if paths.is_audio(each) or os.path.isfile(local_path(each))]
-    return (*(each for each in plain if each not in files), *(disk.mounts() if local else ()))
+    return (*(each for each in plain if each not in files), *mounts(sources))
+
+
+def mounts(sources: Sequence[str]) -> tuple[str, ...]:
+    """The disks that are mounted now, where any source is local."""
+    return tuple(disk.mounts()) if any(scheme(source) == "file" for source in sources) else ()
 
 
 def open_sources(sources: Sequence[str], storage: Storage) -> list[Listing]:

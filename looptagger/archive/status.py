@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from looptagger.archive import counts, lock, manifest, output, tags
+from looptagger.archive import counts, lock, manifest, output, retrying, tags
 from looptagger.archive.several import several
 from looptagger.archive.storage import Folder, parsed
 from looptagger.errors import Unreachable, UserError
@@ -122,6 +122,9 @@ def verify(folder: Folder) -> list[str]:
     problems += [
         f"{tags.CHUNKS}/{part.name}: is of no part, as a job was cut off; the next one removes it" for part in strays
     ]
+    if part := retrying.of(folder):
+        cut = f"{tags.CHUNKS}/{part}: a retry was cut off here; the next `looptagger tag` mends it"
+        problems = [cut if each.startswith(f"{tags.CHUNKS}/{part}:") else each for each in problems]
     if problems and (who := lock.holder(folder)):
         problems.insert(0, f"{who} is writing there: what follows may be of this moment; look again when it is done")
     return problems

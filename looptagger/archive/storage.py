@@ -63,7 +63,9 @@ def filesystem(uri: str, storage: Storage, anonymous: bool = False) -> Any:
         if kind in s3.SCHEMES:
             fs.retries = s3.TRIES
         return fs
-    except (ValueError, ImportError, TypeError, OSError) as error:  # some want a host, a token, ... of their own
+    except ImportError as error:  # as gcsfs, of gs://: no clip is to blame
+        raise Unreachable(f"{uri}: {kind}:// cannot be reached ({one_line(error)}).") from None
+    except (ValueError, TypeError, OSError) as error:  # some want a host, a token, ... of their own
         raise UserError(f"{uri}: {kind}:// cannot be reached ({one_line(error)}).") from None
 
 
@@ -140,6 +142,8 @@ class Folder:
         except (FileNotFoundError, UserError):
             raise
         except Exception as error:  # client libraries raise their own kinds
+            if type(error).__name__ == "FileExpired":  # s3fs's, of an object that was written anew since it was opened
+                raise FileNotFoundError(str(error)) from error
             why = one_line(getattr(error, "strerror", None) or error)
             if isinstance(error, NotADirectoryError):
                 raise UserError(f"{self.uri}: is a file, or in one; give a folder.") from error

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from looptagger.archive.columns import PANDAS, Listing
+from looptagger.archive.columns import PANDAS, Listing, without_views
 from looptagger.archive.disk import uri_of
 from looptagger.archive.storage import scheme
 from looptagger.archive.text_manifests import TEXT, Opener, read_csv, read_json
@@ -44,6 +44,7 @@ def open_table(fs: Any, name: str, path: str) -> Listing:
         columns = ", ".join(reader.schema.names) or "none"
         raise UserError(f"{name}: a manifest needs a column `uri`; this one has {columns}.")
     others = [column for column in reader.schema if column.name not in TEXT and not column.name.startswith(PANDAS)]
+    others = [column.with_type(without_views(column.type)) for column in others]
     schema = pa.schema([pa.field(key, kind) for key, kind in TEXT.items()] + others)
     base = name.rpartition("/")[0] if scheme(name) != "file" else uri_of(os.fsencode(path.rpartition("/")[0]))
 
@@ -96,8 +97,12 @@ def _normal(batch: pa.RecordBatch, schema: pa.Schema, base: str, name: str, firs
     uri = _joined(base, uri)
     ids = _text(batch.column("id")) if "id" in batch.schema.names else uri
     ids = pc.if_else(pc.equal(pc.fill_null(ids, ""), ""), uri, ids)
-    others = [batch.column(column) for column in schema.names[2:]]
+    others = [_as(batch.column(field.name), field.type) for field in list(schema)[2:]]
     return pa.record_batch([ids, uri, *others], schema=schema)
+
+
+def _as(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    return column if column.type == kind else column.cast(kind)
 
 
 def _text(column: pa.Array) -> pa.Array:

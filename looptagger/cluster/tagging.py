@@ -49,8 +49,7 @@ one thread of a CPU, unseen.
 WORK = "_work"
 """The column of a block that names a shard, or a piece of one, and not its rows."""
 QUEUED = 3
-"""Tasks that an actor has at once, so that it never waits for the next: with one, cores were idle a fifth of the time.
-"""
+"""Tasks that an actor has at once: with one it waited for the next, and cores were idle a fifth of the time."""
 
 
 P = ParamSpec("P")
@@ -120,11 +119,10 @@ def _decode(block: pa.Table, brief: Brief) -> Iterator[pa.Table]:
     rows = _rows(block, brief) if block.column_names == [WORK] else block
     if WORK in rows.column_names:  # not the shard's rows, but why the job cannot go on
         yield rows
-        return
-    # steps.decoding.decoded, in this worker's helper process
-    for table in HELPER.run_step("decoded", rows, brief.tag.limits, audio=brief.audio, tag=brief.tag):
-        _check_roots(table, brief.roots)
-        yield table
+    else:  # steps.decoding.decoded, in this worker's helper process
+        for table in HELPER.run_step("decoded", rows, brief.tag.limits, audio=brief.audio, tag=brief.tag):
+            _check_roots(table, brief.roots)
+            yield table
 
 
 def _check_roots(table: pa.Table, roots: Sequence[str]) -> None:
@@ -215,14 +213,13 @@ def _pool(now: int, works: Sequence[Work]) -> ActorPoolStrategy:
 def _where_readable(shards: Any, brief: Brief, plan: Plan) -> Any:
     """Shards as they are, where every node can read the manifest; else their rows, read by tasks on this one.
 
-    Those ask for no CPU: beside workers that hold every core, Ray Data would wait for them for ever, in silence
-    (ray#44687). Each is a process, and Ray would start one for each shard.
+    Those ask for no CPU: Ray Data would wait for one for ever, in silence, beside workers that hold all (ray#44687).
     """
     if brief.is_shared:
         return shards
     here = ray.get_runtime_context().get_node_id()
     placed = {"num_cpus": 0, "label_selector": {"ray.io/node-id": here}}
-    pool = TaskPoolStrategy(size=max(1, plan.cores // 4))
+    pool = TaskPoolStrategy(size=max(1, plan.cores // 4))  # each a process; Ray would start one for each shard
     return shards.map_batches(
         _read, fn_kwargs={"brief": brief}, batch_size=None, batch_format="pyarrow", compute=pool, **placed
     )

@@ -106,7 +106,7 @@ def tag(job: TagJob, events: Events | None = None) -> Summary:
         summary = Summary(record.rows, record.rows - sum(work.rows for work in missing + retries))
         if writer.works:
             with _recorded(folder, job, record, summary):
-                _tag_rows(job, record.sources, writer, model, card.audio, summary, events)
+                _tag_rows(job, (*roots(record.sources), *record.mounts), writer, model, card.audio, summary, events)
     return summary
 
 
@@ -128,7 +128,7 @@ def request(job: TagJob, model: bytes, card: checkpoint.Card) -> Request:
 
 def _tag_rows(
     job: TagJob,
-    sources: Sequence[str],
+    places: Sequence[str],
     writer: PartWriter,
     model: bytes,
     audio: Audio,
@@ -150,7 +150,7 @@ def _tag_rows(
         is_shared = is_own or not writer.folder.is_local  # a Ray of our own has this machine only
         brief = tagging.Brief(
             writer.folder, is_shared, job.tag, audio, ray.put(model), chunks=job.chunks, embeddings=job.embeddings,
-            environment=storage_environment(), roots=roots(sources),
+            environment=storage_environment(), roots=tuple(places),
         )  # fmt: skip
         spilled = store_use()[1]
         progress = Progress(writer.left, job.tag.compute.price_per_hour)

@@ -19,6 +19,7 @@ import pytest
 from aiohttp import ClientPayloadError
 
 from looptagger.archive import columns, disk, manifest, patterns, remote, s3, sources, text_manifests
+from looptagger.archive.growing import Request, prepare
 from looptagger.archive.opening import open_files
 from looptagger.archive.paths import is_audio
 from looptagger.archive.sources import open_sources
@@ -447,6 +448,12 @@ def test_folders_among_an_outputs_sources_are_told_from_files(tree: Path, monkey
     monkeypatch.setattr(disk, "mounts", lambda: ["/data/disk1"])
     assert sources.roots(names) == (str(tree), "/gone/loops", "/data/disk1")
     assert sources.roots(["s3://bucket/loops"]) == ()
+    record = prepare(Folder(str(tree / "out")), Request({"embedding_size": 0}, (f"{tree}/*.wav",)))
+    assert record.mounts == ("/data/disk1",), "not there after a restart, its clips are not missing"
+    monkeypatch.setattr(disk, "mounts", lambda: ["/data/disk2"])
+    (tree / "new.wav").write_bytes(b"x")
+    record = prepare(Folder(str(tree / "out")), Request({"embedding_size": 0}, (f"{tree}/*.wav",), update=True))
+    assert record.mounts == ("/data/disk1", "/data/disk2")
     assert disk.holds_anything(os.fsencode(tree))
     (tree / "empty").mkdir()
     assert not disk.holds_anything(os.fsencode(tree / "empty"))

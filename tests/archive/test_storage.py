@@ -3,6 +3,7 @@ import io
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -12,6 +13,7 @@ from urllib.parse import quote
 
 import pytest
 from botocore.exceptions import ReadTimeoutError
+from s3fs.utils import FileExpired
 
 from looptagger.archive import lock, storage
 from looptagger.archive.opening import WHOLE_BYTES, Lazy, Remote, delay_s, open_files, unread, whole
@@ -180,6 +182,17 @@ def test_a_file_says_how_long_it_waited_for_its_store() -> None:
         assert file.waited_s >= 0.05
     assert delay_s(file, Storage(attempts=2, timeout_s=3, patience_s=5)) == 29
     assert delay_s(io.BytesIO(), Storage()) == 0
+
+
+def test_what_was_written_anew_while_it_was_read_is_looked_up_again() -> None:
+    with pytest.raises(FileNotFoundError), Folder("s3://bucket/out").reached():
+        raise FileExpired(filename="bucket/out/part-0000000.parquet", e_tag="x")
+
+
+def test_a_scheme_whose_package_is_missing_is_no_clips_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(Unreachable, match="gs:// cannot be reached"):
+        open_files(["gs://bucket/a.wav"], Storage(), Limits())
 
 
 def test_a_request_that_is_never_answered_is_made_so_many_times() -> None:
