@@ -1,5 +1,6 @@
 """Many small parts into few large ones, in place and in the manifest's order."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -24,6 +25,7 @@ def compact(folder: Folder) -> tuple[int, int]:
     live, _ = output.parts(folder)
     subs = (f"{tags.CHUNKS}/", "") if output.require(folder).identity["chunks"] else ("",)
     groups = _groups(folder, live, subs)
+    kept, joint = counts.load(folder), dict[str, Counter[str]]()
     folder.delete([counts.NAME])
     for group in groups:
         joined = tags.Part(group[0].first, group[-1].last)
@@ -34,6 +36,9 @@ def compact(folder: Folder) -> tuple[int, int]:
             found.clear()
             for sub in reversed(subs):
                 folder.delete([sub + part.name for part in group])
+        if all(part.name in kept for part in group):
+            joint[joined.name] = sum((kept[part.name] for part in group), Counter[str]())
+    counts.store(folder, joint)
     return len(live), len(groups)
 
 

@@ -1,8 +1,11 @@
-"""Files on this machine's disks: those below folders, linked ones too but no folder twice, and those of a pattern."""
+"""Files on this machine's disks: those below folders, linked ones too, and those of a pattern; each once."""
 
+import glob
+import heapq
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 from urllib.parse import quote
 
 from looptagger.archive import paths, patterns
@@ -14,8 +17,6 @@ Found = Callable[[Counter[str]], Iterator[str]]
 Kept = Callable[[Iterator[str], Counter[str]], Iterator[str]]
 """Those of some URIs that are wanted; the others may be counted."""
 
-At = tuple[bytes, patterns.Places]
-"""A folder, and where in a pattern its path has come to."""
 KERNELS = ("/proc", "/sys", "/dev", "/run")
 
 
@@ -73,24 +74,55 @@ def _files(top: bytes, parts: Sequence[str]) -> Iterator[bytes]:
 
     Links to folders are followed when all else is through: what lies here keeps its own name, whatever leads to it.
     """
-    waiting, links, seen = [(top, patterns.begin(parts))], deque[At](), set[At]()
-    while waiting or links:
-        folder, places = waiting.pop() if waiting else links.popleft()
-        if (place := (os.path.realpath(folder), places)) in seen:
-            continue
-        seen.add(place)
-        inner = list[At]()
-        for name, is_folder, is_link in _entries(folder):
-            path = os.path.join(folder, name)
-            if not (parts or is_folder):
-                yield path
+    links, roots = [(top, patterns.begin(parts))], dict[bytes, list[patterns.Places]]()
+    while links:
+        start, begun = heapq.heappop(links)  # the first by name
+        root = os.path.realpath(start)
+        waiting = [(start, root, begun)]
+        while waiting:
+            folder, real, places = waiting.pop()
+            if _is_through(real, places, roots, parts):
                 continue
-            after = patterns.after(places, os.fsdecode(name), parts)
-            if is_folder and after:
-                (links if is_link else inner).append((path, after))
-            elif not is_folder and len(parts) in after:
-                yield path
-        waiting += reversed(inner)
+            inner = list[tuple[bytes, bytes, patterns.Places]]()
+            for name, is_folder, is_link in _named(folder, places, parts):
+                path, after = os.path.join(folder, name), _after(places, name, parts, is_folder)
+                if is_link and is_folder and after:
+                    heapq.heappush(links, (path, after))
+                elif is_folder and after:
+                    inner.append((path, os.path.join(real, name), after))
+                elif not is_folder and (not parts or len(parts) in after):
+                    yield path
+            waiting += reversed(inner)
+        roots.setdefault(root.rstrip(b"/"), []).append(begun)
+
+
+def _after(places: patterns.Places, name: bytes, parts: Sequence[str], is_folder: bool) -> patterns.Places:
+    """Where a path has come to with one more name. Of a plain folder all files are taken; hidden ones are counted."""
+    return patterns.after(places, os.fsdecode(name), parts) if parts or is_folder else places
+
+
+def _is_through(
+    real: bytes, places: patterns.Places, roots: Mapping[bytes, Sequence[patterns.Places]], parts: Sequence[str]
+) -> bool:
+    """Whether a folder was listed from one of the roots, whose real paths and places these are, at the same places.
+
+    So what is remembered are the links, not the folders: there may be as many as clips.
+    """
+    names = real.split(b"/") if roots else []
+    for depth in range(len(names), 0, -1):
+        for begun in roots.get(b"/".join(names[:depth]), ()):
+            if places == reduce(lambda at, name: _after(at, name, parts, True), names[depth:], begun):
+                return True
+    return False
+
+
+def _named(folder: bytes, places: patterns.Places, parts: Sequence[str]) -> list[tuple[bytes, bool, bool]]:
+    """What is in a folder that may match. What has only one name is looked up: the folder need not be listed."""
+    wanted = [parts[place] for place in places if place < len(parts)]
+    if len(places) > 1 or not wanted or glob.has_magic(wanted[0]):
+        return _entries(folder)
+    path = os.path.join(folder, name := os.fsencode(wanted[0]))
+    return [(name, os.path.isdir(path), os.path.islink(path))] if os.path.lexists(path) else []
 
 
 def _entries(folder: bytes) -> list[tuple[bytes, bool, bool]]:

@@ -179,9 +179,10 @@ class Remote(Lazy):
 def delay_s(file: BinaryIO | ClipFailed, storage: Storage) -> float:
     """How much longer than others a file may take because it is read as it is decoded: disk or store may be away.
 
-    botocore tries a request `attempts` times, s3fs that in two loops, and only then does patience begin.
+    botocore tries a request `attempts` times, s3fs that in two loops, and only then does patience begin, by asking
+    whether the store answers, in one.
     """
-    one_read_s = s3.TRIES**2 * storage.attempts * storage.timeout_s if isinstance(file, Remote) else 0.0
+    one_read_s = (s3.TRIES**2 + s3.TRIES) * storage.attempts * storage.timeout_s if isinstance(file, Remote) else 0.0
     return one_read_s + storage.patience_s if isinstance(file, Lazy) else 0.0
 
 

@@ -123,8 +123,10 @@ def verify(folder: Folder) -> list[str]:
         f"{tags.CHUNKS}/{part.name}: is of no part, as a job was cut off; the next one removes it" for part in strays
     ]
     if part := retrying.of(folder):
-        cut = f"{tags.CHUNKS}/{part}: a retry was cut off here; the next `looptagger tag` mends it"
-        problems = [cut if each.startswith(f"{tags.CHUNKS}/{part}:") else each for each in problems]
+        cut = "a retry was cut off here; the next `looptagger tag` mends it"
+        problems = [
+            f"{tags.CHUNKS}/{part}: {cut}" if each == f"{tags.CHUNKS}/{part}: {STRANGE}" else each for each in problems
+        ]
     if problems and (who := lock.holder(folder)):
         problems.insert(0, f"{who} is writing there: what follows may be of this moment; look again when it is done")
     return problems

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -95,10 +96,22 @@ def _normal(batch: pa.RecordBatch, schema: pa.Schema, base: str, name: str, firs
         row = first + pc.index(pc.fill_null(pc.equal(uri, ""), True), True).as_py()
         raise UserError(f"{name}: row {row + 1} has no uri; fill it in or drop the row.")
     uri = _joined(base, uri)
+    _check_schemes(uri, name)
     ids = _text(batch.column("id")) if "id" in batch.schema.names else uri
     ids = pc.if_else(pc.equal(pc.fill_null(ids, ""), ""), uri, ids)
     others = [_as(batch.column(field.name), field.type) for field in list(schema)[2:]]
     return pa.record_batch([ids, uri, *others], schema=schema)
+
+
+def _check_schemes(uris: pa.Array, name: str) -> None:
+    """Refuse URIs of a scheme whose package is not here, before all of them fail. Raises UserError."""
+    for kind in pc.unique(pc.struct_field(pc.extract_regex(uris, r"^(?P<kind>[a-z0-9]+)://"), "kind")).drop_null():
+        try:
+            fsspec.get_filesystem_class(kind.as_py())
+        except ImportError as error:
+            raise UserError(f"{name}: {kind}:// cannot be reached ({one_line(error)}).") from None
+        except ValueError:
+            pass  # no scheme at all: the reason of each of its rows
 
 
 def _as(column: pa.Array, kind: pa.DataType) -> pa.Array:

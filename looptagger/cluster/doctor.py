@@ -182,11 +182,11 @@ def _source(source: str, tag: Tag) -> str:
     helper, table = Helper(), pa.table({"id": some, "uri": some})
     decoded = pa.concat_tables(helper.run_step("decoded", table, tag.limits, audio=Audio(), tag=tag))
     helper.close()
-    ok = decoded.column("status").to_pylist().count("ok")
-    if not ok:
+    status = decoded.column("status").to_pylist()
+    if not {"ok", "silent", "empty"} & {*status}:
         why = f"{some[0]}: {decoded.column('error')[0]}"
         raise UserError(f"{why}; none of the first {len(some)} files can be tagged: check what they are.")
-    return f"{ok} of the first {len(some)} files decode; opened in {seconds:.2f} s"
+    return f"{status.count('ok')} of the first {len(some)} files decode; opened in {seconds:.2f} s"
 
 
 def _output(out: str, tag: Tag) -> str:

@@ -243,8 +243,8 @@ def _adopted(
 
 def hush() -> None:
     """Leave the terminal to our own words: Ray Data's notes, and its traces of what fails, go to its log files only."""
-    ray.data.DataContext.get_current().print_on_execution_start = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray").setLevel(logging.ERROR)
     notes = logging.getLogger("ray.data")
-    for handler in [each for each in notes.handlers if isinstance(each, logging.StreamHandler)]:
-        notes.removeHandler(handler)
+    notes.handlers = [each for each in notes.handlers if not isinstance(each, logging.StreamHandler)]

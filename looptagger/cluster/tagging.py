@@ -43,9 +43,7 @@ GPU_ROWS, GPU_CHUNKS = 128, 5120
 """Clips handed to a GPU predictor at once, and the most chunks that they may have: 490 MB."""
 
 PRETENDED = "LOOPTAGGER_GPU_IS_PRETENDED"
-"""Set for workers of tests, where Ray offers a GPU that is none. Without it, that is refused: the model would run on
-one thread of a CPU, unseen.
-"""
+"""Set for tests' workers, where Ray offers a GPU that is none. Else that is refused: a CPU's one thread would do it."""
 WORK = "_work"
 """The column of a block that names a shard, or a piece of one, and not its rows."""
 QUEUED = 3
@@ -132,7 +130,8 @@ def _check_roots(table: pa.Table, roots: Sequence[str]) -> None:
     for root in roots:
         above = os.fsdecode(local_path(root)).rstrip("/") + "/"
         if any(path.startswith(above) for path in missing) and not holds_anything(os.fsencode(above)):
-            raise UserError(f"{root}: is gone or empty on {socket.gethostname()}; mount it and run the same command.")
+            remedy = "mount it and run the same command (if it is gone for good, put any file there)"
+            raise UserError(f"{root}: is gone or empty on {socket.gethostname()}; {remedy}.")
 
 
 class Predict:

@@ -167,7 +167,7 @@ def _is_of(run: Folder, model: str | None, storage: Storage) -> bool:
         return False
     place = Folder(model, storage)
     real = os.path.realpath if place.is_local else str
-    return real(place.path) in (real(run.path), real(run.at(record.MODEL)))
+    return real(place.path) in [real(each) for each in (run.path, run.at(record.MODEL), run.at(record.START))]
 
 
 def _check_force(settings: Train, force: Workforce, census: Census) -> None:

@@ -17,8 +17,8 @@ def warnings(card: Card, dataset: Dataset, split: str, part: str) -> list[str]:
     own = card.provenance
     of = [("The model", own), *(("A model that it learned from", each) for each in _forebears(own))]
     found = [f"{who} {why}" for who, provenance in of if (why := _trained_on(provenance, dataset, split, part))]
-    if _is_tuned_on(own.get("thresholds_of"), dataset, split, part):
-        found.append("The model's thresholds were chosen on some of these loops: its F1 is flattering.")
+    if how := _tuned_on(own.get("thresholds_of"), dataset, split, part):
+        found.append(f"The model's thresholds {how} chosen on some of these loops: its F1 is flattering.")
     return found
 
 
@@ -57,15 +57,16 @@ def _trained_on(provenance: dict[str, Any], dataset: Dataset, split: str, part: 
     return f"{why}: its figures here are flattering." if why else None
 
 
-def _is_tuned_on(thresholds_of: Any, dataset: Dataset, split: str, part: str) -> bool:
-    """Whether `looptagger model thresholds` chose on some of these loops."""
+def _tuned_on(thresholds_of: Any, dataset: Dataset, split: str, part: str) -> str:
+    """Whether `looptagger model thresholds` chose on some of these loops: `were`, `may have been`, or nothing."""
     if not isinstance(thresholds_of, dict):
-        return False
+        return ""
     if thresholds_of.get("digest") != dataset.digest:
-        return _is_kin(thresholds_of, dataset)
+        return "may have been" * _is_kin(thresholds_of, dataset)
     is_dealt_anew = thresholds_of.get("dealt", dataset.dealt[split]) != dataset.dealt[split]
     parts = (part, thresholds_of.get("part"))
-    return thresholds_of.get("split") != split or is_dealt_anew or parts[0] == parts[1] or "all" in parts
+    is_met = thresholds_of.get("split") != split or is_dealt_anew or parts[0] == parts[1] or "all" in parts
+    return "were" * is_met
 
 
 def _is_kin(data: dict[str, Any], dataset: Dataset) -> bool:

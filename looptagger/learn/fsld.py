@@ -127,10 +127,8 @@ def _csv_answers(path: Path, drops: Drops) -> Iterator[Answer]:
             if missing:
                 raise UserError(f"{path}: lacks the column {sorted(missing)[0]}; is it FSLD's compiled annotations?")
             for row in rows:
-                annotator = (
-                    row.get("annotator") or ""
-                ).strip() or f"line {rows.line_num}"  # of unnamed ones, each stands
-                key = ((row["sound_id"] or "").strip(), annotator)
+                loop, annotator = ((row.get(name) or "").strip() for name in ("sound_id", "annotator"))
+                key = (loop, annotator or f"line {rows.line_num}")  # of unnamed ones, each stands
                 if not key[0] or None in row.values():
                     drops.add("unreadable annotation", f"line {rows.line_num}")
                 elif key in seen:

@@ -79,6 +79,25 @@ def test_what_lies_here_keeps_its_name_whatever_leads_to_it(tmp_path: Path, patt
     assert list(disk.find(f"{tmp_path}/{pattern}")(Counter())) == [f"{tmp_path}/drums/x.wav"]
 
 
+def test_of_links_to_the_same_the_first_by_name_is_followed(tmp_path: Path) -> None:
+    folder(tmp_path / "else", "x.wav")
+    folder(tmp_path / "top" / "pack1")
+    for name in ("zlink", "pack1/l"):
+        (tmp_path / "top" / name).symlink_to(tmp_path / "else")
+    assert list(disk.find(f"{tmp_path}/top")(Counter())) == [f"{tmp_path}/top/pack1/l/x.wav"]
+
+
+def test_what_a_pattern_names_is_looked_up_in_folders_that_may_not_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a shell does: people may not list the homes of others."""
+    for name in ("ann", "bob"):
+        folder(tmp_path / name / "public", f"{name}.wav")
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: 1 / 0 if path.endswith((b"ann", b"bob")) else real(path))
+    assert found(tmp_path / "*/public/*.wav") == ["ann.wav", "bob.wav"]
+
+
 @pytest.mark.parametrize("pattern", ["", "*/*.wav", "**/*.wav"])
 def test_a_folder_that_cannot_be_listed_is_not_left_out(
     tmp_path: Path, pattern: str, monkeypatch: pytest.MonkeyPatch

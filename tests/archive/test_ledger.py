@@ -302,16 +302,16 @@ def test_a_compaction_cut_off_before_its_deletions_is_mended(folder: Folder, don
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["is tidied up", "loses a part, which comes anew"])
-@pytest.mark.parametrize("changes", range(1, 10))
+@pytest.mark.parametrize("changes", range(1, 11))
 def test_a_compaction_cut_off_at_any_moment(folder: Folder, done: Record, changes: int, again: bool) -> None:
-    """The counts go first, then two files are written and six deleted. Each part has its chunks all along."""
+    """Of counts, chunks and parts, two are written or three deleted in turn. Each part has its chunks all along."""
     rows, left = ids(folder), iter(range(changes))
 
     def cut() -> None:
         if next(left, None) is None:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt) if changes < 9 else nullcontext():
+    with pytest.raises(KeyboardInterrupt) if changes < 10 else nullcontext():
         compact(replace(folder, check=cut))
     parts = output.parts(folder)[0]
     assert {*parts} <= output.chunked(folder)

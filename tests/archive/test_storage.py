@@ -17,6 +17,7 @@ from s3fs.utils import FileExpired
 
 from looptagger.archive import lock, storage
 from looptagger.archive.opening import WHOLE_BYTES, Lazy, Remote, delay_s, open_files, unread, whole
+from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder, filesystem
 from looptagger.config import Limits, Storage
 from looptagger.errors import ClipFailed, Unreachable, UserError
@@ -180,7 +181,7 @@ def test_a_file_says_how_long_it_waited_for_its_store() -> None:
     with Remote(SlowStore(), "x") as file:
         assert file.read() == b"abc"
         assert file.waited_s >= 0.05
-    assert delay_s(file, Storage(attempts=2, timeout_s=3, patience_s=5)) == 29
+    assert delay_s(file, Storage(attempts=2, timeout_s=3, patience_s=5)) == 41
     assert delay_s(io.BytesIO(), Storage()) == 0
 
 
@@ -189,10 +190,14 @@ def test_what_was_written_anew_while_it_was_read_is_looked_up_again() -> None:
         raise FileExpired(filename="bucket/out/part-0000000.parquet", e_tag="x")
 
 
-def test_a_scheme_whose_package_is_missing_is_no_clips_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheme_whose_package_is_missing_is_no_clips_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(Unreachable, match="gs:// cannot be reached"):
         open_files(["gs://bucket/a.wav"], Storage(), Limits())
+    (tmp_path / "m.csv").write_text("uri\na.wav\nfoo://x/b.wav\ngs://bucket/a.wav\n")
+    (listing,) = open_sources([str(tmp_path / "m.csv")], Storage())
+    with pytest.raises(UserError, match=r"m.csv: gs:// cannot be reached"):  # before any clip is tagged
+        list(listing.batches())
 
 
 def test_a_request_that_is_never_answered_is_made_so_many_times() -> None:
