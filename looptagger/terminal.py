@@ -161,7 +161,8 @@ def show(rows: pa.Table, where: str) -> None:
         note(f"{where}: no clips to show; `looptagger status {where}` says why.")
         return
     ids = rows.column("id").to_pylist()
-    folders = [text.rpartition("/")[0] for text in ids if text.startswith("/") or "://" in text]
+    named = [text for text in ids if text.startswith("/")] or [text for text in ids if "://" in text]
+    folders = [text.rpartition("/")[0] for text in named]
     same = takewhile(lambda names: len({*names}) == 1, zip(*(each.split("/") for each in folders), strict=False))
     strip = "".join(f"{names[0]}/" for names in same)
     out.print(tags_table(rows, strip))
