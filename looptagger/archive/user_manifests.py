@@ -25,6 +25,8 @@ UNREAD = re.compile(
     r"\.(tsv|json|xlsx?|ods|arrow|feather|orc|avro|(csv|tsv|jsonl?|ndjson)\.(gz|bz2|xz|zst|zip))$", re.I
 )
 """Endings of tables that we do not read. As audio, each would be a row that cannot be decoded."""
+HEAD = 12
+"""Letters of a URI in which its scheme ends."""
 DOTS = r"(^|/)\.\.?(/|$)"
 
 
@@ -105,9 +107,10 @@ def _normal(batch: pa.RecordBatch, schema: pa.Schema, base: str, name: str, firs
 
 def _check_schemes(uris: pa.Array, name: str) -> None:
     """Refuse URIs of a scheme whose package is not here, before all of them fail. Raises UserError."""
-    for kind in pc.unique(pc.struct_field(pc.extract_regex(uris, r"^(?P<kind>[a-z0-9]+)://"), "kind")).drop_null():
+    heads = pc.unique(pc.utf8_slice_codeunits(uris, 0, HEAD)).to_pylist()
+    for kind in {scheme(head) for head in heads} - {"file"}:
         try:
-            fsspec.get_filesystem_class(kind.as_py())
+            fsspec.get_filesystem_class(kind)
         except ImportError as error:
             raise UserError(f"{name}: {kind}:// cannot be reached ({one_line(error)}).") from None
         except ValueError:

@@ -2,6 +2,7 @@
 
 import json
 import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from looptagger.archive import columns, manifest
+from looptagger.archive.growing import Request, prepare
 from looptagger.archive.manifest import Shard
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
@@ -123,6 +125,9 @@ def test_views_and_columns_of_nothing_are_stored_as_text(tmp_path: Path) -> None
     first = frozen(folder, tmp_path / "m.parquet", files := [])
     assert [(row["view"], row["words"], row["none"]) for row in first] == [("one", ["a"], None), ("two", ["b"], None)]
     assert manifest.schema(folder, files).types[2:] == [pa.string(), pa.list_(pa.string()), pa.string()]
+    views = Request({"embedding_size": 0}, (str(tmp_path / "m.parquet"),), limit=1)
+    prepare(trial := Folder(str(tmp_path / "trial")), views)
+    assert prepare(trial, replace(views, limit=None)).rows == 2, "rows that are there are picked out"
     kinds = pa.schema({"a": pa.list_(pa.string_view()), "b": pa.struct({"c": pa.binary_view(), "d": pa.null()})})
     assert columns.as_stored(kinds).types == [pa.list_(pa.string()), pa.struct({"c": pa.binary(), "d": pa.string()})]
 

@@ -1,6 +1,8 @@
 """prepare, train and evaluate as users run them: on Ray, with workers that die, on S3."""
 
+import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -373,8 +375,11 @@ def test_what_stops_a_worker_is_one_sentence(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "labels.csv").write_text("path,roles\ns3://bucket/x.wav,bass\n")
     quick = "storage={endpoint_url: 'http://127.0.0.1:9', anonymous: true, attempts: 1, timeout_s: 1, patience_s: 0}"
     flags = ["--labels", str(tmp_path / "labels.csv"), "-o", str(tmp_path / "data"), "--set", quick]
+    terminal = io.StringIO()  # Ray Data's own handler keeps the stderr that was there when it was imported
+    logging.getLogger("ray.data").addHandler(logging.StreamHandler(terminal))
     with pytest.raises(SystemExit, match="2"):
         main(["prepare", "/", *flags])
+    assert terminal.getvalue() == ""
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "Using the Ray session that is open."
     assert said[1:] == [line for line in said if line.startswith("Error: the object store has not answered for 0 s")]
