@@ -111,10 +111,7 @@ def summary(done: "Summary", where: str) -> None:
     if not done.clips:
         note(f"Nothing to do: {done.before:,} of {done.total:,} clips have a row in {where}.")
     else:
-        speed = (
-            f"{done.clips / max(done.seconds, 1e-9):,.1f} clips/s after Ray's start, "
-            f"{done.audio_s / 3600:,.2f} h of audio"
-        )
+        speed = f"{done.clips / max(done.seconds, 1e-9):,.1f} clips/s, {done.audio_s / 3600:,.2f} h of audio"
         failures = f"{done.failed:,} failed{_reasons(done.by_status)}"
         cost = "" if done.cost is None else f", cost {done.cost:,.2f}"
         note(f"{plural(done.clips, 'clip')} in {clock(done.seconds)} ({speed}), {failures}{cost}.")

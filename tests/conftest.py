@@ -29,7 +29,7 @@ CLEAN = {key: value for key, value in os.environ.items() if not key.startswith((
     "RAY_worker_niceness": "0",
 }
 """The environment of a program that is to start a Ray of its own."""
-ONE_CORE = CLEAN | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}'}
+ONE_CORE = CLEAN | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 1}', "LOKY_MAX_CPU_COUNT": "1"}
 """The same, where a second worker would only take longer to import torch."""
 
 
@@ -139,7 +139,7 @@ def one_worker(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from looptagger.cluster import plan, tagging
 
     divided, grows = plan.plan, tagging._pool
-    monkeypatch.setattr(plan, "plan", lambda cpus, gpus, compute: divided(min(cpus, 1), gpus, compute))
+    monkeypatch.setattr(tagging, "plan", lambda cpus, gpus, compute: divided(min(cpus, 1), gpus, compute))
     monkeypatch.setattr(tagging, "_pool", lambda now, works: grows(now, works[:now]))
     monkeypatch.setattr(tagging, "_where_readable", lambda shards, job, plan: shards)
 

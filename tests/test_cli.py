@@ -143,7 +143,7 @@ def test_ray_that_does_not_start_in_time_is_a_sentence(
     monkeypatch.setattr(ray, "init", slow)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(SystemExit, match="2"):
-        main(["tag", str(LOOPS), "-o", str(tmp_path / "out"), "--model", tiny_model])
+        main(["tag", str(LOOPS), "-o", str(tmp_path / "out"), "--model", tiny_model, "--address", "local"])
     assert "timed out during startup; on a busy machine, try again." in said(capsys)
     main(["show", str(tmp_path / "out")])
     assert "no clips to show" in said(capsys)
@@ -485,5 +485,7 @@ def test_ray_job_submit_does_what_the_command_does(
             break
         time.sleep(1)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "12 of 12 are in" in " ".join(done.stdout.split())
+    said = " ".join(done.stdout.split())
+    assert "Starting Ray ... 12 clips to tag with 1 CPU workers" in said, "on the cluster that it was submitted to"
+    assert "12 of 12 are in" in said
     assert status.verify(Folder(str(tmp_path / "out"))) == []

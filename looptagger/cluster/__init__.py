@@ -1,1 +1,1 @@
-"""The job on Ray; the only room that imports it."""
+"""The jobs on Ray, which only this room imports, and tagging on one machine's cores."""

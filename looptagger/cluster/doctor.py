@@ -17,7 +17,8 @@ from looptagger.archive.columns import joint_schema
 from looptagger.archive.opening import open_files
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
-from looptagger.cluster.tagging_job import TagJob, request
+from looptagger.cluster import cores
+from looptagger.cluster.tagging_job import TagJob, request, wants_ray
 from looptagger.config import Audio, Tag
 from looptagger.errors import ClipFailed, UserError, one_line
 from looptagger.model import checkpoint
@@ -45,7 +46,8 @@ def examine(source: str | None, out: str | None, model: str, tag: Tag, address: 
     """Each finding as it is made."""
     yield _checked("decoders", _decoders)
     yield _checked("model", lambda: _model(model, tag))
-    yield _checked("Ray", lambda: _ray(address, tag))
+    on_ray = wants_ray(address, tag.compute)
+    yield _checked(*("Ray", lambda: _ray(address, tag)) if on_ray else ("workers", lambda: _cores(tag)))
     if source:
         yield _checked("source", lambda: _source(source, tag))
     if out:
@@ -107,6 +109,11 @@ def _model(name: str, tag: Tag) -> str:
         raise UserError(f"{name}: gives scores that are not finite; train or import it again.")
     speed = len(chunks) / (time.perf_counter() - began)
     return f"{predictor.model_id}, {speed:.1f} chunks/s on one thread here"
+
+
+def _cores(tag: Tag) -> str:
+    """This machine's workers: no GPU is here, or none is wanted, and no cluster is named."""
+    return f"{cores.divided(tag.compute)}, without Ray"
 
 
 def _ray(address: str | None, tag: Tag) -> str:

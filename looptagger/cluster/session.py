@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -23,13 +23,14 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from looptagger.cluster.environment import Environment, adopt, storage_environment
 from looptagger.errors import UserError, one_line
 
 with suppress(pa.ArrowKeyError):  # Ray Data's columns of pickled objects: read out of a stranger's Parquet, they run
     pa.unregister_extension_type("ray.data.arrow_pickled_object")
 
 Note = Callable[[str], None]
-CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_PROFILE")
+HERE = "local"  # Ray's own word for the address of one that is started for this process
 
 
 @contextmanager
@@ -47,27 +48,27 @@ def session(address: str | None, note: Note | None = None, gpus: float = 0.0) ->
         if ray.is_initialized():
             yield False
             return
-        named = address or os.environ.get("RAY_ADDRESS")
-        if named:
+        named = address or os.environ.get("RAY_ADDRESS") or HERE
+        if named != HERE:
             _knock(named, "--address" if address else "RAY_ADDRESS")
         _start(named)
         try:
-            if named and note:
+            if named != HERE and note:
                 _await_node(1, 0, note)
                 _await_node(0, gpus, note)
-            yield not named
+            yield named == HERE
         finally:
             with _signals_kept():
                 ray.shutdown()
 
 
-def _start(named: str | None) -> None:
+def _start(named: str) -> None:
     """Join the cluster that is named, or start Ray here. Raises UserError where that fails."""
     _speak_utf8()
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    dashboard = False if named == HERE else None
     try:
         with _signals_kept(), _stderr_closed():
-            ray.init(address=named, **quiet) if named else ray.init(address="local", include_dashboard=False, **quiet)
+            ray.init(address=named, include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False)
     except SystemExit:
         raise KeyboardInterrupt from None  # SIGTERM while Ray starts: its own handler was on just then
     except Exception as error:
@@ -101,8 +102,8 @@ def _speak_utf8() -> None:
         utils.get_entrypoint_name = lambda: plain
 
 
-def _unusable(named: str | None, error: Exception) -> str:
-    where = f"the Ray cluster at {named}" if named else "Ray on this machine"
+def _unusable(named: str, error: Exception) -> str:
+    where = "Ray on this machine" if named == HERE else f"the Ray cluster at {named}"
     again = "; on a busy machine, try again" * (type(error) is Exception)  # what Ray raises of a slow start
     return f"{where} cannot be used: {one_line(error)}{again}."
 
@@ -188,38 +189,6 @@ def store_use() -> tuple[int, int]:
             stats = node_stats(*address, include_memory_info=False).store_stats
             used, spilled = used + stats.object_store_bytes_used, spilled + stats.spilled_bytes_total
     return used, spilled
-
-
-class Environment:
-    """AWS variables that travel with tasks. Whatever prints or exports a task's arguments shows none of them."""
-
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        self.variables = dict(variables)
-
-    def __repr__(self) -> str:
-        return f"<{len(self.variables)} AWS variables>"
-
-
-def storage_environment() -> Environment:
-    """This process's AWS variables: a worker of a cluster that was started without them takes them over."""
-    return Environment({key: value for key, value in os.environ.items() if key.startswith("AWS_")})
-
-
-def adopt(environment: Environment) -> None:
-    """Take over variables in a worker.
-
-    Credentials come all together: a node's own key beside the driver's token would be nobody's. What lies in the
-    folder that a local session was started in goes behind the packages: Ray puts it before them, and an av.py there
-    is not ours.
-    """
-    if (here := os.getcwd()) in sys.path:
-        sys.path.remove(here)
-        sys.path.append(here)
-    if CREDENTIALS[0] in environment.variables:
-        for key in CREDENTIALS:
-            os.environ.pop(key, None)
-    for key, value in environment.variables.items():
-        os.environ.setdefault(key, value)
 
 
 def computed(

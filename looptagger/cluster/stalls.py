@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-import ray
-
 from looptagger.cluster.progress import Progress
 
 LOOK_S = 5.0
@@ -15,10 +13,10 @@ STILL_S = 60.0
 
 
 @contextmanager
-def watched(progress: Progress, note: Callable[[str], None]) -> Iterator[None]:
-    """Tell of a job that stands still for as long as the block runs."""
+def watched(progress: Progress, note: Callable[[str], None], why: Callable[[], str]) -> Iterator[None]:
+    """Tell of a job that stands still for as long as the block runs, and why that may be."""
     done = threading.Event()
-    thread = threading.Thread(target=_watch, args=(progress, note, done), daemon=True, name="stalls")
+    thread = threading.Thread(target=_watch, args=(progress, note, why, done), daemon=True, name="stalls")
     thread.start()
     try:
         yield
@@ -27,7 +25,7 @@ def watched(progress: Progress, note: Callable[[str], None]) -> Iterator[None]:
         thread.join(timeout=LOOK_S)  # a cluster that is away may not answer it
 
 
-def _watch(progress: Progress, note: Callable[[str], None], done: threading.Event) -> None:
+def _watch(progress: Progress, note: Callable[[str], None], why: Callable[[], str], done: threading.Event) -> None:
     seen, since, patience_s = progress.done, time.monotonic(), STILL_S
     while not done.wait(LOOK_S):
         still_s = time.monotonic() - since
@@ -36,13 +34,4 @@ def _watch(progress: Progress, note: Callable[[str], None], done: threading.Even
         elif still_s >= patience_s:
             patience_s *= 2
             with suppress(Exception):  # Ray itself may be what is away
-                note(f"No clip for {still_s:,.0f} s. {_free()}")
-
-
-def _free() -> str:
-    """What of the cluster waits for work."""
-    have, free = ray.cluster_resources(), ray.available_resources()
-    kinds = [kind for kind in ("CPU", "GPU") if have.get(kind)]
-    said = " and ".join(f"{free.get(kind, 0):g} of {have[kind]:g} {kind}s" for kind in kinds) or "no CPU"
-    why = "long clips, a store that is away, another job, or nodes that are gone or short of memory"
-    return f"Ray has {said} free. It may be {why}."
+                note(f"No clip for {still_s:,.0f} s. {why()}")

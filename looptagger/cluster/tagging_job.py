@@ -1,33 +1,43 @@
 """The tagging job from request to summary: what `looptagger tag` and jobs/tag.py both call."""
 
 import json
+import os
 import platform
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from looptagger.archive import lock, output
 from looptagger.archive.growing import Request, prepare
-from looptagger.archive.output import Record
+from looptagger.archive.output import Record, Work
 from looptagger.archive.sources import absolute, roots
 from looptagger.archive.storage import Folder
-from looptagger.archive.tags import CODE, CODED_ROW
+from looptagger.archive.tags import CODE, CODED_ROW, STOPPED
 from looptagger.archive.writer import PartWriter
+from looptagger.cluster import cores
+from looptagger.cluster.engine import Engine
 from looptagger.cluster.plan import Plan
 from looptagger.cluster.progress import Progress
-from looptagger.config import Audio, Tag
+from looptagger.cluster.stalls import watched
+from looptagger.config import Compute, Tag
 from looptagger.errors import UserError
 from looptagger.model import checkpoint
+from looptagger.steps.worker import Brief
 
 SPILLED = (
     "Ray wrote {:,.0f} MB of decoded audio to disk, which is slow: give its object store more memory "
     "(ray start --object-store-memory), or lower chunking.max_chunks."
 )
+
+CARDS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""What a GPU's driver puts there: NVIDIA's, that of Windows' Linux, AMD's."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,9 @@ def tag(job: TagJob, events: Events | None = None) -> Summary:
         summary = Summary(record.rows, record.rows - sum(work.rows for work in missing + retries))
         if writer.works:
             with _recorded(folder, job, record, summary):
-                _tag_rows(job, (*roots(record.sources), *record.mounts), writer, model, card.audio, summary, events)
+                places = (*roots(record.sources), *record.mounts)
+                brief = Brief(folder, job.tag, card.audio, job.chunks, job.embeddings, places)
+                _tag_rows(job, brief, writer, model, summary, events)
     return summary
 
 
@@ -126,45 +138,63 @@ def request(job: TagJob, model: bytes, card: checkpoint.Card) -> Request:
     return Request(identity, sources, job.limit, update=job.update, overwrite=job.overwrite, shard_rows=rows)
 
 
-def _tag_rows(
-    job: TagJob,
-    places: Sequence[str],
-    writer: PartWriter,
-    model: bytes,
-    audio: Audio,
-    summary: Summary,
-    events: Events,
-) -> None:
-    """Start or join Ray and tag the writer's rows, counting into the summary even when cut off."""
-    import ray
-
-    from looptagger.cluster import tagging
-    from looptagger.cluster.plan import plan
-    from looptagger.cluster.session import session, storage_environment, store_use
-
-    wanted = job.tag.compute.gpus_per_predictor if job.tag.compute.device == "cuda" else 0
-    with session(job.address, events.note, wanted) as is_own:
-        have = ray.cluster_resources()
-        summary.plan = plan(have.get("CPU", 0), have.get("GPU", 0), job.tag.compute)
+def _tag_rows(job: TagJob, brief: Brief, writer: PartWriter, model: bytes, summary: Summary, events: Events) -> None:
+    """Tag the writer's rows, counting into the summary even when cut off."""
+    with _engine(job, brief, writer.works, model, events) as engine:
+        summary.plan = engine.plan
         events.note(f"{writer.left:,} clips to tag with {summary.plan}.")
-        is_shared = is_own or not writer.folder.is_local  # a Ray of our own has this machine only
-        brief = tagging.Brief(
-            writer.folder, is_shared, job.tag, audio, ray.put(model), chunks=job.chunks, embeddings=job.embeddings,
-            environment=storage_environment(), roots=tuple(places),
-        )  # fmt: skip
-        spilled = store_use()[1]
         progress = Progress(writer.left, job.tag.compute.price_per_hour)
         try:
-            tagging.run(writer, brief, summary.plan, progress, events)
+            _take_in(engine, writer, progress, events)
         finally:
             writer.keeper.save()
             summary.by_status, summary.audio_s = dict(writer.by_status), writer.audio_s
             summary.seconds = progress.seconds
             summary.cost = progress.cost[0] if progress.cost else None
             with suppress(Exception):  # a cluster that is away, which takes long to say so
-                summary.spilled = max(0, store_use()[1] - spilled)
+                summary.spilled = max(0, engine.spilled())
         if summary.spilled > 0:
             events.note(SPILLED.format(summary.spilled / 1e6))
+
+
+def _engine(
+    job: TagJob, brief: Brief, works: Sequence[Work], model: bytes, events: Events
+) -> AbstractContextManager[Engine]:
+    if not wants_ray(job.address, job.tag.compute):
+        return cores.engine(works, brief, model, job.tag.compute)
+    from looptagger.cluster import tagging
+
+    return tagging.engine(works, brief, model, job.address, events.note)
+
+
+def wants_ray(address: str | None, compute: Compute) -> bool:
+    """Whether a job is one for Ray: a session that is open or named, or GPUs. A machine's cores do without."""
+    ray = sys.modules.get("ray")
+    is_named = address or os.environ.get("RAY_ADDRESS") or (ray and ray.is_initialized())
+    return bool(is_named) or compute.device == "cuda" or (compute.device == "auto" and any(map(os.path.exists, CARDS)))
+
+
+def _take_in(engine: Engine, writer: PartWriter, progress: Progress, events: Events) -> None:
+    """Write rows as they come; events are told of every block of them. Raises UserError where some did not come."""
+    events.progress(progress)
+    with closing(engine.blocks()) as blocks, watched(progress, events.note, engine.waits):
+        for block in blocks:
+            _raise_stop(block)
+            progress.count(block)
+            writer.add(block)
+            events.rows(block)
+            events.progress(progress)
+    if writer.left:
+        raise UserError(
+            f"{writer.left:,} clips came back from their workers without a row; run the same command again."
+        )
+
+
+def _raise_stop(block: pa.Table) -> None:
+    """Raise the UserError that a worker met, where a block says that it did."""
+    stops = block.filter(pc.equal(block.column("status"), STOPPED))
+    if stops.num_rows:
+        raise UserError(stops.column("error")[0].as_py())
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from looptagger.archive.storage import Folder
+from looptagger.cluster.environment import Environment, adopt
 from looptagger.cluster.plan import CORE, Workforce
-from looptagger.cluster.session import Environment, adopt
 from looptagger.errors import UserError, one_line
 from looptagger.learn.table import Dataset
 from looptagger.learn.task import Task

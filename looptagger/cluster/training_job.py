@@ -99,8 +99,9 @@ def _run(
 ) -> list[record.Row]:
     """Start or join Ray, train, and keep the pictures up to date, also when cut off."""
     from looptagger.cluster import training
+    from looptagger.cluster.environment import storage_environment
     from looptagger.cluster.plan import workforce
-    from looptagger.cluster.session import offers, session, storage_environment
+    from looptagger.cluster.session import offers, session
 
     if log:
         events.note(f"Going on after epoch {len(log)} of {job.train.epochs}.")

@@ -22,7 +22,7 @@ from jobs.drills.processes import alive, kill, named
 from looptagger.archive.storage import Folder
 from looptagger.cli import main
 from looptagger.cluster import training, training_job
-from looptagger.cluster.session import CREDENTIALS, Environment, adopt, storage_environment
+from looptagger.cluster.environment import CREDENTIALS, Environment, adopt, storage_environment
 from looptagger.cluster.training_job import Events, TrainJob, train
 from looptagger.errors import UserError
 from looptagger.learn import record, resuming, table

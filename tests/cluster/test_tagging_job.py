@@ -4,14 +4,12 @@ import os
 import subprocess
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 import soundfile
 import torch
 
@@ -21,7 +19,6 @@ from looptagger.archive.manifest import Shard
 from looptagger.archive.output import Work
 from looptagger.archive.storage import Folder
 from looptagger.cluster import session, stalls, tagging
-from looptagger.cluster.plan import plan
 from looptagger.cluster.progress import Progress
 from looptagger.cluster.tagging_job import Events, Summary, TagJob, tag
 from looptagger.config import Audio, Compute, Tag
@@ -29,6 +26,7 @@ from looptagger.errors import UserError
 from looptagger.model import integers
 from looptagger.model.checkpoint import STARTER
 from looptagger.model.predictor import Predictor
+from looptagger.steps.worker import Brief, check_roots
 from tests.conftest import LOOPS, audio_bytes, tone, write_tones
 
 pytestmark = pytest.mark.usefixtures("ray_here")
@@ -153,12 +151,11 @@ def test_int8_has_outputs_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_model_that_a_worker_refuses_ends_the_job_with_its_sentence(tmp_path: Path) -> None:
-    writer = SimpleNamespace(folder=Folder(str(tmp_path)), works=[Work("p", Shard("f", 0, 1, 0))])
-    job = tagging.Brief(
-        writer.folder, True, Tag(), Audio(), ray.put(b"no checkpoint"), False, False, session.Environment({})
-    )
-    with pytest.raises(UserError, match="checkpoint"):
-        tagging.run(writer, job, plan(1, 0, Compute()), Progress(1), Events())  # type: ignore[arg-type]
+    works, brief = [Work("p", Shard("f", 0, 1, 0))], Brief(Folder(str(tmp_path)), Tag(), Audio(), False, False)
+    with tagging.engine(works, brief, b"no checkpoint", None, print) as engine:
+        (block,) = engine.blocks()
+    assert block.column("status").to_pylist() == [tags.STOPPED]
+    assert "checkpoint" in block.column("error")[0].as_py()
 
 
 @pytest.mark.usefixtures("no_workers")
@@ -284,9 +281,9 @@ def test_a_gpu_is_waited_for_where_one_is_asked_for(monkeypatch: pytest.MonkeyPa
 
 def test_a_clip_that_is_missing_elsewhere_stops_nothing(tmp_path: Path) -> None:
     rows = pa.table({"uri": [f"{tmp_path}/loops/a.wav", "s3://bucket/b.wav"], "status": ["missing", "ok"]})
-    tagging._check_roots(rows, (f"{tmp_path}/emptied", f"{tmp_path}/loo"))
+    check_roots(rows, (f"{tmp_path}/emptied", f"{tmp_path}/loo"))
     with pytest.raises(UserError, match="loops: is gone or empty"):
-        tagging._check_roots(rows, (f"{tmp_path}/emptied", f"file://{tmp_path}/loops"))
+        check_roots(rows, (f"{tmp_path}/emptied", f"file://{tmp_path}/loops"))
 
 
 @pytest.mark.usefixtures("no_workers")
@@ -327,7 +324,7 @@ def test_rows_that_do_not_come_back_are_said(
 
     write_tones(tmp_path / "audio", 3)
     monkeypatch.setattr(tagging, "pipeline", Fewer)
-    with pytest.raises(UserError, match="3 clips came back from Ray without a row"):
+    with pytest.raises(UserError, match="3 clips came back from their workers without a row"):
         run(tmp_path / "audio", tmp_path / "out", tiny_model)
     monkeypatch.setattr(tagging, "pipeline", whole)
     assert run(tmp_path / "audio", tmp_path / "out", tiny_model).clips == 3
@@ -337,7 +334,7 @@ def test_a_job_that_stands_still_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     said: list[str] = []
     monkeypatch.setattr(stalls, "LOOK_S", 0.01)
     monkeypatch.setattr(stalls, "STILL_S", 0.05)
-    with stalls.watched(Progress(10), said.append):
+    with stalls.watched(Progress(10), said.append, tagging._free):
         deadline = time.monotonic() + 30
         while len(said) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)

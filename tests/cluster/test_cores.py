@@ -1,0 +1,184 @@
+"""The job on this machine's cores, without Ray."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.drills.processes import WORKER, alive, descendants, kill, named
+from looptagger.archive import output, status
+from looptagger.archive.manifest import Shard
+from looptagger.archive.output import Work
+from looptagger.archive.storage import Folder
+from looptagger.cluster import cores, tagging_job
+from looptagger.cluster.tagging_job import Events, Summary, TagJob, tag
+from looptagger.config import Audio, Compute, Tag
+from looptagger.errors import UserError
+from looptagger.steps.worker import Brief
+from tests.conftest import ONE_CORE, audio_bytes, tone, write_tones
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two workers and no Ray, whatever this machine and the other tests have."""
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
+    monkeypatch.setattr(cores.joblib, "cpu_count", lambda: 2)
+    monkeypatch.setattr(tagging_job, "wants_ray", lambda address, compute: False)
+    yield
+    assert not workers(), "none is left"
+
+
+def workers() -> list[int]:
+    return alive(named(os.getpid(), WORKER))
+
+
+def run(source: Path, out: Path, model: str, events: Events | None = None, rows: int = 8, **how: Any) -> Summary:
+    settings = Tag(compute=Compute(device="cpu", shard_rows=rows))
+    return tag(TagJob((str(source),), str(out), model, settings, **how), events)
+
+
+def test_every_clip_has_its_row_and_a_run_goes_on(tmp_path: Path, tiny_model: str) -> None:
+    folder, out = tmp_path / "audio", tmp_path / "out"
+    write_tones(folder, 30)
+    (folder / "corrupt.mp3").write_bytes(b"\x12" * 4000)
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "silent.wav").write_bytes(audio_bytes(tone(1) * 0))
+    notes: list[str] = []
+    first = run(folder, out, tiny_model, Events(notes.append), limit=11, chunks=True, embeddings=True)
+    assert (first.clips, str(first.plan)) == (11, "2 CPU workers that decode and predict")
+    assert not any("Ray" in note for note in notes)
+    assert run(folder, out, tiny_model, chunks=True, embeddings=True).clips == 22
+    found = duckdb.sql(f"select status, count(*), count(embedding) from '{out}/*.parquet' group by 1 order by 1")
+    assert found.fetchall() == [("empty", 1, 0), ("ok", 30, 30), ("silent", 1, 0), ("undecodable", 1, 0)]
+    assert run(folder, out, tiny_model, chunks=True, embeddings=True, retry_errors=True).failed == 3
+    assert status.verify(Folder(str(out))) == []
+
+
+def test_a_worker_that_dies_is_replaced(tmp_path: Path, tiny_model: str) -> None:
+    write_tones(tmp_path / "audio", 70)
+    killed: list[int] = []
+
+    def strike(rows: pa.Table) -> None:
+        if not killed:
+            killed.extend(workers())
+            kill(killed)
+
+    run(tmp_path / "audio", tmp_path / "out", tiny_model, Events(rows=strike), rows=70)
+    assert len(killed) == 2
+    found = duckdb.sql(f"select count(*), count(distinct id), min(status) from '{tmp_path}/out/*.parquet'").fetchall()
+    assert found == [(70, 70, "ok")]
+    assert status.verify(Folder(str(tmp_path / "out"))) == []
+
+
+@pytest.mark.parametrize(
+    ("dies", "how"),
+    [
+        ("import sys; sys.exit(3)", r"\(exit code 3\), run the same"),
+        ("import os; os.kill(os.getpid(), 9)", r"\(SIGKILL\), perhaps by the system for want of memory; free some and"),
+    ],
+)
+def test_workers_that_die_again_and_again_end_the_job(
+    dies: str, how: str, tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tones(tmp_path / "audio", 9)
+    monkeypatch.setattr(cores, "START", dies)
+    with pytest.raises(UserError, match=f"a worker was ended 3 times at the same clips {how}"):
+        run(tmp_path / "audio", tmp_path / "out", tiny_model)
+
+
+def test_what_a_worker_meets_ends_the_job_with_its_sentence(tmp_path: Path, tiny_model: str) -> None:
+    works = [Work("p", Shard("f", 0, 1, 0))]
+    brief = Brief(Folder(str(tmp_path)), Tag(), Audio(), False, False)
+    with cores.engine(works, brief, b"no checkpoint", Compute()) as engine:
+        with pytest.raises(UserError, match="not a safetensors checkpoint"):
+            next(engine.blocks())
+        assert "long clips" in engine.waits()
+    model = Path(tiny_model).read_bytes()
+    with cores.engine(works, brief, model, Compute()) as engine, pytest.raises(UserError, match="is gone; put it back"):
+        next(engine.blocks())
+    brief.folder.write(output.RECORD, b"")
+    pq.write_table(pa.table({"id": ["a"], "uri": ["a"]}), tmp_path / "f")
+    wrong = replace(brief, audio=None)  # type: ignore[arg-type]
+    with cores.engine(works, wrong, model, Compute()) as engine, pytest.raises(RuntimeError, match="Traceback"):
+        next(engine.blocks())
+
+
+def test_a_worker_that_nothing_waits_for_may_die(tmp_path: Path, tiny_model: str) -> None:
+    write_tones(tmp_path / "audio", 3)
+    struck: list[int] = []
+
+    def strike(rows: pa.Table) -> None:
+        struck.extend(workers()[:1])
+        kill(struck)
+
+    assert run(tmp_path / "audio", tmp_path / "out", tiny_model, Events(rows=strike), rows=1).clips == 3
+    assert struck
+
+
+def test_what_a_user_breaks_ends_the_workers(tmp_path: Path, tiny_model: str) -> None:
+    write_tones(tmp_path / "audio", 40)
+
+    def broken(rows: pa.Table) -> None:
+        assert len(workers()) == 2
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "audio", tmp_path / "out", tiny_model, Events(rows=broken))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_job(number: int, tmp_path: Path, tiny_model: str) -> None:
+    write_tones(tmp_path / "audio", 400, seconds=9)
+    command = [sys.executable, "-m", "looptagger", "tag", tmp_path / "audio", "-o", tmp_path / "out"]
+    log = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    job = subprocess.Popen([*map(str, command), "--model", tiny_model], env=ONE_CORE, cwd=tmp_path, **log)
+    deadline = time.monotonic() + 60
+    while len(below := descendants(job.pid)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(below) == 3, "the job, its worker, and the worker's decoder"
+    job.send_signal(number)
+    assert job.wait(timeout=20) == (-9 if number == signal.SIGKILL else 130)
+    while alive(list(below)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(list(below))
+
+
+def test_two_works_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "START", "import time; time.sleep(60)")
+    worker, waiting = cores.Worker(), deque(Work(f"p{n}", Shard("f", n, n + 1, n)) for n in range(3))
+    worker.give(waiting)
+    assert [len(waiting), len(worker.works)] == [1, 2]
+    assert worker.end() == -signal.SIGKILL
+
+
+def test_ray_is_for_clusters_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    session = SimpleNamespace(is_initialized=lambda: False)
+    monkeypatch.setitem(sys.modules, "ray", session)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(tagging_job, "CARDS", ("/dev/none",))
+    wants = tagging_job.wants_ray
+    assert not wants(None, Compute())
+    assert not wants(None, Compute(device="cpu"))
+    assert wants(None, Compute(device="cuda"))
+    assert wants("local", Compute(device="cpu"))
+    monkeypatch.setattr(tagging_job, "CARDS", ("/dev/none", "/dev/null"))
+    assert wants(None, Compute())
+    assert not wants(None, Compute(device="cpu"))
+    session.is_initialized = lambda: True
+    assert wants(None, Compute(device="cpu"))
+    session.is_initialized = lambda: False
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert wants(None, Compute(device="cpu"))
