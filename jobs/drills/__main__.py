@@ -25,9 +25,17 @@ COME = "nodes come"
 MARK = ".drills"
 """By which a folder is known that may be deleted."""
 MISSED = "equal, but nothing was hit"
-KILLS = ("driver", "decode worker", "predictor", "node", "S3 server", "process tree")
+KILLS = ("driver", "decoder", "worker", "process tree", "S3 server", "predictor", "Ray tree", "node")
 ONCE = ("disk full", "output gone", "SIGTERM", "Ctrl-C", COME)
-CODES = {"driver": -9, "process tree": -9, "SIGTERM": 130, "Ctrl-C": 130, "disk full": 2, "output gone": 2}
+CODES = {
+    "driver": -9,
+    "process tree": -9,
+    "Ray tree": -9,
+    "SIGTERM": 130,
+    "Ctrl-C": 130,
+    "disk full": 2,
+    "output gone": 2,
+}
 """How a job that was struck ends; the others go on to their end."""
 LINE = "{:>2}  {:<13}  {:>5}  {:<15}  {:>4}  {:>8}  {:>9}  {}"
 
@@ -35,6 +43,12 @@ LINE = "{:>2}  {:<13}  {:>5}  {:<15}  {:>4}  {:>8}  {:>9}  {}"
 @contextmanager
 def _local(folder: Path, base: Site) -> Iterator[Site]:
     yield replace(base, out=str(folder / "tags"))
+
+
+@contextmanager
+def _on_ray(folder: Path, base: Site) -> Iterator[Site]:
+    """Ray on this machine."""
+    yield replace(base, out=str(folder / "tags"), address="local")
 
 
 @contextmanager
@@ -73,6 +87,10 @@ def _cluster(folder: Path, base: Site, nodes: int) -> Iterator[tuple[Site, Any]]
         cluster.shutdown()
 
 
+PLACES = {"S3 server": _bucket, "disk full": _small_disk, "predictor": _on_ray, "Ray tree": _on_ray}
+"""Where other than on a disk, without Ray, a kind of drill is done."""
+
+
 def drill(
     kind: str, place: Site, strike: Strike, moment: float, wanted: pa.Table, rng: random.Random
 ) -> tuple[Any, ...]:
@@ -102,8 +120,9 @@ def _run(kinds: list[str], folder: Path, base: Site, rng: random.Random) -> Iter
     wanted, seconds = sites.undisturbed(replace(base, out=str(folder / "calm")))
     print(f"Undisturbed: {wanted.num_rows} rows in {seconds:.0f} s.", file=sys.stderr)
     simple: dict[str, Strike] = {
-        "driver": strikes.driver, "decode worker": strikes.decoder, "predictor": strikes.predictor,
-        "process tree": strikes.tree, "output gone": strikes.gone, "SIGTERM": strikes.terminate,
+        "driver": strikes.driver, "decoder": strikes.decoder, "worker": strikes.worker, "process tree": strikes.tree,
+        "predictor": strikes.predictor, "Ray tree": strikes.tree, "output gone": strikes.gone,
+        "SIGTERM": strikes.terminate,
         "Ctrl-C": strikes.interrupt, "S3 server": strikes.server, "disk full": strikes.full,
     }  # fmt: skip
     for kind in dict.fromkeys(kinds):
@@ -117,7 +136,7 @@ def _run(kinds: list[str], folder: Path, base: Site, rng: random.Random) -> Iter
             with _cluster(folder, slow, 0) as (place, cluster):
                 yield drill(kind, place, strikes.nodes(cluster), moments[0], calm, rng)
         else:
-            where = {"S3 server": _bucket, "disk full": _small_disk}.get(kind, _local)
+            where = PLACES.get(kind, _local)
             try:
                 with where(folder, base) as place:
                     yield from (drill(kind, place, simple[kind], moment, wanted, rng) for moment in moments)

@@ -5,12 +5,14 @@ import signal
 import subprocess
 from contextlib import suppress
 
-DECODER, PREDICTOR = "looptagger.steps.isolated", "ray::MapWorker(MapBatches(Predict))"
+DECODER, WORKER = "looptagger.steps import isolated", "looptagger.cluster import cores"
+PREDICTOR = "ray::MapWorker(MapBatches(Predict))"
+"""Parts of command lines: of processes that decode, and of workers without Ray and of it."""
 
 
 def descendants(leader: int) -> dict[int, str]:
     """A process and all that descend from it: pid -> command line."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-wweo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     lines = [line.split(None, 2) for line in listed.splitlines()]
     parents = {int(pid): int(parent) for pid, parent, *_ in lines}
     names = {int(pid): args[0] if args else "" for pid, _, *args in lines}

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from jobs.drills.processes import DECODER, PREDICTOR, descendants, kill, named
+from jobs.drills.processes import DECODER, PREDICTOR, WORKER, descendants, kill, named
 from jobs.drills.site import Site, ended
 
 Job = subprocess.Popen[bytes]
@@ -36,8 +36,13 @@ def decoder(site: Site, job: Job, rng: random.Random) -> str:
     return _one_of(job, DECODER, rng)
 
 
+def worker(site: Site, job: Job, rng: random.Random) -> str:
+    """SIGKILL for a worker on one of this machine's cores, without Ray."""
+    return _one_of(job, WORKER, rng)
+
+
 def predictor(site: Site, job: Job, rng: random.Random) -> str:
-    """SIGKILL for an actor that predicts."""
+    """SIGKILL for an actor of Ray's that predicts."""
     return _one_of(job, PREDICTOR, rng)
 
 
