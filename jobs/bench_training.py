@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,17 +23,17 @@ from jobs.ratios import seconds, spread
 from looptagger.archive.storage import Folder
 from looptagger.cluster.preparing import PrepareJob, prepare
 from looptagger.cluster.session import session
-from looptagger.cluster.training import KEEP_MEMORY
 from looptagger.cluster.training_job import TrainJob, train
 from looptagger.config import Prepare, Train
 from looptagger.learn import table as tables
 from looptagger.learn.augment import Tensors
 from looptagger.learn.task import Census
+from looptagger.learn.worker import KEEP_MEMORY
 from looptagger.roles import ROLES
 from looptagger.settings import load
 
 FED = "(a) a step on loops as they come ÷ on one batch, time"
-WHOLE = "    a step of `looptagger train`, with all of Ray on the same cores ÷ on one batch"
+WHOLE = "    a step of `looptagger train`, with all else on the same cores ÷ on one batch"
 TWO = "(b) two workers of it ÷ one process on half of the cores, or one worker on one GPU, crops/s"
 BARS = {FED: "at most 1.05", TWO: "1.8"}
 
@@ -110,7 +111,7 @@ def apart(count: int, *arguments: Any) -> tuple[float, float]:
 def measured(data: str, out: str, one: Train, two: Train) -> dict[str, float]:
     """All ratios, once."""
     constant, fed = apart(1, data, one, 1.0)
-    with session(None):
+    with session(None) if cards() else nullcontext():
         alone = real_rate(data, out, one)
         together = real_rate(data, out, two) if cards() != 1 else 0.0
     found = {FED: constant / fed, WHOLE: constant / alone, "crops/s": alone}

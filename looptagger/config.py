@@ -100,7 +100,7 @@ class Storage(Settings):
 
 
 class Compute(Settings):
-    """Where the model runs. `auto`: every GPU that Ray sees, else every CPU core."""
+    """Where the model runs. `auto`: every GPU that Ray sees, else every CPU core, without Ray on one machine."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "float16", "bfloat16", "int8"] = "auto"

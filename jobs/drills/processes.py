@@ -5,7 +5,7 @@ import signal
 import subprocess
 from contextlib import suppress
 
-DECODER, WORKER = "looptagger.steps import isolated", "looptagger.cluster import cores"
+DECODER, WORKER = "looptagger.steps import isolated", "looptagger.cluster import processes"
 PREDICTOR = "ray::MapWorker(MapBatches(Predict))"
 """Parts of command lines: of processes that decode, and of workers without Ray and of it."""
 

@@ -19,7 +19,7 @@ NAMES = ("config_file", "overrides", "endpoint_url", "anonymous")
 ADDRESS = click.option(
     "--address",
     metavar="ADDRESS",
-    help="A Ray cluster to join: auto on one of its nodes, or HOST:6379; RAY_ADDRESS works too.",
+    help="A Ray cluster to join: auto on one of its nodes, or HOST:6379; RAY_ADDRESS works too. local: Ray here.",
 )
 
 

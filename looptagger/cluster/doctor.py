@@ -18,7 +18,7 @@ from looptagger.archive.opening import open_files
 from looptagger.archive.sources import open_sources
 from looptagger.archive.storage import Folder
 from looptagger.cluster import cores
-from looptagger.cluster.tagging_job import TagJob, request, wants_ray
+from looptagger.cluster.tagging_job import TagJob, request
 from looptagger.config import Audio, Tag
 from looptagger.errors import ClipFailed, UserError, one_line
 from looptagger.model import checkpoint
@@ -46,7 +46,7 @@ def examine(source: str | None, out: str | None, model: str, tag: Tag, address: 
     """Each finding as it is made."""
     yield _checked("decoders", _decoders)
     yield _checked("model", lambda: _model(model, tag))
-    on_ray = wants_ray(address, tag.compute)
+    on_ray = cores.wants_ray(address, tag.compute.device)
     yield _checked(*("Ray", lambda: _ray(address, tag)) if on_ray else ("workers", lambda: _cores(tag)))
     if source:
         yield _checked("source", lambda: _source(source, tag))

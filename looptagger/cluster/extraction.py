@@ -1,4 +1,4 @@
-"""Essentia's features of a prepared data set, on Ray Data: its files -> every core -> this process, which writes.
+"""Essentia's features of a prepared data set: its files -> every core -> this process, which writes.
 
 A file of loops gives a file of features, which appears whole or not at all: what is there is not computed again.
 """
@@ -12,6 +12,7 @@ import pyarrow as pa
 from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
 from looptagger.archive.tags import write_part
+from looptagger.cluster.cores import Computed
 from looptagger.config import Audio
 from looptagger.learn import table
 from looptagger.learn.table import Dataset
@@ -48,10 +49,8 @@ def left(source: Source, out: Folder) -> list[str]:
     return [part for part in source.dataset.parts if name_of(part) not in there]
 
 
-def extract(source: Source, out: Folder, progress: Callable[[int, int], None]) -> None:
-    """Compute and store what is left, in the Ray session that is open."""
-    from looptagger.cluster.session import computed
-
+def extract(source: Source, out: Folder, computed: Computed, progress: Callable[[int, int], None]) -> None:
+    """Compute and store what is left."""
     parts, total = left(source, out), len(source.dataset.parts)
     found = computed([pa.table({FILE: [part]}) for part in parts], _extract, in_order=False, source=source)
     for done, rows in enumerate(found, total - len(parts) + 1):

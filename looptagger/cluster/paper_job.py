@@ -11,7 +11,7 @@ import pyarrow as pa
 from looptagger.archive import lock, output
 from looptagger.archive.patience import patiently
 from looptagger.archive.storage import Folder
-from looptagger.cluster import extraction
+from looptagger.cluster import cores, extraction
 from looptagger.cluster.training_job import Events as TrainEvents
 from looptagger.config import PROTOCOLS, Train
 from looptagger.errors import UserError, one_line
@@ -166,15 +166,13 @@ def _shared(site: Site) -> int:
 
 def _extract(site: Site, events: Events) -> None:
     """The features that are not there yet."""
-    from looptagger.cluster.session import session
-
     sources = [source for source in site.sources() if extraction.left(source, site.out)]
     if not sources:
         return
     events.note("Extracting features with Essentia, on every core ...")
-    with session(site.job.address, events.note):
+    with cores.workers(site.job.address, events.note) as computed:
         for source in sources:
-            extraction.extract(source, site.out, events.features)
+            extraction.extract(source, site.out, computed, events.features)
 
 
 def _classic(run: Run, site: Site, events: Events) -> pa.Table:

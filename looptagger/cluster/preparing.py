@@ -1,4 +1,4 @@
-"""Preparing labelled loops on Ray Data: rows -> decode on every core -> this process, which writes the table."""
+"""Preparing labelled loops: rows -> decode on every core -> this process, which writes the table."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from looptagger.archive import lock, output
 from looptagger.archive.storage import Folder
+from looptagger.cluster import cores
 from looptagger.config import Prepare
 from looptagger.errors import UserError
 from looptagger.learn import table
@@ -58,9 +59,7 @@ def _decoded(
     rows: pa.Table, job: PrepareJob, note: Callable[[str], None], progress: Callable[[int, int], None]
 ) -> Iterator[pa.Table]:
     """The rows with their audio, in order."""
-    from looptagger.cluster.session import computed, session
-
-    with session(job.address, note):
+    with cores.workers(job.address, note) as computed:
         blocks = [rows.slice(start, BLOCK_ROWS) for start in range(0, rows.num_rows, BLOCK_ROWS)]
         done = 0
         for block in computed(blocks, _decode, in_order=True, settings=job.prepare):

@@ -1,9 +1,7 @@
 """The tagging job from request to summary: what `looptagger tag` and jobs/tag.py both call."""
 
 import json
-import os
 import platform
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -26,7 +24,7 @@ from looptagger.cluster.engine import Engine
 from looptagger.cluster.plan import Plan
 from looptagger.cluster.progress import Progress
 from looptagger.cluster.stalls import watched
-from looptagger.config import Compute, Tag
+from looptagger.config import Tag
 from looptagger.errors import UserError
 from looptagger.model import checkpoint
 from looptagger.steps.worker import Brief
@@ -35,9 +33,6 @@ SPILLED = (
     "Ray wrote {:,.0f} MB of decoded audio to disk, which is slow: give its object store more memory "
     "(ray start --object-store-memory), or lower chunking.max_chunks."
 )
-
-CARDS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""What a GPU's driver puts there: NVIDIA's, that of Windows' Linux, AMD's."""
 
 
 @dataclass(frozen=True)
@@ -160,18 +155,11 @@ def _tag_rows(job: TagJob, brief: Brief, writer: PartWriter, model: bytes, summa
 def _engine(
     job: TagJob, brief: Brief, works: Sequence[Work], model: bytes, events: Events
 ) -> AbstractContextManager[Engine]:
-    if not wants_ray(job.address, job.tag.compute):
+    if not cores.wants_ray(job.address, job.tag.compute.device):
         return cores.engine(works, brief, model, job.tag.compute)
     from looptagger.cluster import tagging
 
     return tagging.engine(works, brief, model, job.address, events.note)
-
-
-def wants_ray(address: str | None, compute: Compute) -> bool:
-    """Whether a job is one for Ray: a session that is open or named, or GPUs. A machine's cores do without."""
-    ray = sys.modules.get("ray")
-    is_named = address or os.environ.get("RAY_ADDRESS") or (ray and ray.is_initialized())
-    return bool(is_named) or compute.device == "cuda" or (compute.device == "auto" and any(map(os.path.exists, CARDS)))
 
 
 def _take_in(engine: Engine, writer: PartWriter, progress: Progress, events: Events) -> None:

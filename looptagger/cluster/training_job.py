@@ -2,23 +2,27 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+import joblib
 import numpy as np
 
 from looptagger.archive import lock, output
 from looptagger.archive.storage import Folder
-from looptagger.cluster.plan import Workforce, parts_evenly
+from looptagger.cluster import cores, training_cores
+from looptagger.cluster.plan import Workforce, parts_evenly, workforce
 from looptagger.config import Storage, Train, map_size, misfit
 from looptagger.errors import UserError
 from looptagger.learn import record, start, table
 from looptagger.learn.fairness import has_heard
 from looptagger.learn.table import Dataset
 from looptagger.learn.task import Census, Task
+from looptagger.learn.worker import Job
 from looptagger.model import checkpoint
 from looptagger.model.checkpoint import Card, plain_name
 from looptagger.roles import ROLES
@@ -97,16 +101,11 @@ def _begin(job: TrainJob, found: Dataset, out: Folder, begun_with: bytes | None,
 def _run(
     job: TrainJob, task: Task, found: Dataset, log: list[record.Row], data: Folder, out: Folder, events: Events
 ) -> list[record.Row]:
-    """Start or join Ray, train, and keep the pictures up to date, also when cut off."""
-    from looptagger.cluster import training
-    from looptagger.cluster.environment import storage_environment
-    from looptagger.cluster.plan import workforce
-    from looptagger.cluster.session import offers, session
-
+    """Train, and keep the pictures up to date, also when cut off."""
     if log:
         events.note(f"Going on after epoch {len(log)} of {job.train.epochs}.")
-    with session(job.address, events.note, float(job.train.compute.device == "cuda")):
-        force = workforce(offers(), job.train.compute, job.train.batch)
+    with _engine(job, events) as (offers, run):
+        force = workforce(offers, job.train.compute, job.train.batch)
         _check_force(job.train, force, task.census)
         if job.overwrite:  # only now that the new one can start
             record.clear(out)
@@ -115,7 +114,6 @@ def _run(
         if task.start and (why := has_heard(checkpoint.card(task.start, "begin_with"), found, task.settings.split)):
             events.note(f"Validation is flattering. {why}")
         pictures = record.Pictures(out)
-        details = training.Job(task, data, found, out, storage_environment())
 
         def told(kind: str, what: Any) -> None:
             out.check()
@@ -126,10 +124,22 @@ def _run(
                 events.epoch(what)
 
         try:
-            training.run(details, force, told)
+            run(Job(task, data, found, out), force, told)
         finally:
             pictures.close()
     return record.rows(out)
+
+
+@contextmanager
+def _engine(job: TrainJob, events: Events) -> Iterator[tuple[list[tuple[float, float]], Callable[..., None]]]:
+    """CPUs and GPUs of each node, and what trains on them: Ray where it is wanted, else this machine's cores."""
+    if not cores.wants_ray(job.address, job.train.compute.device):
+        yield [(joblib.cpu_count(), 0)], training_cores.run
+        return
+    from looptagger.cluster import session, training
+
+    with session.session(job.address, events.note, float(job.train.compute.device == "cuda")):
+        yield session.offers(), training.run
 
 
 def _check(job: TrainJob, found: Dataset, data: Folder, out: Folder) -> None:

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from looptagger.archive import output, status
 from looptagger.archive.manifest import Shard
 from looptagger.archive.output import Work
 from looptagger.archive.storage import Folder
-from looptagger.cluster import cores, tagging_job
+from looptagger.cluster import cores, processes
 from looptagger.cluster.tagging_job import Events, Summary, TagJob, tag
 from looptagger.config import Audio, Compute, Tag
 from looptagger.errors import UserError
@@ -35,7 +34,7 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two workers and no Ray, whatever this machine and the other tests have."""
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
     monkeypatch.setattr(cores.joblib, "cpu_count", lambda: 2)
-    monkeypatch.setattr(tagging_job, "wants_ray", lambda address, compute: False)
+    monkeypatch.setattr(cores, "wants_ray", lambda address, device="cpu": False)
     yield
     assert not workers(), "none is left"
 
@@ -69,13 +68,16 @@ def test_every_clip_has_its_row_and_a_run_goes_on(tmp_path: Path, tiny_model: st
 def test_a_worker_that_dies_is_replaced(tmp_path: Path, tiny_model: str) -> None:
     write_tones(tmp_path / "audio", 70)
     killed: list[int] = []
+    seen: list[int] = []
 
     def strike(rows: pa.Table) -> None:
         if not killed:
             killed.extend(workers())
             kill(killed)
 
-    run(tmp_path / "audio", tmp_path / "out", tiny_model, Events(rows=strike), rows=70)
+    events = Events(rows=strike, progress=lambda progress: seen.append(progress.done))
+    run(tmp_path / "audio", tmp_path / "out", tiny_model, events, rows=70)
+    assert seen[-1] == 70, "what came before is not counted again"
     assert len(killed) == 2
     found = duckdb.sql(f"select count(*), count(distinct id), min(status) from '{tmp_path}/out/*.parquet'").fetchall()
     assert found == [(70, 70, "ok")]
@@ -93,8 +95,8 @@ def test_workers_that_die_again_and_again_end_the_job(
     dies: str, how: str, tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_tones(tmp_path / "audio", 9)
-    monkeypatch.setattr(cores, "START", dies)
-    with pytest.raises(UserError, match=f"a worker was ended 3 times at the same clips {how}"):
+    monkeypatch.setattr(processes, "START", dies)
+    with pytest.raises(UserError, match=f"a worker was ended 3 times at the same place {how}"):
         run(tmp_path / "audio", tmp_path / "out", tiny_model)
 
 
@@ -156,11 +158,27 @@ def test_workers_end_with_their_job(number: int, tmp_path: Path, tiny_model: str
 
 
 def test_two_works_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores, "START", "import time; time.sleep(60)")
-    worker, waiting = cores.Worker(), deque(Work(f"p{n}", Shard("f", n, n + 1, n)) for n in range(3))
-    worker.give(waiting)
-    assert [len(waiting), len(worker.works)] == [1, 2]
-    assert worker.end() == -signal.SIGKILL
+    monkeypatch.setattr(processes, "START", "import time; time.sleep(60)")
+    team = processes.Team("abc", 1, print)
+    (worker,) = team.workers.values()
+    assert (list(worker.numbers), list(team.waiting)) == ([0, 1], [2])
+    team.end()
+    assert worker.process.returncode == -signal.SIGKILL
+
+
+def test_tables_come_in_order_where_they_are_to() -> None:
+    one, two = pa.table({"a": [1]}), pa.table({"a": [2]})
+    said = [(1, two), (0, one), (2, two), (2, None), (0, one), (0, None), (1, None), (3, one), (3, None)]
+    taken = []
+
+    def tell() -> Iterator[tuple[int, pa.Table | None]]:
+        for each in said:
+            taken.append(each)
+            yield each
+
+    assert [(table["a"][0].as_py(), len(taken)) for table in processes.in_order(tell())] == [
+        (1, 2), (1, 5), (2, 6), (2, 7), (1, 8),
+    ]  # fmt: skip
 
 
 def test_ray_is_for_clusters_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,17 +186,17 @@ def test_ray_is_for_clusters_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     session = SimpleNamespace(is_initialized=lambda: False)
     monkeypatch.setitem(sys.modules, "ray", session)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(tagging_job, "CARDS", ("/dev/none",))
-    wants = tagging_job.wants_ray
-    assert not wants(None, Compute())
-    assert not wants(None, Compute(device="cpu"))
-    assert wants(None, Compute(device="cuda"))
-    assert wants("local", Compute(device="cpu"))
-    monkeypatch.setattr(tagging_job, "CARDS", ("/dev/none", "/dev/null"))
-    assert wants(None, Compute())
-    assert not wants(None, Compute(device="cpu"))
+    monkeypatch.setattr(cores, "CARDS", ("/dev/none",))
+    wants = cores.wants_ray
+    assert not wants(None, "auto")
+    assert not wants(None, "cpu")
+    assert wants(None, "cuda")
+    assert wants("local", "cpu")
+    monkeypatch.setattr(cores, "CARDS", ("/dev/none", "/dev/null"))
+    assert wants(None, "auto")
+    assert not wants(None, "cpu")
     session.is_initialized = lambda: True
-    assert wants(None, Compute(device="cpu"))
+    assert wants(None, "cpu")
     session.is_initialized = lambda: False
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    assert wants(None, Compute(device="cpu"))
+    assert wants(None, "cpu")

@@ -25,7 +25,7 @@ from looptagger.cluster import training, training_job
 from looptagger.cluster.environment import CREDENTIALS, Environment, adopt, storage_environment
 from looptagger.cluster.training_job import Events, TrainJob, train
 from looptagger.errors import UserError
-from looptagger.learn import record, resuming, table
+from looptagger.learn import record, resuming, table, worker
 from looptagger.model import checkpoint
 from looptagger.model.predictor import Predictor
 from looptagger.roles import ROLES
@@ -252,9 +252,9 @@ def test_what_lies_there_without_a_state_is_not_trained_over(
 
 
 def test_a_worker_that_sees_no_run_says_so(data: tuple[Folder, table.Dataset], tmp_path: Path) -> None:
-    job = training.Job(None, data[0], data[1], Folder(str(tmp_path)), Environment({}))
+    job = worker.Job(None, data[0], data[1], Folder(str(tmp_path)))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="sees no run there; use s3:// or a folder that all machines share"):
-        training._fit(job, None, 1)
+        worker.live(job, worker.Place(), print)
 
 
 def test_credentials_come_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +267,7 @@ def test_credentials_come_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
     now = storage_environment()
     found = {key: value for key, value in now.variables.items() if key in CREDENTIALS or key == "AWS_REGION"}
     assert found == {"AWS_ACCESS_KEY_ID": "driver", "AWS_SECRET_ACCESS_KEY": "its", "AWS_REGION": "x"}
-    assert "its" not in f"{now} {now!r} {asdict(training.Job(None, None, None, None, now))}"  # type: ignore[arg-type]
+    assert "its" not in f"{now} {now!r} {asdict(training.Errand(None, now, None))}"  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -1,0 +1,73 @@
+"""Training on this machine's cores alone, without Ray: a process a worker, all begun anew where one dies."""
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from looptagger.cluster.plan import Workforce
+from looptagger.cluster.processes import Fault, Process, ending
+from looptagger.learn.worker import KEEP_MEMORY, Job, Place, killed, live
+
+ENVIRONMENT = {**KEEP_MEMORY, "GLOO_SOCKET_IFNAME": "lo"}
+"""Workers of one machine need no network."""
+LOST_AFTER = timedelta(hours=12)
+"""One that dies is seen at once; one that is slow is waited for."""
+
+
+def run(job: Job, force: Workforce, told: Callable[[str, Any], None]) -> None:
+    """Train to the end; `told` is called with ("step", ...) and ("epoch", row). Raises UserError."""
+    for tries in range(job.task.settings.compute.retries, -1, -1):
+        with tempfile.TemporaryDirectory(prefix="looptagger-", ignore_cleanup_errors=True) as scratch:
+            given = [(job, Place(rank, force.workers, force.workers), scratch) for rank in range(force.workers)]
+            crew = [Process(_live, *each, env=ENVIRONMENT) for each in given]
+            try:
+                for each in crew:
+                    each.begin()
+                return _listen(crew, told)
+            except Fault as error:
+                _check_alive(crew, error, tries)
+            finally:
+                for each in crew:
+                    each.end()
+
+
+def _listen(crew: Sequence[Process], told: Callable[[str, Any], None]) -> None:
+    """Pass on the workers' words, up to the last. Raises what ended one of them."""
+    by_link: dict[Any, Process] = {each.link: each for each in crew}
+    while True:
+        for link in wait(list(by_link)):
+            said = by_link[link].hear()
+            if said is None:
+                by_link[link].process.wait()  # its exit code is asked for next
+                raise Fault("a worker is gone")
+            if said[0] == "done":
+                return
+            told(*said)
+
+
+def _check_alive(crew: Sequence[Process], error: Fault, tries: int) -> None:
+    """Raise what ended a training that cannot be tried again."""
+    if tries:
+        return
+    codes = [code for each in crew if (code := each.process.poll())]
+    raise killed(ending(codes[0])) if codes else error
+
+
+def _live(link: Connection, job: Job, place: Place, scratch: str) -> None:
+    """A worker's life. It ends with the one who asked for it."""
+    threading.Thread(target=_watch, args=(link,), daemon=True).start()
+    import torch.distributed as dist
+
+    if place.world > 1:
+        where = f"file://{scratch}/peers"
+        dist.init_process_group("gloo", init_method=where, rank=place.rank, world_size=place.world, timeout=LOST_AFTER)
+    live(job, place, lambda *word: link.send(word))
+
+
+def _watch(link: Connection) -> None:
+    link.poll(None)  # nothing more is sent
+    os._exit(1)
