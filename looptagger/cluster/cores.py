@@ -8,18 +8,21 @@ from functools import partial
 from typing import Any, Literal
 
 import joblib
+import numpy as np
 import pyarrow as pa
 
 from looptagger.archive import output
-from looptagger.cluster import processes
 from looptagger.cluster.engine import Engine
 from looptagger.cluster.plan import Plan, plan, with_small_ends
-from looptagger.cluster.processes import Team, Work
+from looptagger.cluster.team import Team, Work, by_number
 from looptagger.config import Compute
 from looptagger.steps.worker import Brief, Tagger, decoded, rows
 
-CARDS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+CARDS = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg", "/dev/kfd")
 """What a GPU's driver puts there: NVIDIA's, that of Windows' Linux, AMD's."""
+
+WINDOW = 4
+"""Blocks a core that may be done before the first that is not: they wait in memory."""
 
 Computed = Callable[..., Iterator[pa.Table]]
 """Makes what a function makes of blocks: see `session.computed`."""
@@ -74,10 +77,12 @@ def workers(address: str | None, note: Callable[[str], None]) -> Iterator[Comput
 
 def computed(blocks: Sequence[pa.Table], work: Work, in_order: bool, **given: Any) -> Iterator[pa.Table]:
     """What workers, one a core, make of blocks."""
-    team = Team(blocks, joblib.cpu_count(), _with, work, given)
+    count = joblib.cpu_count()
+    whole = (block.take(np.arange(block.num_rows)) for block in blocks)  # pickled slices have all of their table
+    team = Team(whole, count, _with, work, given, window=WINDOW * count if in_order else None)
     try:
         tables = team.tables()
-        yield from processes.in_order(tables) if in_order else (table for _, table in tables if table is not None)
+        yield from by_number(tables) if in_order else (table for _, table in tables if table is not None)
     finally:
         team.end()
 

@@ -110,7 +110,7 @@ def workforce(nodes: Sequence[tuple[float, float]], wanted: Workers, batch: int)
     workers = wanted.workers or (even if on_gpu else 1)
     if workers > most:
         kind = f"{gpus:g} GPUs and {cpus:g} CPUs" if on_gpu else f"{cpus:g} CPUs"
-        raise UserError(f"compute.workers: {workers} were asked for, but Ray offers {kind}; ask for {most} at most.")
+        raise UserError(f"compute.workers: {workers} were asked for, but there are {kind}; ask for {most} at most.")
     return Workforce(workers, 1.0 if on_gpu else 0.0, most - workers if on_gpu and wanted.workers is None else 0)
 
 

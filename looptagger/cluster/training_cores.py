@@ -1,15 +1,13 @@
 """Training on this machine's cores alone, without Ray: a process a worker, all begun anew where one dies."""
 
-import os
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from looptagger.cluster.plan import Workforce
-from looptagger.cluster.processes import Fault, Process, ending
+from looptagger.cluster.processes import Fault, Process, ending, heard
 from looptagger.learn.worker import KEEP_MEMORY, Job, Place, killed, live
 
 ENVIRONMENT = {**KEEP_MEMORY, "GLOO_SOCKET_IFNAME": "lo"}
@@ -39,14 +37,22 @@ def _listen(crew: Sequence[Process], told: Callable[[str, Any], None]) -> None:
     """Pass on the workers' words, up to the last. Raises what ended one of them."""
     by_link: dict[Any, Process] = {each.link: each for each in crew}
     while True:
+        faults = []  # the others' that follow from what a user can mend in one
         for link in wait(list(by_link)):
-            said = by_link[link].hear()
+            try:
+                said = by_link[link].hear()
+            except Fault as error:
+                faults.append(error)
+                continue
             if said is None:
                 by_link[link].process.wait()  # its exit code is asked for next
-                raise Fault("a worker is gone")
-            if said[0] == "done":
+                faults.append(Fault("a worker is gone"))
+            elif said[0] == "done":
                 return
-            told(*said)
+            else:
+                told(*said)
+        if faults:
+            raise faults[0]
 
 
 def _check_alive(crew: Sequence[Process], error: Fault, tries: int) -> None:
@@ -58,16 +64,12 @@ def _check_alive(crew: Sequence[Process], error: Fault, tries: int) -> None:
 
 
 def _live(link: Connection, job: Job, place: Place, scratch: str) -> None:
-    """A worker's life. It ends with the one who asked for it."""
-    threading.Thread(target=_watch, args=(link,), daemon=True).start()
+    """A worker's life, to the end of the one who asked for it: the first worker has words left when others have not."""
+    nothing = heard(link)
     import torch.distributed as dist
 
     if place.world > 1:
         where = f"file://{scratch}/peers"
         dist.init_process_group("gloo", init_method=where, rank=place.rank, world_size=place.world, timeout=LOST_AFTER)
     live(job, place, lambda *word: link.send(word))
-
-
-def _watch(link: Connection) -> None:
-    link.poll(None)  # nothing more is sent
-    os._exit(1)
+    nothing.get()

@@ -21,7 +21,7 @@ from looptagger.archive import output, status
 from looptagger.archive.manifest import Shard
 from looptagger.archive.output import Work
 from looptagger.archive.storage import Folder
-from looptagger.cluster import cores, processes
+from looptagger.cluster import cores, processes, team
 from looptagger.cluster.tagging_job import Events, Summary, TagJob, tag
 from looptagger.config import Audio, Compute, Tag
 from looptagger.errors import UserError
@@ -113,8 +113,10 @@ def test_what_a_worker_meets_ends_the_job_with_its_sentence(tmp_path: Path, tiny
     brief.folder.write(output.RECORD, b"")
     pq.write_table(pa.table({"id": ["a"], "uri": ["a"]}), tmp_path / "f")
     wrong = replace(brief, audio=None)  # type: ignore[arg-type]
-    with cores.engine(works, wrong, model, Compute()) as engine, pytest.raises(RuntimeError, match="Traceback"):
+    fault = pytest.raises(processes.Fault, match="^AttributeError: .*NoneType")
+    with cores.engine(works, wrong, model, Compute()) as engine, fault as ended:
         next(engine.blocks())
+    assert "Traceback" in ended.value.__notes__[0]
 
 
 def test_a_worker_that_nothing_waits_for_may_die(tmp_path: Path, tiny_model: str) -> None:
@@ -159,11 +161,40 @@ def test_workers_end_with_their_job(number: int, tmp_path: Path, tiny_model: str
 
 def test_two_works_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "START", "import time; time.sleep(60)")
-    team = processes.Team("abc", 1, print)
-    (worker,) = team.workers.values()
-    assert (list(worker.numbers), list(team.waiting)) == ([0, 1], [2])
-    team.end()
-    assert worker.process.returncode == -signal.SIGKILL
+    for most, window, given in ((1, None, [[0, 1]]), (2, None, [[0, 2], [1]]), (2, 1, [[0], []])):
+        some = team.Team("abc", most, print, window=window)
+        assert [list(worker.numbers) for worker in some.workers.values()] == given
+        some.end()
+        assert {worker.process.returncode for worker in some.workers.values()} == {-signal.SIGKILL}
+
+
+def test_long_words_to_and_fro_do_not_wait_for_each_other() -> None:
+    table = pa.table({"id": [f"{number:0200d}" for number in range(20_000)]})
+    blocks = [table.slice(start, 1000) for start in range(0, 20_000, 1000)]
+    found = pa.concat_tables(cores.computed(blocks, large, in_order=True, times=20))
+    assert found.column("id").to_pylist() == [each for each in table.column("id").to_pylist() for _ in range(20)]
+
+
+def large(block: pa.Table, times: int) -> Iterator[pa.Table]:
+    yield block.take(pa.array([row for row in range(block.num_rows) for _ in range(times)]))
+
+
+def test_a_word_that_breaks_off_is_no_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    says = "import os, struct, sys; os.write(int(sys.argv[2]), struct.pack('!i', 1000) + b'x')"
+    monkeypatch.setattr(processes, "START", says)
+    one = processes.Process(print)
+    assert one.hear() is None
+    one.end()
+
+
+def test_a_process_has_one_thread_for_numbers_and_is_the_first_to_go() -> None:
+    (found,) = cores.computed([pa.table({"a": [1]})], told, in_order=False)
+    assert found.to_pylist() == [{"threads": os.environ.get("OMP_NUM_THREADS", "1"), "score": "1000"}]
+
+
+def told(block: pa.Table) -> Iterator[pa.Table]:
+    score = Path("/proc/self/oom_score_adj").read_text().strip()
+    yield pa.table({"threads": [os.environ["OMP_NUM_THREADS"]], "score": [score]})
 
 
 def test_tables_come_in_order_where_they_are_to() -> None:
@@ -176,7 +207,7 @@ def test_tables_come_in_order_where_they_are_to() -> None:
             taken.append(each)
             yield each
 
-    assert [(table["a"][0].as_py(), len(taken)) for table in processes.in_order(tell())] == [
+    assert [(table["a"][0].as_py(), len(taken)) for table in team.by_number(tell())] == [
         (1, 2), (1, 5), (2, 6), (2, 7), (1, 8),
     ]  # fmt: skip
 

@@ -40,7 +40,7 @@ def test_training_takes_a_gpu_and_a_cpu_of_one_node_for_each_worker() -> None:
     assert str(workforce(some, Workers(), 60)) == "5 GPU workers"
     assert workforce(some, Workers(device="cpu"), 64).workers == 1
     assert workforce(some, Workers(device="cpu", workers=25), 64).resources == {"CPU": 1}
-    with pytest.raises(UserError, match=r"6 were asked for, but Ray offers 6 GPUs and 25 CPUs; ask for 5 at most"):
+    with pytest.raises(UserError, match=r"6 were asked for, but there are 6 GPUs and 25 CPUs; ask for 5 at most"):
         workforce(some, Workers(workers=6), 60)
     with pytest.raises(UserError, match="no CPU for workers beside its GPUs"):
         workforce([(16, 0), (0, 4)], Workers(), 64)

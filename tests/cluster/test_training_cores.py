@@ -119,12 +119,17 @@ def test_what_ends_a_worker_is_said(
     monkeypatch.setattr(training_cores, "_live", print)
     with pytest.raises(processes.Fault, match="a worker is gone"):
         train(TrainJob(data[0].path, str(tmp_path / "gone"), chosen))
+    monkeypatch.undo()
+    monkeypatch.setattr(cores, "wants_ray", lambda address, device="cpu": False)
+    monkeypatch.setattr(cores.joblib, "cpu_count", lambda: 2)
+
+    chosen = settings(*SHORT, "compute.device=cpu", "compute.retries=0", "compute.workers=2")
+    slow = Events(epoch=lambda row: time.sleep(3))  # the second worker has no more to say by then
+    assert len(train(TrainJob(data[0].path, str(tmp_path / "slow"), chosen), slow)) == chosen.epochs
 
     def broken(row: Any) -> None:
         raise RuntimeError("of our own making")
 
-    monkeypatch.undo()
-    monkeypatch.setattr(cores, "wants_ray", lambda address, device="cpu": False)
     with pytest.raises(RuntimeError, match="of our own making"):
         train(TrainJob(data[0].path, str(tmp_path / "ours"), chosen), Events(epoch=broken))
 
