@@ -116,7 +116,9 @@ def bench_job(table: Table, clips: Sequence[Path], cores: int, tag: Tag) -> None
         after = _side_by_side(clips, cores, tag)
     steady, plain = rates[-1][0] if rates[-1] else 0.0, (before + after) / 2
     table.add_row(f"(a) job {steady:.1f} / plain processes {plain:.1f} clips/s", f"{steady / plain:.2f}", "0.95")
-    table.add_row(f"    {summary.clips} clips after Ray's start: clips/s", f"{summary.clips / summary.seconds:.1f}", "")
+    table.add_row(
+        f"    {summary.clips} clips from the workers' start: clips/s", f"{summary.clips / summary.seconds:.1f}", ""
+    )
 
 
 def _side_by_side(clips: Sequence[Path], cores: int, tag: Tag) -> float:

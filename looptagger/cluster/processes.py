@@ -40,9 +40,12 @@ class Process:
         how: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         # BLAS libraries keep memory for each thread; torch is told how many to use.
         how |= {"pass_fds": [number], "env": {"OMP_NUM_THREADS": "1", **os.environ, **(env or {})}}
-        # In a group of its own: Ctrl-C is for the job, which ends this.
-        self.process = subprocess.Popen(command, process_group=0, **how)
-        other.close()
+        try:  # in a group of its own: Ctrl-C is for the job, which ends this
+            self.process = subprocess.Popen(command, process_group=0, **how)
+        except OSError as error:
+            raise UserError(f"no more processes start here ({error.strerror}); end others, or allow more.") from None
+        finally:
+            other.close()
 
     def begin(self) -> None:
         """Tell it what to do: when all that are to run beside it have been started."""

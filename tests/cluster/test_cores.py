@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import duckdb
 import pyarrow as pa
@@ -177,6 +178,21 @@ def test_long_words_to_and_fro_do_not_wait_for_each_other() -> None:
 
 def large(block: pa.Table, times: int) -> Iterator[pa.Table]:
     yield block.take(pa.array([row for row in range(block.num_rows) for _ in range(times)]))
+
+
+def test_no_room_for_a_process_is_a_sentence() -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        if started:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        started.append(whole(*_, **__))
+        return started[0]
+
+    started: list[Any] = []
+    whole = subprocess.Popen
+    said = r"no more processes start here \(Resource temporarily unavailable\); end others"
+    with patch.object(processes.subprocess, "Popen", full), pytest.raises(UserError, match=said):
+        team.Team("abc", 2, print)
+    assert started[0].returncode == -signal.SIGKILL, "the one that had started is ended"
 
 
 def test_a_word_that_breaks_off_is_no_word(monkeypatch: pytest.MonkeyPatch) -> None:
