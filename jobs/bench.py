@@ -1,6 +1,6 @@
 """`make bench`: what a clip costs, as ratios within one run. Figures seen: README.md, "Speed".
 
-(a) the whole job in steady state against decode + forward in plain processes, one a core, at the same time;
+(a) the whole job in steady state against decode + forward in plain processes, one a core, by turns;
 (b) the inference forward against the plain eager module, one thread;
 (c) decode + resample against other libraries, format by format.
 """

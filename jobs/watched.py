@@ -9,10 +9,7 @@ import threading
 import time
 from typing import Any
 
-import ray
-
 from looptagger.cluster.progress import Progress
-from looptagger.cluster.session import store_use
 from looptagger.cluster.tagging_job import Events, TagJob, tag
 from looptagger.config import Tag
 from looptagger.settings import load
@@ -28,7 +25,9 @@ class Watch:
 
     def _look(self) -> None:
         while not self.done.wait(0.25):
-            if ray.is_initialized():
+            if (ray := sys.modules.get("ray")) and ray.is_initialized():
+                from looptagger.cluster.session import store_use
+
                 used, spilled = store_use()
                 self.store, self.spilled = max(self.store, used), max(self.spilled, spilled)
 
@@ -46,6 +45,8 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
             seen.setdefault("first", time.monotonic() - began)
 
     if asked.get("ray"):
+        import ray
+
         ray.init(address="local", include_dashboard=False, log_to_driver=False, **asked["ray"])
     watch = Watch()
     watch.thread.start()

@@ -105,6 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(500, "InternalError", "We encountered an internal error.")
         elif parts.path.strip("/") == "many" and self.proxy.faults.many:
             self._list(parse_qs(parts.query))
+        elif parts.path.startswith("/many/") and self.proxy.faults.many:
+            self._error(404, "NoSuchKey", "The specified key does not exist.")
         elif parts.path in self.proxy.faults.huge:
             self._made_up(*self.proxy.faults.huge[parts.path])
         else:

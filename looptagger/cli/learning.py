@@ -52,7 +52,7 @@ def prepare(source: str, out: str, merge: str | None, licence: str | None, seed:
 @ADDRESS
 @storage_options
 def train(data: str, out: str, **options: Any) -> None:
-    """Train a model on a prepared data set, on every GPU that Ray sees, else on this machine's cores.
+    """Train a model on a prepared data set, on every GPU that Ray sees, else on one machine's cores.
 
     The same command goes on where it was stopped.
 

@@ -1,1 +1,1 @@
-"""The jobs on Ray, which only this room imports, and tagging on one machine's cores."""
+"""The jobs on Ray, which only this room imports, and those on one machine's cores."""

@@ -101,10 +101,11 @@ def heard(link: Connection) -> SimpleQueue[Any]:
     said: SimpleQueue[Any] = SimpleQueue()
 
     def listen() -> None:
-        with suppress(EOFError, OSError):
+        try:
             while True:
                 said.put(link.recv())
-        os._exit(1)
+        finally:  # whatever it is: nobody would hear of it
+            os._exit(1)
 
     threading.Thread(target=listen, daemon=True).start()
     return said

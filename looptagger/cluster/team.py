@@ -102,20 +102,20 @@ class Team:
         return table.slice(known)
 
     def _replace(self, worker: Worker) -> None:
-        """Give the works of a worker that died to another. Raises UserError where too many died at one."""
+        """Have another for one that died, and its works. Raises UserError where too many died at the same."""
         del self.workers[worker.link]
         code = worker.process.wait()
         worker.end()
-        if not worker.numbers:
+        self.waiting.extendleft(reversed(worker.numbers))
+        if not self.waiting:
             return
-        first = worker.numbers[0]
+        first = self.waiting[0]
         self.deaths[first] += 1
         if self.deaths[first] == LOST:
             why = "perhaps by the system for want of memory; free some and run" if code == -signal.SIGKILL else "run"
             raise UserError(
                 f"a worker was ended {LOST} times at the same place ({ending(code)}), {why} the same command again."
             )
-        self.waiting.extendleft(reversed(worker.numbers))
         self._join(1)
 
     def end(self) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -165,6 +166,11 @@ def test_two_works_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     for most, window, given in ((1, None, [[0, 1]]), (2, None, [[0, 2], [1]]), (2, 1, [[0], []])):
         some = team.Team("abc", most, print, window=window)
         assert [list(worker.numbers) for worker in some.workers.values()] == given
+        idle = list(some.workers.values())[-1]
+        if window:
+            kill([idle.process.pid])
+            some._replace(idle)
+            assert len(some.workers) == most, "also one that had nothing to do yet"
         some.end()
         assert {worker.process.returncode for worker in some.workers.values()} == {-signal.SIGKILL}
 
@@ -193,6 +199,25 @@ def test_no_room_for_a_process_is_a_sentence() -> None:
     with patch.object(processes.subprocess, "Popen", full), pytest.raises(UserError, match=said):
         team.Team("abc", 2, print)
     assert started[0].returncode == -signal.SIGKILL, "the one that had started is ended"
+
+
+class Unheard:
+    """What cannot be unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("no number",)
+
+
+def listening(link: Connection) -> None:
+    processes.heard(link).get()
+
+
+def test_who_cannot_hear_ends() -> None:
+    one = processes.Process(listening)
+    one.begin()
+    one.tell(Unheard())
+    assert one.hear() is None
+    assert one.end() == 1
 
 
 def test_a_word_that_breaks_off_is_no_word(monkeypatch: pytest.MonkeyPatch) -> None:
