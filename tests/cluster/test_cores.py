@@ -230,7 +230,9 @@ def test_a_word_that_breaks_off_is_no_word(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_process_has_one_thread_for_numbers_and_is_the_first_to_go() -> None:
     (found,) = cores.computed([pa.table({"a": [1]})], told, in_order=False)
-    assert found.to_pylist() == [{"threads": os.environ.get("OMP_NUM_THREADS", "1"), "score": "1000"}]
+    score = Path("/proc/self/oom_score_adj")
+    first = "1000" if os.access(score, os.W_OK) else score.read_text().strip()
+    assert found.to_pylist() == [{"threads": os.environ.get("OMP_NUM_THREADS", "1"), "score": first}]
 
 
 def told(block: pa.Table) -> Iterator[pa.Table]:
