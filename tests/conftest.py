@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 
+from jobs.drills.processes import WORKER, alive, named
 from jobs.drills.server import ENVIRONMENT, Server
 from looptagger.errors import UserError
 
@@ -162,6 +163,22 @@ def no_workers(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.setattr(tagging, "pipeline", Steps)
     yield
     isolated.HELPER.close()  # which has this test's environment
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Jobs on two cores and without Ray, whatever this machine and the other tests have; no worker is left."""
+    from looptagger.cluster import cores
+
+    monkeypatch.setattr(cores.joblib, "cpu_count", lambda: 2)
+    monkeypatch.setattr(cores, "wants_ray", lambda address, device="cpu": False)
+    yield
+    assert not workers()
+
+
+def workers() -> list[int]:
+    """Processes of jobs without Ray that run here."""
+    return alive(named(os.getpid(), WORKER))
 
 
 @dataclass(frozen=True)

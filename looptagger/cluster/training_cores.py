@@ -20,9 +20,11 @@ def run(job: Job, force: Workforce, told: Callable[[str, Any], None]) -> None:
     """Train to the end; `told` is called with ("step", ...) and ("epoch", row). Raises UserError."""
     for tries in range(job.task.settings.compute.retries, -1, -1):
         with tempfile.TemporaryDirectory(prefix="looptagger-", ignore_cleanup_errors=True) as scratch:
-            given = [(job, Place(rank, force.workers, force.workers), scratch) for rank in range(force.workers)]
-            crew = [Process(_live, *each, env=ENVIRONMENT) for each in given]
+            crew: list[Process] = []
             try:
+                for rank in range(force.workers):
+                    place = Place(rank, force.workers, force.workers)
+                    crew.append(Process(_live, job, place, scratch, env=ENVIRONMENT))
                 for each in crew:
                     each.begin()
                 return _listen(crew, told)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.drills.processes import WORKER, alive, descendants, kill, named
+from jobs.drills.processes import alive, descendants, kill
 from looptagger.archive import output, status
 from looptagger.archive.manifest import Shard
 from looptagger.archive.output import Work
@@ -28,21 +28,9 @@ from looptagger.cluster.tagging_job import Events, Summary, TagJob, tag
 from looptagger.config import Audio, Compute, Tag
 from looptagger.errors import UserError
 from looptagger.steps.worker import Brief
-from tests.conftest import ONE_CORE, audio_bytes, tone, write_tones
+from tests.conftest import ONE_CORE, audio_bytes, tone, workers, write_tones
 
-
-@pytest.fixture(autouse=True)
-def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two workers and no Ray, whatever this machine and the other tests have."""
-    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
-    monkeypatch.setattr(cores.joblib, "cpu_count", lambda: 2)
-    monkeypatch.setattr(cores, "wants_ray", lambda address, device="cpu": False)
-    yield
-    assert not workers(), "none is left"
-
-
-def workers() -> list[int]:
-    return alive(named(os.getpid(), WORKER))
+pytestmark = pytest.mark.usefixtures("without_ray")
 
 
 def run(source: Path, out: Path, model: str, events: Events | None = None, rows: int = 8, **how: Any) -> Summary:

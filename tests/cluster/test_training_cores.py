@@ -1,41 +1,29 @@
 """Training on this machine's cores, without Ray."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.drills.processes import WORKER, alive, descendants, kill, named
+from jobs.drills.processes import alive, descendants, kill
 from looptagger.archive.storage import Folder
 from looptagger.cli import main
 from looptagger.cluster import cores, processes, training_cores
 from looptagger.cluster.training_job import Events, TrainJob, train
 from looptagger.errors import UserError
 from looptagger.learn import record, table
-from tests.conftest import CLEAN
+from tests.conftest import CLEAN, workers
 from tests.learn.test_training import SHORT, fit, settings
 from tests.learn.tree import separable, store
 
 SHARES = (0.6, 0.2, 0.2)
 
 
-@pytest.fixture(autouse=True)
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two cores and no Ray, whatever this machine and the other tests have."""
-    monkeypatch.setattr(cores.joblib, "cpu_count", lambda: 2)
-    monkeypatch.setattr(cores, "wants_ray", lambda address, device="cpu": False)
-    yield
-    assert not workers(), "none is left"
-
-
-def workers() -> list[int]:
-    return alive(named(os.getpid(), WORKER))
+pytestmark = pytest.mark.usefixtures("without_ray")
 
 
 @pytest.fixture(scope="module")
