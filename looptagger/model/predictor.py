@@ -46,6 +46,7 @@ class Predictor:
         self.batch = compute.batch_chunks if on_gpu else CPU_BATCH
         precision, products = _arithmetic(compute.precision, on_gpu)
         self.network = _folded(network, precision, products, self.card.audio).to(self.device)
+        self.uploads = torch.cuda.Stream(self.device) if on_gpu else None
         self.thresholds = np.array([self.card.thresholds[role] for role in ROLES], np.float32)
 
     @classmethod
@@ -130,7 +131,22 @@ class Predictor:
 
     def _forward(self, pcm: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (n, 6) and embeddings of int16 chunks, which go to the device as they are: half of float32's bytes."""
-        return self.network(pcm.to(self.device, non_blocking=True).float() / 32768.0)  # type: ignore[no-any-return]
+        return self.network(self._placed(pcm).float() / 32768.0)  # type: ignore[no-any-return]
+
+    def _placed(self, pcm: torch.Tensor) -> torch.Tensor:
+        """Chunks on the device: on a GPU, on their way while it is still at those before them."""
+        if self.uploads is None:
+            return pcm.to(self.device)
+        try:
+            pinned = pcm.pin_memory()
+        except RuntimeError:  # a system bounds it, as WSL does
+            return pcm.to(self.device)
+        at_work = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self.uploads):
+            placed = pinned.to(self.device, non_blocking=True)
+        at_work.wait_stream(self.uploads)
+        placed.record_stream(at_work)  # its memory is given to others after that only
+        return placed
 
     def roles(self, scores: Floats) -> list[str]:
         """The roles whose score is at or above the checkpoint's threshold, in ROLES order."""
@@ -139,7 +155,7 @@ class Predictor:
 
 def is_short_of_memory(error: RuntimeError) -> bool:
     """Whether memory did not hold what was asked for: CUDA's libraries and CPUs have no error of their own for it."""
-    said = ("ALLOC_FAILED", "can't allocate memory")
+    said = ("ALLOC_FAILED", "unable to find an engine", "can't allocate memory")
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
 
 
