@@ -1,39 +1,27 @@
 """The trunk's blocks, their norms folded away, around another kind of convolution: `packed`, 8-bit or 16-bit."""
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor, nn
-
-from looptagger.model.hcnn import ConvBlock, ResidualBlock
 
 Conv = Callable[[Tensor], Tensor]
 """Maps (n, c_in, h, w), channels last -> maps (n, c_out, h, w)."""
 
 
-class RemadeConvBlock(nn.Module):
-    """A convolution block: maps (n, c_in, h, w) -> (n, c_out, h // 2, w // 2)."""
+class RemadeBlock(nn.Module):
+    """A block of one convolution, or a residual one of two: maps (n, c_in, h, w) -> (n, c_out, h // 2, w // 2)."""
 
-    def __init__(self, conv: Conv) -> None:
+    def __init__(self, first: Conv, second: Conv | None = None) -> None:
         super().__init__()
-        self.conv = conv
+        self.first, self.second = first, second
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps to maps of half the size."""
-        return pooled(self.conv(maps)).relu_()
-
-
-class RemadeResidualBlock(nn.Module):
-    """A residual block: maps (n, c, h, w) -> (n, c, h // 2, w // 2)."""
-
-    def __init__(self, conv1: Conv, conv2: Conv) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = conv1, conv2
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Maps to maps of half the size."""
-        return pooled(self.conv2(self.conv1(maps).relu_()).add_(maps)).relu_()
+        found = self.first(maps)
+        if self.second:
+            found = self.second(found.relu_()).add_(maps)
+        return pooled(found).relu_()
 
 
 def pooled(maps: Tensor) -> Tensor:
@@ -47,6 +35,4 @@ def pooled(maps: Tensor) -> Tensor:
 
 def remade(block: nn.Module, conv: Callable[[nn.Conv2d], Conv]) -> nn.Module:
     """A folded block of the trunk with its convolutions made anew."""
-    if isinstance(block, ResidualBlock):
-        return RemadeResidualBlock(conv(block.conv1), conv(block.conv2))
-    return RemadeConvBlock(conv(cast(ConvBlock, block).conv))
+    return RemadeBlock(*(conv(each) for each in block.children() if isinstance(each, nn.Conv2d)))

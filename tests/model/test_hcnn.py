@@ -7,7 +7,7 @@ from looptagger.config import Audio, Model
 from looptagger.model import checkpoint
 from looptagger.model.folded import FoldedHCNN, Products
 from looptagger.model.hcnn import HCNN, ConvBlock, ResidualBlock
-from looptagger.model.remade import RemadeConvBlock, RemadeResidualBlock
+from looptagger.model.remade import RemadeBlock
 from looptagger.model.winograd import WinogradBlock
 from tests.model.test_int8 import needs_products
 from tests.model.test_packed import needs_packed
@@ -64,9 +64,9 @@ def test_filters_lose_nothing_with_their_zeros(kind: Literal["hcnn", "cnn"], pro
     ("products", "kinds"),
     [
         ("direct", {ConvBlock, ResidualBlock}),
-        pytest.param("winograd", {RemadeConvBlock, RemadeResidualBlock, WinogradBlock}, marks=needs_packed),
-        pytest.param("int8", {RemadeConvBlock, RemadeResidualBlock}, marks=needs_products),
-        pytest.param("int16", {RemadeConvBlock, RemadeResidualBlock}, marks=needs_products),
+        pytest.param("winograd", {RemadeBlock, WinogradBlock}, marks=needs_packed),
+        pytest.param("int8", {RemadeBlock}, marks=needs_products),
+        pytest.param("int16", {RemadeBlock}, marks=needs_products),
     ],
 )
 def test_a_chunk_scores_the_same_whatever_is_beside_it(products: Products, kinds: set[type]) -> None:

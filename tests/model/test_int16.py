@@ -20,7 +20,7 @@ from tests.model.test_int8 import maps, needs_products
 
 def in_integers(network: FoldedHCNN) -> list[int]:
     """Which blocks of the trunk multiply so."""
-    return [at for at, block in enumerate(network.trunk) if isinstance(getattr(block, "conv1", None), Int16Conv)]
+    return [at for at, block in enumerate(network.trunk) if isinstance(getattr(block, "second", None), Int16Conv)]
 
 
 @needs_products

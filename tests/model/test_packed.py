@@ -14,7 +14,7 @@ from looptagger.model import packed
 from looptagger.model.hcnn import ConvBlock, ResidualBlock
 from looptagger.model.packed import PackedConv
 from looptagger.model.predictor import Predictor
-from looptagger.model.remade import RemadeConvBlock, remade
+from looptagger.model.remade import RemadeBlock, remade
 from tests.model.test_int8 import maps
 
 needs_packed = pytest.mark.skipif(not packed.is_there(), reason="torch without oneDNN, or another CPU")
@@ -62,7 +62,7 @@ def test_a_predictor_takes_them_where_they_were_tried(monkeypatch: pytest.Monkey
     usual = Predictor.load("starter", Compute(device="cpu"))
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: cpu)
     predictor = Predictor.load("starter", Compute(device="cpu", precision="float32"))
-    assert isinstance(predictor.network.trunk[4], RemadeConvBlock) is there
+    assert isinstance(predictor.network.trunk[4], RemadeBlock) is there
     assert bool(predictor.network.front.sparse) is there
     pcm = np.random.default_rng(0).integers(-9000, 9000, (2, 48_000)).astype(np.int16)
     assert np.allclose(predictor.chunk_scores(pcm)[0], usual.chunk_scores(pcm)[0], atol=1e-4)
