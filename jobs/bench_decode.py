@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from jobs.ratios import ROUNDS, paired, seconds, spread
+from looptagger import memory
 
 RATE = 16_000
 KINDS = ("wav", "flac", "ogg", "mp3")
@@ -92,6 +93,7 @@ def bench_decode(clips: Sequence[Path]) -> Table:
     import torch
 
     torch.set_num_threads(1)
+    memory.keep()  # as in the process that decodes; the others have it, too
     there = [peer for peer in PEERS if find_spec({"pyav": "av"}.get(peer.__name__, peer.__name__))]
     columns = ["decode to 16 kHz", "clips/s a core", *(f"÷ {peer.__name__}" for peer in there)]
     table = Table(*columns, title="ours ÷ theirs: median (range)")

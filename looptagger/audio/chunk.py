@@ -23,7 +23,9 @@ def planned(n_samples: int, audio: Audio, chunking: Chunking) -> NDArray[np.int6
 def audible(pcm: Pcm, first: NDArray[np.int64], chunking: Chunking) -> tuple[Pcm, NDArray[np.int64]]:
     """The chunks that are not silent, made louder where all are quiet, and where they begin."""
     on = has_sound(pcm, chunking.silence_db)
-    return raised(pcm[on], chunking.quiet_db), first[on]
+    if not on.all():
+        pcm, first = pcm[on], first[on]
+    return raised(pcm, chunking.quiet_db), first
 
 
 def starts(n_samples: int, length: int, hop: int, max_chunks: int) -> NDArray[np.int64]:
