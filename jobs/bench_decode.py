@@ -13,23 +13,28 @@ from rich.table import Table
 
 from jobs.ratios import ROUNDS, paired, seconds, spread
 from looptagger import memory
+from looptagger.config import Audio, Chunking, Limits
 
 RATE = 16_000
 KINDS = ("wav", "flac", "ogg", "mp3")
 
 
-Samples = NDArray[np.float32]
+Samples = NDArray[np.float32] | NDArray[np.int16]
 
 
 def ours(path: Path) -> Samples:
-    """looptagger's own, out of bytes as the job has them, one chunk after the other."""
+    """looptagger's own, out of bytes as the job has them, into the 16 bit samples that it hands on, chunk by chunk."""
     import io
 
     from looptagger.audio.decode import decode
-    from looptagger.config import Audio, Chunking, Limits
 
-    clip = decode(io.BytesIO(path.read_bytes()), Audio(), Chunking(), Limits())
-    return clip.pcm.ravel() * np.float32(1 / 32768)
+    return decode(io.BytesIO(path.read_bytes()), *settings()).pcm.ravel()
+
+
+@cache
+def settings() -> tuple[Audio, Chunking, Limits]:
+    """The job's, made once."""
+    return Audio(), Chunking(), Limits()
 
 
 def librosa(path: Path) -> Samples:
