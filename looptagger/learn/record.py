@@ -140,8 +140,11 @@ class Pictures:
             self.store()
 
     def store(self) -> None:
-        """Draw what the log has come to. What keeps it from that is passed over: no picture is worth a training."""
-        with suppress(UserError):
+        """Draw what the log has come to. What keeps it from that is passed over: no picture is worth a training.
+
+        It may be anything: an interrupt while Matplotlib is imported leaves half of it behind.
+        """
+        with suppress(Exception):
             self._store()
 
     def _store(self) -> None:

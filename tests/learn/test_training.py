@@ -435,6 +435,20 @@ def test_pictures_have_the_epochs_that_ended_while_nobody_listened(
     assert len(told) == 5 * len(figures)
 
 
+def test_what_keeps_pictures_from_being_drawn_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, figures = Folder(str(tmp_path)), dict.fromkeys(("loss", "train_loss", "roc_auc", "pr_auc"), 0.5)
+    folder.write(record.LOG, json.dumps({"epoch": 1, "time": 0.0, "best": False, **figures}).encode())
+
+    def half_imported(log: object) -> bytes:
+        raise AttributeError("module 'matplotlib' has no attribute 'get_data_path'")  # after Ctrl-C in its import
+
+    monkeypatch.setattr(record, "curves", half_imported)
+    pictures = record.Pictures(folder)
+    pictures.epoch_ended()
+    pictures.close()
+    assert folder.read(record.CURVES) is None
+
+
 def test_the_card_names_the_commonest_licences(data: Data) -> None:
     """Its header is bounded, and each loop may have an attribution of its own."""
     many = {f"(c) Jane Doe {i}, https://freesound.org/{'x' * 60}": 1 for i in range(13_000)} | {"by": 9}
