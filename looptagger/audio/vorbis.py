@@ -17,7 +17,7 @@ GATHERED = 1 << 15
 VORBIS_CHANNELS = len(b"\x01vorbis") + 4
 """Where the first header of Vorbis has the number of channels: after its name and version."""
 LEFT_OUT = 256
-"""Samples that FFmpeg gives fewer than a whole file says: one or two halves of a small block, of one file in four."""
+"""Samples that FFmpeg gives fewer than a whole file of some encoders says: one or two halves of a small block."""
 OGG_END = struct.Struct("<6xq")
 """The head of an Ogg page: its granule position, which in the last page of Vorbis is the number of samples."""
 

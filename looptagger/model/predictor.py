@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from looptagger.audio import chunk
 from looptagger.config import Audio, Chunking, Compute
-from looptagger.errors import UserError
+from looptagger.errors import UserError, one_line
 from looptagger.model import checkpoint, integers, packed
 from looptagger.model.folded import FoldedHCNN, Products
 from looptagger.model.hcnn import HCNN
@@ -112,7 +112,7 @@ class Predictor:
                 except RuntimeError as error:
                     if not is_short_of_memory(error):
                         raise
-                    self._ask_less()
+                    self._ask_less(error)
                     continue
                 start += len(out)
                 logits.append(out)
@@ -122,10 +122,10 @@ class Predictor:
                 raise UserError(f"{self.model_id} gives scores that are no numbers; try compute.precision=float32.")
             return scores.cpu().numpy(), torch.cat(embeddings).cpu().numpy()
 
-    def _ask_less(self) -> None:
+    def _ask_less(self, error: RuntimeError) -> None:
         """Half as many chunks a forward from now on, as memory did not hold these. Raises UserError at one."""
         if self.batch == 1:
-            else_ = ", or use compute.device=cpu" if self.device.type == "cuda" else ""
+            else_ = f", or use compute.device=cpu ({one_line(error)[:80]})" if self.device.type == "cuda" else ""
             raise UserError(f"memory does not hold one chunk's maps; free some{else_}.")
         self.batch //= 2
 

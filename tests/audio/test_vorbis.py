@@ -1,12 +1,13 @@
 import io
 import os
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
 from looptagger.audio.decode import Clip, decode
 from looptagger.audio.sources import AudioSource, Clock, open_ffmpeg
-from looptagger.audio.vorbis import open_vorbis
+from looptagger.audio.vorbis import VorbisSource, open_vorbis
 from looptagger.config import Audio, Chunking, Limits
 from looptagger.errors import ClipFailed
 from tests.conftest import audio_bytes, tone
@@ -49,6 +50,15 @@ def test_damage_sends_the_clip_to_the_decoder_that_skips_it(monkeypatch: pytest.
     assert 10 < clip.duration_s < 20
     monkeypatch.setattr("looptagger.audio.decode.SHORT_VORBIS", [("FFmpeg", open_ffmpeg)])
     assert same(clip, through(data))
+
+
+@pytest.mark.parametrize(("more", "whole"), [(-100, True), (0, True), (256, True), (257, False)])
+def test_whole_files_are_a_hair_shorter_or_longer_than_they_say(more: int, whole: bool) -> None:
+    with open_vorbis(io.BytesIO(vorbis()), Clock(10)) as source:
+        assert isinstance(source, VorbisSource)
+        source.promised += more
+        with nullcontext() if whole else pytest.raises(ValueError, match="the last page says"):
+            samples(source)
 
 
 def test_a_system_without_named_memory_decodes_too(monkeypatch: pytest.MonkeyPatch) -> None:

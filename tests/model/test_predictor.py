@@ -142,6 +142,7 @@ def test_a_card_whose_memory_is_short_gets_fewer_chunks(tiny_model: str, monkeyp
 def test_a_cpu_whose_memory_is_short_says_so_in_words_only() -> None:
     said = "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 B."
     assert is_short_of_memory(RuntimeError(said))
+    assert is_short_of_memory(RuntimeError("GET was unable to find an engine to execute this computation"))  # cuDNN's
     assert not is_short_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
