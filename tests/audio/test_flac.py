@@ -79,6 +79,13 @@ def test_it_hears_what_libsndfile_does(
     assert same(through(data), libsndfile(data))
 
 
+def test_it_is_asked_first_of_short_files_only() -> None:
+    head, large = flac()[: decoding.HEAD], promising(SHORT_SAMPLES, flac())[: decoding.HEAD]
+    assert decoding._decoders(head, decoding.SHORT_FLAC_BYTES) is decoding.SHORT_FLAC
+    assert decoding._decoders(head, decoding.SHORT_FLAC_BYTES + 1) is decoding.ANY
+    assert decoding._decoders(large, 1_000) is decoding.ANY
+
+
 @pytest.mark.parametrize("part", ["middle", "end", "start"])
 def test_damage_is_left_to_libsndfile(part: str, libsndfile: Callable[[bytes], Clip | str]) -> None:
     data = bytearray(flac())
