@@ -37,10 +37,10 @@ class FixedFilters(FrontEnd):
         return self.sparse(power) if self.sparse and power.device.type == "cpu" else self.filters @ power
 
 
-Products = Literal["direct", "winograd", "int8", "int16"]
+Products = Literal["direct", "winograd", "int8"]
 """How the trunk's convolutions are multiplied out."""
 
-ALONE: dict[Products, int] = {"direct": 7, "winograd": 2, "int8": 7, "int16": 4}
+ALONE: dict[Products, int] = {"direct": 7, "winograd": 2, "int8": 7}
 """Blocks of the trunk that see one chunk at a time on a CPU: its cache holds one's large maps, integers have a scale
 for each forward, and PyTorch's own products round by the batch. For small maps, weights are fetched once for a batch.
 """
@@ -67,10 +67,8 @@ def _multiplied(blocks: list[Any], products: Products) -> list[nn.Module]:
     done = [remade(each, PackedConv.of) for each in blocks]
     if products == "int8":
         done[1:] = [remade(each, integers.Int8Conv) for each in blocks[1:]]
-    elif products == "winograd" and channels >= winograd.LEAST_CHANNELS:
+    elif products == "winograd" and winograd.suits(channels):
         done[EARLY] = map(winograd.WinogradBlock, blocks[EARLY])
-    elif products == "int16" and channels >= integers.LEAST_CHANNELS:
-        done[EARLY] = [remade(each, integers.Int16Conv) for each in blocks[EARLY]]
     return done
 
 
@@ -78,7 +76,7 @@ class FoldedHCNN(nn.Module):
     """Chunks (n, samples) -> logits (n, 6) and embeddings (n, 2 x channels) of a trained network.
 
     The front end runs in float32 whatever the trunk's precision: powers span 100 dB, more than half floats do.
-    `winograd`, `int8` and `int16` are for float32 on a CPU: see there.
+    `winograd` and `int8` are for float32 on a CPU: see there.
     """
 
     def __init__(self, network: HCNN, precision: torch.dtype = torch.float32, products: Products = "direct") -> None:

@@ -10,17 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from looptagger.audio import chunk
-from looptagger.config import Audio, Chunking, Compute
+from looptagger.config import Chunking, Compute
 from looptagger.errors import UserError, one_line
 from looptagger.model import checkpoint, integers, packed
 from looptagger.model.folded import FoldedHCNN, Products
-from looptagger.model.hcnn import HCNN
 from looptagger.roles import ROLES
 
 Floats = NDArray[np.float32]
-
-MOST_APART = 1e-4
-"""How far scores in 16-bit integers may be from those in floats, which are else used. Ours are 2e-5 to 4e-5 apart."""
 
 CPU_BATCH = 8
 """Chunks a forward on a CPU, of which the first blocks hear one at a time: see `folded.ALONE`."""
@@ -45,7 +41,7 @@ class Predictor:
         on_gpu = self.device.type == "cuda"
         self.batch = compute.batch_chunks if on_gpu else CPU_BATCH
         precision, products = _arithmetic(compute.precision, on_gpu)
-        self.network = _folded(network, precision, products, self.card.audio).to(self.device)
+        self.network = FoldedHCNN(network, precision, products).eval().to(self.device)
         self.uploads = torch.cuda.Stream(self.device) if on_gpu else None
         self.thresholds = np.array([self.card.thresholds[role] for role in ROLES], np.float32)
 
@@ -172,33 +168,10 @@ def _arithmetic(precision: str, on_gpu: bool) -> tuple[torch.dtype, Products]:
             raise UserError("compute.precision: int8 is for CPUs; use auto, or compute.device=cpu.")
         integers.check()
         return torch.float32, "int8"
-    if precision == "auto" and not on_gpu and integers.is_quick():
-        return torch.float32, "int16"
     if precision == "auto":
         precision = "float16" if on_gpu else "float32"
     quick = precision == "float32" and not on_gpu and packed.is_there()
     return getattr(torch, precision), "winograd" if quick else "direct"
-
-
-def _folded(network: HCNN, precision: torch.dtype, products: Products, audio: Audio) -> FoldedHCNN:
-    """The network for inference, in 16-bit integers only where that agrees: channels of unlike levels lose bits."""
-    folded = FoldedHCNN(network, precision, products).eval()
-    if products != "int16" or _apart(folded, network, audio) < MOST_APART:
-        return folded
-    return FoldedHCNN(network, precision, "winograd").eval()
-
-
-def _apart(folded: FoldedHCNN, network: HCNN, audio: Audio) -> float:
-    """By how much scores may differ, by a struck string and a burst of noise.
-
-    Scores near 0.5 move by a quarter of what their logits do, others by less.
-    """
-    t = torch.arange(audio.chunk_samples) / audio.sample_rate
-    string = sum(torch.sin(2 * torch.pi * 110.0 * n * t) / n for n in range(1, 20))
-    noise = torch.randn(len(t), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        sounds = torch.stack([0.2 * string * torch.exp(-t), 0.3 * noise * torch.exp(-5 * t)])
-        return float((folded(sounds)[0] - network(sounds)).abs().max()) / 4
 
 
 def segment_means(values: Floats, counts: NDArray[np.int64]) -> Floats:

@@ -1,4 +1,4 @@
-"""The trunk's blocks, their norms folded away, around another kind of convolution: `packed`, 8-bit or 16-bit."""
+"""The trunk's blocks, their norms folded away, around another kind of convolution: `packed`, or 8-bit."""
 
 from collections.abc import Callable
 

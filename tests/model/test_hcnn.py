@@ -66,7 +66,6 @@ def test_filters_lose_nothing_with_their_zeros(kind: Literal["hcnn", "cnn"], pro
         ("direct", {ConvBlock, ResidualBlock}),
         pytest.param("winograd", {RemadeBlock, WinogradBlock}, marks=needs_packed),
         pytest.param("int8", {RemadeBlock}, marks=needs_products),
-        pytest.param("int16", {RemadeBlock}, marks=needs_products),
     ],
 )
 def test_a_chunk_scores_the_same_whatever_is_beside_it(products: Products, kinds: set[type]) -> None:

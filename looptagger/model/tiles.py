@@ -1,0 +1,143 @@
+"""Winograd's tiles, cut out of maps and put together again: loops that Numba compiles.
+
+F(4x4, 3x3) has for each tile of 4x4 outputs the 6x6 inputs around it, and moves them by two small matrices: see
+`winograd`. PyTorch's operators write every step of that to memory, which takes as long as the multiplications.
+Maps are (h, w, c). A strip is whole rows of tiles, (rows, columns, 6, 6, c); `first` is the first one's number.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+try:
+    import numba
+except ImportError:  # which is also what it says of a NumPy newer than it knows
+    numba = None  # type: ignore[assignment]
+
+Floats = NDArray[np.float32]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+TILE = 4
+"""Outputs of a tile, along each axis."""
+SEEN = TILE + 2
+"""Inputs of a tile, along each axis."""
+ZERO, TWO, FOUR, FIVE, EIGHT = np.array([0, 2, 4, 5, 8], np.float32)
+"""Numba takes plain numbers for 64 bits wide, and sums with them too."""
+HOW: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+"""A product and a sum may round once."""
+
+
+def compiled(function: Function) -> Function:
+    """The function as machine code, made by its first call and kept beside this file or in the user's cache."""
+    if not numba:
+        return function
+    try:
+        return numba.njit(function, cache=True, **HOW)  # type: ignore[no-any-return]
+    except RuntimeError:  # there is no place to keep it
+        return numba.njit(function, **HOW)  # type: ignore[no-any-return]
+
+
+def inlined(function: Function) -> Function:
+    """The function as part of those that call it, where it can be seen that no array lies over another."""
+    return numba.njit(function, inline="always", **HOW) if numba else function
+
+
+@compiled
+def spread(maps: Floats, first: int, strip: Floats) -> None:
+    """Write the inputs of a strip's tiles, moved along both axes. Around the maps are zeros."""
+    height, width, channels = maps.shape
+    seen = np.empty((SEEN, SEEN, channels), np.float32)
+    once = np.empty((SEEN, SEEN, channels), np.float32)
+    for row in range(strip.shape[0]):
+        for column in range(strip.shape[1]):
+            for i in range(SEEN):
+                for j in range(SEEN):
+                    y, x = TILE * (first + row) + i - 1, TILE * column + j - 1
+                    inside = 0 <= y < height and 0 <= x < width
+                    for c in range(channels):
+                        seen[i, j, c] = maps[y, x, c] if inside else ZERO
+            _moved(seen, once, channels)
+            _moved(once, strip[row, column], channels)
+
+
+@compiled
+def joined(strip: Floats, first: int, maps: Floats) -> None:
+    """Write the ReLU of a convolution's outputs into maps."""
+    height, width, channels = maps.shape
+    once = np.empty((SEEN, TILE, channels), np.float32)
+    found = np.empty((TILE, TILE, channels), np.float32)
+    for row in range(strip.shape[0]):
+        for column in range(strip.shape[1]):
+            _outputs(strip[row, column], once, SEEN, channels)
+            _outputs(once, found, TILE, channels)
+            top, left = TILE * (first + row), TILE * column
+            for i in range(min(TILE, height - top)):
+                for j in range(min(TILE, width - left)):
+                    for c in range(channels):
+                        maps[top + i, left + j, c] = _larger(found[i, j, c], ZERO)
+
+
+@compiled
+def pooled(strip: Floats, first: int, maps: Floats, small: Floats) -> None:
+    """Add maps to a convolution's outputs; write the ReLU of their 2x2 max pooling into small maps."""
+    height, width, channels = small.shape
+    once = np.empty((SEEN, TILE, channels), np.float32)
+    found = np.empty((TILE, TILE, channels), np.float32)
+    half = TILE // 2
+    for row in range(strip.shape[0]):
+        for column in range(strip.shape[1]):
+            _outputs(strip[row, column], once, SEEN, channels)
+            _outputs(once, found, TILE, channels)
+            top, left = half * (first + row), half * column
+            for i in range(min(half, height - top)):
+                for j in range(min(half, width - left)):
+                    y, x = 2 * (top + i), 2 * (left + j)
+                    for c in range(channels):
+                        a = found[2 * i, 2 * j, c] + maps[y, x, c]
+                        b = found[2 * i, 2 * j + 1, c] + maps[y, x + 1, c]
+                        d = found[2 * i + 1, 2 * j, c] + maps[y + 1, x, c]
+                        e = found[2 * i + 1, 2 * j + 1, c] + maps[y + 1, x + 1, c]
+                        small[top + i, left + j, c] = _larger(_larger(_larger(a, b), _larger(d, e)), ZERO)
+
+
+@inlined
+def _moved(seen: Floats, turned: Floats, channels: int) -> None:
+    """A tile's inputs (6, 6, c) times the paper's matrix B', and turned."""
+    for j in range(SEEN):
+        for c in range(channels):
+            x0, x1, x2 = seen[0, j, c], seen[1, j, c], seen[2, j, c]
+            x3, x4, x5 = seen[3, j, c], seen[4, j, c], seen[5, j, c]
+            even, odd, near, far = x4 - FOUR * x2, x3 - FOUR * x1, x4 - x2, TWO * (x3 - x1)
+            turned[j, 0, c] = FOUR * x0 - FIVE * x2 + x4
+            turned[j, 1, c] = even + odd
+            turned[j, 2, c] = even - odd
+            turned[j, 3, c] = near + far
+            turned[j, 4, c] = near - far
+            turned[j, 5, c] = FOUR * x1 - FIVE * x3 + x5
+
+
+@inlined
+def _outputs(products: Floats, turned: Floats, n: int, channels: int) -> None:
+    """A tile's products (6, n, c) times the paper's matrix A', and turned: (n, 4, c)."""
+    for j in range(n):
+        for c in range(channels):
+            x0, x1, x2 = products[0, j, c], products[1, j, c], products[2, j, c]
+            x3, x4, x5 = products[3, j, c], products[4, j, c], products[5, j, c]
+            near, apart, far, wide = x1 + x2, x1 - x2, x3 + x4, x3 - x4
+            turned[j, 0, c] = x0 + near + far
+            turned[j, 1, c] = apart + TWO * wide
+            turned[j, 2, c] = near + FOUR * far
+            turned[j, 3, c] = apart + EIGHT * wide + x5
+
+
+@inlined
+def _larger(a: float, b: float) -> float:
+    """The larger of two, or that which is no number."""
+    return a if a > b or a != a else b
+
+
+def are_there() -> bool:
+    """Whether they are compiled: Numba is there, and not told to leave Python as it is."""
+    return hasattr(spread, "py_func")
