@@ -96,6 +96,7 @@ def _model(name: str, tag: Tag) -> str:
     import torch
 
     from looptagger.config import Compute
+    from looptagger.model import packed, tiles
     from looptagger.model.predictor import Predictor
 
     torch.set_num_threads(1)
@@ -108,7 +109,9 @@ def _model(name: str, tag: Tag) -> str:
     if not np.isfinite(scores).all():
         raise UserError(f"{name}: gives scores that are not finite; train or import it again.")
     speed = len(chunks) / (time.perf_counter() - began)
-    return f"{predictor.model_id}, {speed:.1f} chunks/s on one thread here"
+    slow = packed.is_there() and not tiles.are_quick()
+    hint = "; more if Numba could be used: `python -c 'import numba'` says why not" if slow else ""
+    return f"{predictor.model_id}, {speed:.1f} chunks/s on one thread here{hint}"
 
 
 def _cores(tag: Tag) -> str:

@@ -46,7 +46,7 @@ def live(job: Job, place: Place, say: Callable[[str, Any], None]) -> None:
     """Train to the end, and tell of it: "step", "epoch" (see `training.fit`), and "done". Raises UserError."""
     try:
         _fit(job, place, say)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         from looptagger.model.predictor import is_short_of_memory
 
         if not is_short_of_memory(error):

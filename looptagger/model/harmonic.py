@@ -59,6 +59,10 @@ class FrontEnd(nn.Module):
         super().__init__()
         self.spectrogram = Spectrogram(n_fft=model.n_fft, hop_length=model.hop, power=2.0)
 
+    def power(self, waveform: Tensor) -> Tensor:
+        """Waveforms (n, samples) -> spectrograms (n, n_bin, frames)."""
+        return self.spectrogram(waveform)  # type: ignore[no-any-return]
+
     def filterbank(self) -> Tensor:
         """The filters, shape (n_bin, n_map * n_band), map by map."""
         raise NotImplementedError
@@ -69,7 +73,7 @@ class FrontEnd(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Waveforms through the STFT and the filters, in decibels."""
-        power = self.filtered(self.spectrogram(waveform))
+        power = self.filtered(self.power(waveform))
         return decibels(power).reshape(len(waveform), self.n_map, -1, power.shape[-1])
 
 

@@ -24,7 +24,7 @@ def check() -> None:
 
 
 class PackedIntegers:
-    """Weights (c_out, c_in, 3, 3), whole numbers from -128 to 127 with a scale (c_out,), as oneDNN wants them."""
+    """Weights (c_out, c_in, 3, 3), whole numbers from -127 to 127 with a scale (c_out,), as oneDNN wants them."""
 
     def __init__(self, whole: Tensor, scale: Tensor) -> None:
         self.whole, self.scale = whole.to(torch.int8), scale.float()

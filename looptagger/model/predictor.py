@@ -105,7 +105,7 @@ class Predictor:
             while start < len(pcm):
                 try:
                     out, embedding = self._forward(torch.from_numpy(pcm[start : start + self.batch]))
-                except RuntimeError as error:
+                except (RuntimeError, MemoryError) as error:
                     if not is_short_of_memory(error):
                         raise
                     self._ask_less(error)
@@ -118,7 +118,7 @@ class Predictor:
                 raise UserError(f"{self.model_id} gives scores that are no numbers; try compute.precision=float32.")
             return scores.cpu().numpy(), torch.cat(embeddings).cpu().numpy()
 
-    def _ask_less(self, error: RuntimeError) -> None:
+    def _ask_less(self, error: Exception) -> None:
         """Half as many chunks a forward from now on, as memory did not hold these. Raises UserError at one."""
         if self.batch == 1:
             else_ = f", or use compute.device=cpu ({one_line(error)[:80]})" if self.device.type == "cuda" else ""
@@ -149,10 +149,10 @@ class Predictor:
         return [role for role, is_on in zip(ROLES, scores >= self.thresholds, strict=True) if is_on]
 
 
-def is_short_of_memory(error: RuntimeError) -> bool:
-    """Whether memory did not hold what was asked for: CUDA's libraries and CPUs have no error of their own for it."""
+def is_short_of_memory(error: Exception) -> bool:
+    """Whether memory did not hold what was asked for: of CUDA's libraries and CPUs, PyTorch has no error for it."""
     said = ("ALLOC_FAILED", "unable to find an engine", "can't allocate memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in said)
 
 
 def _device(wanted: str) -> str:

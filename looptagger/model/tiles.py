@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 try:
     import numba
-except ImportError:  # which is also what it says of a NumPy newer than it knows
-    numba = None  # type: ignore[assignment]
+except Exception:  # no Numba, one that does not know this NumPy, or a system that lets no program write machine code
+    numba = None
 
 Floats = NDArray[np.float32]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -25,26 +25,44 @@ SEEN = TILE + 2
 """Inputs of a tile, along each axis."""
 ZERO, TWO, FOUR, FIVE, EIGHT = np.array([0, 2, 4, 5, 8], np.float32)
 """Numba takes plain numbers for 64 bits wide, and sums with them too."""
-HOW: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
-"""A product and a sum may round once."""
 
 
-def compiled(function: Function) -> Function:
-    """The function as machine code, made by its first call and kept beside this file or in the user's cache."""
-    if not numba:
-        return function
-    try:
-        return numba.njit(function, cache=True, **HOW)  # type: ignore[no-any-return]
-    except RuntimeError:  # there is no place to keep it
-        return numba.njit(function, **HOW)  # type: ignore[no-any-return]
+def are_quick() -> bool:
+    """Whether Numba can compile the loops. Else they are Python's, a thousand times as slow."""
+    return numba is not None and not numba.config.DISABLE_JIT
+
+
+def machine_code(function: Function, **how: Any) -> Function:
+    """The function as Numba compiles it, in which a product and a sum may be rounded once."""
+    return numba.njit(function, nogil=True, fastmath={"contract"}, **how) if numba else function
 
 
 def inlined(function: Function) -> Function:
-    """The function as part of those that call it, where it can be seen that no array lies over another."""
-    return numba.njit(function, inline="always", **HOW) if numba else function
+    """A function to be compiled as a part of each loop that calls it: on their own arrays, loops become vectors."""
+    return machine_code(function, inline="always")
 
 
-@compiled
+class Loop:
+    """A function that writes into arrays, compiled by its first call.
+
+    Its machine code is kept beside this file or in the user's cache, for other processes.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.function, self.__doc__ = function, function.__doc__
+        self.code: Callable[..., None] | None = None
+
+    def __call__(self, *arguments: Floats | int) -> None:
+        """Run it."""
+        try:
+            self.code = self.code or machine_code(self.function, cache=True)
+            self.code(*arguments)
+        except Exception:  # no place to keep it, a full disk, or a file there that is damaged
+            self.code = machine_code(self.function)
+            self.code(*arguments)
+
+
+@Loop
 def spread(maps: Floats, first: int, strip: Floats) -> None:
     """Write the inputs of a strip's tiles, moved along both axes. Around the maps are zeros."""
     height, width, channels = maps.shape
@@ -62,7 +80,7 @@ def spread(maps: Floats, first: int, strip: Floats) -> None:
             _moved(once, strip[row, column], channels)
 
 
-@compiled
+@Loop
 def joined(strip: Floats, first: int, maps: Floats) -> None:
     """Write the ReLU of a convolution's outputs into maps."""
     height, width, channels = maps.shape
@@ -79,7 +97,7 @@ def joined(strip: Floats, first: int, maps: Floats) -> None:
                         maps[top + i, left + j, c] = _larger(found[i, j, c], ZERO)
 
 
-@compiled
+@Loop
 def pooled(strip: Floats, first: int, maps: Floats, small: Floats) -> None:
     """Add maps to a convolution's outputs; write the ReLU of their 2x2 max pooling into small maps."""
     height, width, channels = small.shape
@@ -103,41 +121,36 @@ def pooled(strip: Floats, first: int, maps: Floats, small: Floats) -> None:
 
 
 @inlined
-def _moved(seen: Floats, turned: Floats, channels: int) -> None:
-    """A tile's inputs (6, 6, c) times the paper's matrix B', and turned."""
+def _moved(seen: Floats, across: Floats, channels: int) -> None:
+    """A tile's inputs (6, 6, c) times Lavin and Gray's matrix B', transposed."""
     for j in range(SEEN):
         for c in range(channels):
             x0, x1, x2 = seen[0, j, c], seen[1, j, c], seen[2, j, c]
             x3, x4, x5 = seen[3, j, c], seen[4, j, c], seen[5, j, c]
             even, odd, near, far = x4 - FOUR * x2, x3 - FOUR * x1, x4 - x2, TWO * (x3 - x1)
-            turned[j, 0, c] = FOUR * x0 - FIVE * x2 + x4
-            turned[j, 1, c] = even + odd
-            turned[j, 2, c] = even - odd
-            turned[j, 3, c] = near + far
-            turned[j, 4, c] = near - far
-            turned[j, 5, c] = FOUR * x1 - FIVE * x3 + x5
+            across[j, 0, c] = FOUR * x0 - FIVE * x2 + x4
+            across[j, 1, c] = even + odd
+            across[j, 2, c] = even - odd
+            across[j, 3, c] = near + far
+            across[j, 4, c] = near - far
+            across[j, 5, c] = FOUR * x1 - FIVE * x3 + x5
 
 
 @inlined
-def _outputs(products: Floats, turned: Floats, n: int, channels: int) -> None:
-    """A tile's products (6, n, c) times the paper's matrix A', and turned: (n, 4, c)."""
+def _outputs(products: Floats, across: Floats, n: int, channels: int) -> None:
+    """A tile's products (6, n, c) times Lavin and Gray's matrix A', transposed: (n, 4, c)."""
     for j in range(n):
         for c in range(channels):
             x0, x1, x2 = products[0, j, c], products[1, j, c], products[2, j, c]
             x3, x4, x5 = products[3, j, c], products[4, j, c], products[5, j, c]
             near, apart, far, wide = x1 + x2, x1 - x2, x3 + x4, x3 - x4
-            turned[j, 0, c] = x0 + near + far
-            turned[j, 1, c] = apart + TWO * wide
-            turned[j, 2, c] = near + FOUR * far
-            turned[j, 3, c] = apart + EIGHT * wide + x5
+            across[j, 0, c] = x0 + near + far
+            across[j, 1, c] = apart + TWO * wide
+            across[j, 2, c] = near + FOUR * far
+            across[j, 3, c] = apart + EIGHT * wide + x5
 
 
 @inlined
 def _larger(a: float, b: float) -> float:
     """The larger of two, or that which is no number."""
     return a if a > b or a != a else b
-
-
-def are_there() -> bool:
-    """Whether they are compiled: Numba is there, and not told to leave Python as it is."""
-    return hasattr(spread, "py_func")

@@ -27,7 +27,7 @@ FILTER = (
 
 def suits(channels: int) -> bool:
     """Whether it makes blocks of so many channels faster here."""
-    return channels >= LEAST_CHANNELS and tiles.are_there()
+    return channels >= LEAST_CHANNELS and tiles.are_quick()
 
 
 class WinogradBlock(nn.Module):

@@ -87,7 +87,7 @@ class Tagger:
         self.brief = brief
         try:
             self.predictor = Predictor(model, compute=brief.tag.compute.model_copy(update={"device": device}))
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_short_of_memory(error):
                 raise
             remedy = "free some" + ", or use compute.device=cpu" * (not decodes)

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from looptagger.cli import main
+from looptagger.model import tiles
 from tests.conftest import LOOPS, S3, write_tones
+from tests.model.test_packed import needs_packed
 
 
 def said(args: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -31,6 +33,19 @@ def test_all_is_well(tiny_model: str, s3: S3, tmp_path: Path, capsys: pytest.Cap
     assert said([str(LOOPS), "-o", str(tmp_path / "there"), *flags], capsys)[0] == 0
     assert list((tmp_path / "there").iterdir()) == []
     assert not s3.fs.exists("private/out/_run/doctor.bin")
+
+
+@needs_packed
+@pytest.mark.usefixtures("without_ray")
+def test_a_numba_that_cannot_be_used_is_named(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--model", tiny_model, "--set", "compute.device=cpu"]
+    assert "Numba" not in said(flags, capsys)[1]
+    monkeypatch.setattr(tiles, "numba", None)
+    code, text = said(flags, capsys)
+    assert code == 0, text
+    assert "more if Numba could be used: `python -c 'import numba'` says why not" in " ".join(text.split())
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -1,3 +1,5 @@
+import copy
+import pickle
 from typing import Literal
 
 import numpy as np
@@ -10,6 +12,7 @@ from looptagger.model import checkpoint
 from looptagger.model.predictor import Predictor, is_short_of_memory, segment_means
 from looptagger.roles import ROLES
 from tests.conftest import tone
+from tests.model.test_int8 import needs_products
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +120,10 @@ def test_batches_do_not_change_scores(predictor: Predictor, monkeypatch: pytest.
     assert np.allclose(predictor.chunk_scores(pcm)[0], one, atol=1e-5)
 
 
-def test_a_card_whose_memory_is_short_gets_fewer_chunks(tiny_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+def test_a_machine_whose_memory_is_short_gets_fewer_chunks(
+    tiny_model: str, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
     predictor = Predictor.load(tiny_model, Compute(device="cpu"))
     pcm = np.random.default_rng(0).integers(-9, 9, (7, 48_000)).astype(np.int16)
     expected, plain = predictor.chunk_scores(pcm)[0], predictor._forward
@@ -125,7 +131,7 @@ def test_a_card_whose_memory_is_short_gets_fewer_chunks(tiny_model: str, monkeyp
     def short(most: int) -> None:
         def forward(part: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             if len(part) > most:
-                raise torch.OutOfMemoryError
+                raise error
             return plain(part)
 
         predictor.batch = 8
@@ -162,3 +168,13 @@ def test_a_gpu_that_is_not_there_is_named(tiny_model: str) -> None:
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match="no GPU"):
         Predictor.load(tiny_model, Compute(device="cuda"))
+
+
+@pytest.mark.parametrize("precision", ["auto", pytest.param("int8", marks=needs_products)])
+def test_it_is_copied_and_pickled_and_minds_no_gradients(precision: Literal["auto", "int8"]) -> None:
+    predictor = Predictor.load("starter", Compute(device="cpu", precision=precision))
+    pcm = np.random.default_rng(0).integers(-9000, 9000, (1, 48_000)).astype(np.int16)
+    wanted = predictor.chunk_scores(pcm)[0]
+    for other in (copy.deepcopy(predictor), pickle.loads(pickle.dumps(predictor))):
+        assert np.array_equal(other.chunk_scores(pcm)[0], wanted)
+    assert torch.isfinite(predictor.network(torch.zeros(1, 48_000, requires_grad=True))[0]).all()
