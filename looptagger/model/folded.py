@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from looptagger.model import integers, packed, winograd
+from looptagger.model import integers, packed, tiles, winograd
 from looptagger.model.harmonic import FrontEnd
 from looptagger.model.hcnn import HCNN, ConvBlock, ResidualBlock
 from looptagger.model.packed import PackedConv, SparseMatrix
@@ -79,6 +79,8 @@ def _multiplied(blocks: list[Any], products: Products) -> list[nn.Module]:
     if products == "int8":
         done[1:] = [remade(each, integers.Int8Conv) for each in blocks[1:]]
     elif products == "winograd" and winograd.suits(channels):
+        if blocks[0].conv.in_channels == tiles.MAPS:
+            done[0] = winograd.FirstWinogradBlock(blocks[0])
         done[EARLY] = map(winograd.WinogradBlock, blocks[EARLY])
     return done
 

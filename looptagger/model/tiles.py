@@ -23,6 +23,8 @@ TILE = 4
 """Outputs of a tile, along each axis."""
 SEEN = TILE + 2
 """Inputs of a tile, along each axis."""
+MAPS, LANES, TOGETHER = 6, 8, 8
+"""Of `convolved`: its input maps, how many numbers a vector has for them, and tiles for which weights are fetched."""
 ZERO, TWO, FOUR, FIVE, EIGHT = np.array([0, 2, 4, 5, 8], np.float32)
 """Numba takes plain numbers for 64 bits wide, and sums with them too."""
 
@@ -64,18 +66,13 @@ class Loop:
 
 @Loop
 def spread(maps: Floats, first: int, strip: Floats) -> None:
-    """Write the inputs of a strip's tiles, moved along both axes. Around the maps are zeros."""
-    height, width, channels = maps.shape
+    """Write the inputs of a strip's tiles, moved along both axes."""
+    channels = maps.shape[2]
     seen = np.empty((SEEN, SEEN, channels), np.float32)
     once = np.empty((SEEN, SEEN, channels), np.float32)
     for row in range(strip.shape[0]):
         for column in range(strip.shape[1]):
-            for i in range(SEEN):
-                for j in range(SEEN):
-                    y, x = TILE * (first + row) + i - 1, TILE * column + j - 1
-                    inside = 0 <= y < height and 0 <= x < width
-                    for c in range(channels):
-                        seen[i, j, c] = maps[y, x, c] if inside else ZERO
+            _cut(maps, first + row, column, seen, channels)
             _moved(seen, once, channels)
             _moved(once, strip[row, column], channels)
 
@@ -100,24 +97,79 @@ def joined(strip: Floats, first: int, maps: Floats) -> None:
 @Loop
 def pooled(strip: Floats, first: int, maps: Floats, small: Floats) -> None:
     """Add maps to a convolution's outputs; write the ReLU of their 2x2 max pooling into small maps."""
-    height, width, channels = small.shape
+    height, width, channels = maps.shape
     once = np.empty((SEEN, TILE, channels), np.float32)
     found = np.empty((TILE, TILE, channels), np.float32)
-    half = TILE // 2
     for row in range(strip.shape[0]):
         for column in range(strip.shape[1]):
             _outputs(strip[row, column], once, SEEN, channels)
             _outputs(once, found, TILE, channels)
-            top, left = half * (first + row), half * column
-            for i in range(min(half, height - top)):
-                for j in range(min(half, width - left)):
-                    y, x = 2 * (top + i), 2 * (left + j)
+            top, left = TILE * (first + row), TILE * column
+            for i in range(min(TILE, height - top)):
+                for j in range(min(TILE, width - left)):
                     for c in range(channels):
-                        a = found[2 * i, 2 * j, c] + maps[y, x, c]
-                        b = found[2 * i, 2 * j + 1, c] + maps[y, x + 1, c]
-                        d = found[2 * i + 1, 2 * j, c] + maps[y + 1, x, c]
-                        e = found[2 * i + 1, 2 * j + 1, c] + maps[y + 1, x + 1, c]
-                        small[top + i, left + j, c] = _larger(_larger(_larger(a, b), _larger(d, e)), ZERO)
+                        found[i, j, c] += maps[top + i, left + j, c]
+            _pooled(found, first + row, column, small, channels)
+
+
+@Loop
+def convolved(maps: Floats, weights: Floats, biases: Floats, small: Floats) -> None:
+    """All of a block of one convolution, whose inputs are too few for a product of matrices to be quick.
+
+    Maps are (h, w, 6), weights (6, 6, 6, c), of each place in a tile and each input, biases (c,).
+    """
+    channels = small.shape[2]
+    seen = np.zeros((SEEN, SEEN, LANES), np.float32)
+    once = np.empty((SEEN, SEEN, LANES), np.float32)
+    moved = np.empty((TOGETHER, SEEN, SEEN, LANES), np.float32)
+    products = np.empty((TOGETHER, SEEN, SEEN, channels), np.float32)
+    half = np.empty((SEEN, TILE, channels), np.float32)
+    found = np.empty((TILE, TILE, channels), np.float32)
+    for row in range(-(-maps.shape[0] // TILE)):
+        for left in range(0, -(-maps.shape[1] // TILE), TOGETHER):
+            for k in range(TOGETHER):
+                _cut(maps, row, left + k, seen, MAPS)
+                _moved(seen, once, LANES)
+                _moved(once, moved[k], LANES)
+            for i in range(SEEN):
+                for j in range(SEEN):
+                    w = weights[i, j]
+                    for k in range(TOGETHER):
+                        x = moved[k, i, j]
+                        x0, x1, x2, x3, x4, x5 = x[0], x[1], x[2], x[3], x[4], x[5]
+                        for c in range(channels):
+                            some = x0 * w[0, c] + x1 * w[1, c] + x2 * w[2, c]
+                            products[k, i, j, c] = some + x3 * w[3, c] + x4 * w[4, c] + x5 * w[5, c]
+            for k in range(TOGETHER):
+                for c in range(channels):
+                    products[k, 1, 1, c] += biases[c]
+                _outputs(products[k], half, SEEN, channels)
+                _outputs(half, found, TILE, channels)
+                _pooled(found, row, left + k, small, channels)
+
+
+@inlined
+def _cut(maps: Floats, row: int, column: int, seen: Floats, channels: int) -> None:
+    """Write a tile's inputs into `seen` (6, 6, c). Around the maps are zeros."""
+    height, width, _ = maps.shape
+    for i in range(SEEN):
+        for j in range(SEEN):
+            y, x = TILE * row + i - 1, TILE * column + j - 1
+            inside = 0 <= y < height and 0 <= x < width
+            for c in range(channels):
+                seen[i, j, c] = maps[y, x, c] if inside else ZERO
+
+
+@inlined
+def _pooled(found: Floats, row: int, column: int, small: Floats, channels: int) -> None:
+    """Write the ReLU of the 2x2 max pooling of a tile's outputs (4, 4, c) into small maps."""
+    top, left = TILE // 2 * row, TILE // 2 * column
+    for i in range(min(TILE // 2, small.shape[0] - top)):
+        for j in range(min(TILE // 2, small.shape[1] - left)):
+            for c in range(channels):
+                upper = _larger(found[2 * i, 2 * j, c], found[2 * i, 2 * j + 1, c])
+                lower = _larger(found[2 * i + 1, 2 * j, c], found[2 * i + 1, 2 * j + 1, c])
+                small[top + i, left + j, c] = _larger(_larger(upper, lower), ZERO)
 
 
 @inlined

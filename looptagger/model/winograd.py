@@ -1,4 +1,4 @@
-"""A residual block by Winograd's minimal filtering, F(4x4, 3x3): a quarter of the multiplications, same scores to 1e-5.
+"""Blocks by Winograd's minimal filtering, F(4x4, 3x3): a quarter of the multiplications, same scores to 1e-5.
 
 Source: Lavin and Gray (CVPR 2016), "Fast algorithms for convolutional neural networks"; their matrices. PyTorch's own
 3x3 convolution runs at a core's peak already, so only fewer multiplications make it faster: with AVX-512 2.4 times at
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from looptagger.model import tiles
-from looptagger.model.hcnn import ResidualBlock
+from looptagger.model.hcnn import ConvBlock, ResidualBlock
 from looptagger.model.packed import PackedConv
 from looptagger.model.tiles import SEEN, TILE, Floats
 
@@ -30,12 +30,8 @@ def suits(channels: int) -> bool:
     return channels >= LEAST_CHANNELS and tiles.are_quick()
 
 
-class WinogradBlock(nn.Module):
-    """A residual block whose norms are folded away: maps (n, c, h, w) -> (n, c, h // 2, w // 2), channels last."""
-
-    def __init__(self, block: ResidualBlock) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = _of_tiles(block.conv1), _of_tiles(block.conv2)
+class _Block(nn.Module):
+    """A block whose norms are folded away: maps (n, c, h, w) -> (n, c_out, h // 2, w // 2), channels last."""
 
     def forward(self, maps: Tensor) -> Tensor:
         """Each chunk's maps by themselves."""
@@ -43,7 +39,18 @@ class WinogradBlock(nn.Module):
         return torch.from_numpy(np.stack(done)).permute(0, 3, 1, 2)
 
     def _one(self, maps: Floats) -> Floats:
-        """(h, w, c) -> (h // 2, w // 2, c)."""
+        """(h, w, c) -> (h // 2, w // 2, c_out)."""
+        raise NotImplementedError
+
+
+class WinogradBlock(_Block):
+    """A residual block."""
+
+    def __init__(self, block: ResidualBlock) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = _of_tiles(block.conv1), _of_tiles(block.conv2)
+
+    def _one(self, maps: Floats) -> Floats:
         height, width, channels = maps.shape
         inner = np.empty_like(maps)
         small = np.empty((height // 2, width // 2, channels), np.float32)
@@ -51,6 +58,21 @@ class WinogradBlock(nn.Module):
             tiles.joined(found, first, inner)
         for first, found in _strips(inner, self.conv2):
             tiles.pooled(found, first, maps, small)
+        return small
+
+
+class FirstWinogradBlock(_Block):
+    """A block of one convolution of six maps."""
+
+    def __init__(self, block: ConvBlock) -> None:
+        super().__init__()
+        self.weights = _moved(block.conv).transpose(2, 3).float().contiguous().numpy()
+        self.biases = block.conv.get_parameter("bias").detach().float().numpy()
+
+    def _one(self, maps: Floats) -> Floats:
+        height, width, _ = maps.shape
+        small = np.empty((height // 2, width // 2, len(self.biases)), np.float32)
+        tiles.convolved(maps, self.weights, self.biases, small)
         return small
 
 
@@ -69,7 +91,12 @@ def _strips(maps: Floats, conv: PackedConv) -> Iterator[tuple[int, Floats]]:
 
 def _of_tiles(conv: nn.Conv2d) -> PackedConv:
     """A 3x3 convolution as one of tiles: its 36 products of channels, a group each, with weights (36 c, c, 1, 1)."""
-    moved = torch.einsum("ka,oiab,lb->kloi", FILTER, conv.weight.detach().double(), FILTER)
+    moved = _moved(conv)
     biases = moved.new_zeros(moved.shape[:3])
     biases[1, 1] = conv.get_parameter("bias").detach()  # from there it is carried to each of a tile's outputs as it is
     return PackedConv(moved.flatten(0, 2)[..., None, None].float(), biases.flatten().float(), groups=SEEN**2)
+
+
+def _moved(conv: nn.Conv2d) -> Tensor:
+    """A 3x3 convolution's filters, moved: (6, 6, c_out, c_in)."""
+    return torch.einsum("ka,oiab,lb->kloi", FILTER, conv.weight.detach().double(), FILTER)

@@ -26,15 +26,17 @@ def strip(rows: int, columns: int) -> np.ndarray:
 @pytest.mark.parametrize(("height", "width"), [(4, 8), (5, 8), (7, 6), (8, 5)])
 def test_nothing_is_written_beyond_the_maps(height: int, width: int) -> None:
     """Numba looks for no ends of arrays."""
-    products = strip(2, 2)
+    small = height // 2, width // 2, 16
     seen = np.zeros((height, width, 16), np.float32)
+    weights = np.ones((6, 6, 6, 16), np.float32)
     for loop, shape, given in (
-        (tiles.joined, (height, width, 16), ()),
-        (tiles.pooled, (height // 2, width // 2, 16), (seen,)),
+        (tiles.joined, seen.shape, (strip(2, 2), 0)),
+        (tiles.pooled, small, (strip(2, 2), 0, seen)),
+        (tiles.convolved, small, (seen[:, :, :6].copy(), weights, weights[0, 0, 0])),
     ):
         room = np.full(2000, BEYOND)
         inside = int(np.prod(shape))
-        loop(products, 0, *given, room[:inside].reshape(shape))
+        loop(*given, room[:inside].reshape(shape))
         assert (room[:inside] != BEYOND).all()
         assert (room[inside:] == BEYOND).all()
 
