@@ -83,12 +83,13 @@ class PartWriter:
                 patiently(lambda: retrying.begin(self.folder, name), self.folder.storage)
         if chunks is not None:
             self._write(f"{tags.CHUNKS}/{name}", chunks)
+        by_status, audio_s = counts.of(table.column("status")), pc.sum(table.column("duration_s")).as_py() or 0.0
         self._write(name, rows)
+        self.by_status.update(by_status)  # at once: an interrupt before it leaves a part that no run's record counts
+        self.left -= table.num_rows
+        self.audio_s += audio_s
         if chunks is not None and name in self.retried:
             patiently(lambda: retrying.end(self.folder), self.folder.storage)
-        self.left -= table.num_rows
-        self.by_status.update(counts.of(table.column("status")))
-        self.audio_s += pc.sum(table.column("duration_s")).as_py() or 0.0
         if name in self.retried:
             self.retried[name].update(table.column(ROW).to_pylist())
             if len(self.retried[name]) < self.expected[name]:

@@ -96,7 +96,7 @@ def _model(name: str, tag: Tag) -> str:
     import torch
 
     from looptagger.config import Compute
-    from looptagger.model import packed, tiles
+    from looptagger.model import packed, tiles, winograd
     from looptagger.model.predictor import Predictor
 
     torch.set_num_threads(1)
@@ -109,8 +109,10 @@ def _model(name: str, tag: Tag) -> str:
     if not np.isfinite(scores).all():
         raise UserError(f"{name}: gives scores that are not finite; train or import it again.")
     speed = len(chunks) / (time.perf_counter() - began)
-    slow = packed.is_there() and not tiles.are_quick()
-    hint = "; more if Numba could be used: `python -c 'import numba'` says why not" if slow else ""
+    could = (
+        packed.is_there() and on_cpu.precision == "auto" and predictor.card.model.channels >= winograd.LEAST_CHANNELS
+    )
+    hint = "" if tiles.are_quick() or not could else "; more if Numba could be used: see `python -c 'import numba'`"
     return f"{predictor.model_id}, {speed:.1f} chunks/s on one thread here{hint}"
 
 

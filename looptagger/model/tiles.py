@@ -52,16 +52,19 @@ class Loop:
 
     def __init__(self, function: Callable[..., None]) -> None:
         self.function, self.__doc__ = function, function.__doc__
-        self.code: Callable[..., None] | None = None
+        self.code: Any = None
 
     def __call__(self, *arguments: Floats | int) -> None:
         """Run it."""
         try:
             self.code = self.code or machine_code(self.function, cache=True)
             self.code(*arguments)
-        except Exception:  # no place to keep it, a full disk, or a file there that is damaged
-            self.code = machine_code(self.function)
-            self.code(*arguments)
+        except Exception as error:
+            if not getattr(self.code, "signatures", ()):  # there is no place for it, or what is there is damaged
+                self.code = machine_code(self.function)
+            elif isinstance(error, MemoryError):  # the loop's own
+                raise
+            self.code(*arguments)  # else it was made, and could not be written: the disk is full
 
 
 @Loop

@@ -74,6 +74,10 @@ def doubled(number: Any, array: np.ndarray) -> None:
     array[:] = number * array
 
 
+def large(number: int, array: np.ndarray) -> None:
+    array[0] = np.empty(number, np.uint8).size
+
+
 def test_machine_code_is_kept_and_done_without_where_it_cannot_be(tmp_path: Path) -> None:
     """Each process compiles what it cannot read, and goes on where it cannot write."""
     script = (
@@ -97,17 +101,27 @@ def test_machine_code_is_kept_and_done_without_where_it_cannot_be(tmp_path: Path
     assert run()[0] == second[0] == first[0]
 
 
-def test_a_disk_that_is_full_costs_nothing_but_the_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = tiles.Loop(doubled)
-    array = np.ones(3, np.float32)
-
+def test_a_disk_that_is_full_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    loop.code = full
-    loop(2, array)
-    loop(2, array)
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
+    loop, array = tiles.Loop(doubled), np.ones(3, np.float32)
+    loop(np.float32(2), array)  # of types that nobody has kept it for
+    code = loop.code
+    loop(np.float32(2), array)
     assert array.tolist() == [4, 4, 4]
+    assert loop.code is code
+
+
+def test_memory_that_a_loop_lacks_is_no_reason_to_compile_it_again() -> None:
+    loop, array = tiles.Loop(large), np.zeros(1, np.float32)
+    loop(1, array)
+    code = loop.code
+    with pytest.raises(MemoryError):
+        loop(1 << 60, array)
+    assert loop.code is code
+    loop(1, array)
 
 
 def test_where_there_is_no_place_for_it_it_is_compiled_all_the_same() -> None:
