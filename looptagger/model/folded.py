@@ -1,8 +1,8 @@
 """HCNN for inference: batch norms folded into the convolutions, filters computed once, channels last.
 
 On a CPU, `winograd` makes one thread's forward at full size 3.1 to 3.4 times as fast as the plain module at its best
-batch, 4.2 to 4.5 times at batches of 8 (an EPYC with AVX-512; `jobs/bench.py` prints both), with the same scores to 1e-5. There a
-chunk's scores are the same whatever is beside it.
+batch, 4.2 to 4.5 times at batches of 8 (an EPYC with AVX-512; `jobs/bench.py` prints both), with the same scores to
+1e-5. There a chunk's scores are the same whatever is beside it.
 """
 
 import copy
