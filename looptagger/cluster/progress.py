@@ -42,12 +42,14 @@ class Progress:
 
     @property
     def rates(self) -> tuple[float, float] | None:
-        """Clips, and seconds of audio, a second of late; None until there is something to measure."""
+        """Clips, and seconds of audio, a second of late; None until there is something to measure, for long enough."""
         if not self.samples:
             return None
         then, clips, audio_s = self.samples[0]
         seconds = time.monotonic() - then
-        return ((self.done - clips) / seconds, (self.audio_s - audio_s) / seconds) if self.done > clips else None
+        if self.done == clips or seconds < SAMPLE_S:
+            return None
+        return (self.done - clips) / seconds, (self.audio_s - audio_s) / seconds
 
     @property
     def left_s(self) -> float | None:

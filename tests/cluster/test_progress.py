@@ -48,6 +48,18 @@ def test_start_up_is_not_counted_and_speed_is_that_of_late(clock: Clock) -> None
     assert progress.left_s == pytest.approx((100_000 - progress.done) / 50, rel=0.02)
 
 
+def test_the_first_clips_of_several_workers_are_no_speed(clock: Clock) -> None:
+    progress = Progress(12)
+    clock.now += 9
+    progress.count(rows(4))
+    clock.now += 0.01
+    progress.count(rows(4))
+    assert progress_line(progress) == "8/12 clips (67%), 0 failed, 0:09 since the start"
+    clock.now += 1
+    progress.count(rows(4))
+    assert progress.rates == pytest.approx((8 / 1.01, 32 / 1.01))
+
+
 def test_a_stall_shows(clock: Clock) -> None:
     progress = Progress(1000)
     for _ in range(10):
