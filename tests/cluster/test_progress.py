@@ -54,7 +54,7 @@ def test_the_first_clips_of_several_workers_are_no_speed(clock: Clock) -> None:
     progress.count(rows(4))
     clock.now += 0.01
     progress.count(rows(4))
-    assert progress_line(progress) == "8/12 clips (67%), 0 failed, 0:09 since the start"
+    assert progress_line(progress) == "8/12 clips (66%), 0 failed, 0:09 since the start"
     clock.now += 1
     progress.count(rows(4))
     assert progress.rates == pytest.approx((8 / 1.01, 32 / 1.01))
