@@ -60,10 +60,16 @@ def test_without_machine_code_the_scores_are_the_same(monkeypatch: pytest.Monkey
     assert np.allclose(predictor.chunk_scores(pcm)[0], usual.chunk_scores(pcm)[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("how", [{"NUMBA_DISABLE_JIT": "1"}, {"PYTHONPATH": "{}"}])
-@pytest.mark.parametrize("error", ["ImportError('Numba needs NumPy 2.9 or less')", "OSError('no memory may be run')"])
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [
+        ({"NUMBA_DISABLE_JIT": "1"}, ""),
+        ({"PYTHONPATH": "{}"}, "raise ImportError('Numba needs NumPy 2.9 or less')"),
+        ({"PYTHONPATH": "{}"}, "raise OSError('no memory may be run')"),
+    ],
+)
 def test_where_numba_cannot_be_used_it_is_known(tmp_path: Path, how: dict[str, str], error: str) -> None:
-    (tmp_path / "numba.py").write_text(f"raise {error}")
+    (tmp_path / "numba.py").write_text(error)
     environment = os.environ | {name: value.format(tmp_path) for name, value in how.items()}
     script = "from looptagger.model import tiles; print(tiles.are_quick())"
     said = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
